@@ -1,0 +1,23 @@
+"""The numpy vocabulary of the data side: what an image, a label and an example are."""
+
+from typing import TypedDict
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+Image = UInt8[np.ndarray, "h w 3"]  # RGB
+Label = UInt8[np.ndarray, "h w"]  # class indices, or `IGNORE_LABEL`
+NormalizedImage = Float32[np.ndarray, "h w 3"]
+
+IGNORE_LABEL = 255  # pixels without a class; in every dataset of the zoo
+
+
+class Example(TypedDict):
+    """One image with its label, and the name that errors and reports use."""
+
+    id: str
+    image: Image | NormalizedImage
+    label: Label
+
+
+Batch = dict[str, np.ndarray]  # {"image": float32 [b h w 3], "label": uint8 [b h w]}
