@@ -1,0 +1,54 @@
+"""The map between our module paths and the keys of the published PyTorch checkpoints.
+
+One function, `torch_key`; import inverts it over the model's own paths, export applies it, so
+both directions agree by construction.
+"""
+
+import jax
+import numpy as np
+
+Path = tuple[str | int, ...]
+
+_LEAF = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+_POSITION = {"conv": "0", "bn": "1"}  # torch.nn.Sequential(conv, bn) names its members by position
+
+
+def torch_key(path: Path) -> str:
+    """(..., 'downsample', 'conv', 'kernel') -> '...downsample.0.weight', the published name."""
+    *modules, leaf = map(str, path)
+    if modules[0] == "backbone":  # the head's ConvModule keeps the names conv and bn
+        modules[-1] = _POSITION.get(modules[-1], modules[-1])
+    return ".".join([*modules, _LEAF[leaf]])
+
+
+def leaf_paths(tree: dict) -> dict[Path, jax.Array]:
+    """The leaves of nested dicts by their paths."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {tuple(entry.key for entry in path): leaf for path, leaf in flat}
+
+
+def torch_state_dict(params: dict, stats: dict) -> dict[str, np.ndarray]:
+    """Our weights under their published keys and layouts, counters of batches included (as 0)."""
+    state = {}
+    for path, leaf in (leaf_paths(params) | leaf_paths(stats)).items():
+        key, value = torch_key(path), np.asarray(leaf)
+        state[key] = np.ascontiguousarray(to_torch_layout(path, value))
+        if path[-1] == "var":
+            state[key.replace("running_var", "num_batches_tracked")] = np.zeros((), np.int64)
+    return state
+
+
+def to_torch_layout(path: Path, value: np.ndarray) -> np.ndarray:
+    """HWIO -> OIHW for kernels; everything else is the same."""
+    return value.transpose(3, 2, 0, 1) if path[-1] == "kernel" else value
+
+
+def from_torch_layout(path: Path, value: np.ndarray) -> np.ndarray:
+    """OIHW -> HWIO for kernels; everything else is the same."""
+    return value.transpose(2, 3, 1, 0) if path[-1] == "kernel" else value
