@@ -1,0 +1,18 @@
+"""The datasets, by the name a config gives (`config.data.name`)."""
+
+import dataclasses
+
+from hrnet_jax.data import cityscapes
+from hrnet_jax.data.dataset import Dataset
+
+# Street scenes drawn by this package, stored exactly as Cityscapes is.
+_MINICITY = dataclasses.replace(
+    cityscapes.DATASET,
+    name="minicity",
+    counts={"train": 200, "val": 50},
+    obtain="Nothing to download: configs/hr18s_minicity.py draws it on its first run.",
+)
+
+DATASETS: dict[str, Dataset] = {
+    dataset.name: dataset for dataset in (cityscapes.DATASET, _MINICITY)
+}

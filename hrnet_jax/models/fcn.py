@@ -1,5 +1,7 @@
 """The FCN head of the zoo, and the whole network."""
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -34,15 +36,15 @@ class FCNHead(nnx.Module):
         A 1x1 convolution commutes with bilinear resizing, so each branch meets its share of the
         kernel at its own resolution: an eighth of the arithmetic, no 15C-channel concatenation.
         """
-        size = features[0].shape[1:3]
+        height, width = features[0].shape[1:3]
         kernel = self.convs[0].conv.kernel[...][0, 0].astype(features[0].dtype)
-        first, total = 0, None
+        first, terms = 0, []
         for x in features:
             share = kernel[first : first + x.shape[-1]]
             first += x.shape[-1]
-            mixed = resize_bilinear(jnp.einsum("bhwi,io->bhwo", x, share), size)
-            total = mixed if total is None else total + mixed
-        return total
+            mixed = jnp.einsum("bhwi,io->bhwo", x, share)
+            terms.append(resize_bilinear(mixed, (height, width)))
+        return functools.reduce(jnp.add, terms)
 
 
 class Segmentor(nnx.Module):

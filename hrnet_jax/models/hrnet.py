@@ -4,7 +4,11 @@ Attribute names are those of the published checkpoints; `interop/keys.py` relies
 """
 
 import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
@@ -59,19 +63,19 @@ class HRModule(nnx.Module):
 
     def fuse(self, target: int, features: list[Feature]) -> Feature:
         """Sum every branch at the resolution of branch `target`."""
-        size = features[target].shape[1:3]
-        total = None
+        height, width = features[target].shape[1:3]
+        terms = []
         for source, x in enumerate(features):
-            layer = self.fuse_layers[target][source]
+            layer: Any = self.fuse_layers[target][source]
             if source < target:
                 x = _chain(layer, x)
             elif source > target:
                 # In two steps as the reference: by the exact power of two, then to the true
                 # size. Straight to the size differs wherever 32 does not divide the input.
                 x = enlarge_bilinear(layer(x), factor=2 ** (source - target))
-                x = resize_bilinear(x, size)
-            total = x if total is None else total + x
-        return total
+                x = resize_bilinear(x, (height, width))
+            terms.append(x)
+        return functools.reduce(jnp.add, terms)
 
 
 def _fuse_layer(
@@ -86,7 +90,7 @@ def _fuse_layer(
     return nnx.List(ConvBN(channels[source], c, kernel=3, stride=2, rng=rng) for c in outputs)
 
 
-def _chain(units: nnx.List, x: Feature) -> Feature:
+def _chain(units: Sequence[ConvBN], x: Feature) -> Feature:
     """Stride-2 units with a ReLU between them, none after the last: the sum comes first."""
     for unit in units[:-1]:
         x = nnx.relu(unit(x))
@@ -124,8 +128,9 @@ class HRNet(nnx.Module):
         x = nnx.relu(self.bn2(self.conv2(x)))
         for block in self.layer1:
             x = block(x)
-        same, (down,) = self.transition1
-        features = [nnx.relu(same(x)), nnx.relu(down(x))]
+        same: Any = self.transition1[0]
+        down: Any = self.transition1[1]
+        features = [nnx.relu(same(x)), nnx.relu(_chain(down, x))]
         for module in self.stage2:
             features = module(features)
         features = [*features, nnx.relu(_chain(self.transition2[-1], features[-1]))]

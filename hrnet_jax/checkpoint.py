@@ -1,0 +1,221 @@
+"""Orbax checkpoints: the training state, and all that a later run needs to know about it.
+
+A checkpoint is a folder named after its step with three items: `model` (parameters and batch
+statistics), `optimizer`, and `meta` (JSON: resolved config, class names, palette, normalisation,
+a CRC-32 of every leaf). Weights without training have no `optimizer`.
+"""
+
+import dataclasses
+import json
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
+
+from hrnet_jax.step import State
+
+FOLDER = "checkpoints"  # within a workdir
+_ITEMS = ("model", "optimizer", "meta")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Weights:
+    """What evaluation and prediction need of a checkpoint."""
+
+    params: dict[str, Any]
+    stats: dict[str, Any]
+    meta: dict[str, Any]
+    step: int
+    path: Path
+
+
+class Checkpoints:
+    """The checkpoints of one workdir: the newest `keep_newest`, and the best by mIoU."""
+
+    def __init__(self, workdir: Path, *, keep_newest: int, warn: Callable[[str], None]):
+        self._manager = _open(workdir.absolute() / FOLDER, keep_newest=keep_newest)
+        self._warn = warn
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps that can be restored, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def save(
+        self,
+        step: int,
+        state: State,
+        *,
+        meta: Mapping[str, Any],
+        scores: Mapping[str, float] | None = None,
+    ) -> None:
+        """Write a checkpoint in the background; call `wait` before trusting that it is there.
+
+        Args:
+            step: the number of steps done.
+            state: all that training changes.
+            meta: what a later run must know; JSON.
+            scores: of the evaluation at this step; without it this one cannot be the best.
+        """
+        model = {"params": state.params, "stats": state.stats}
+        sums = {"model": leaf_checksums(model), "optimizer": leaf_checksums(state.optimizer)}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                model=ocp.args.StandardSave(model),
+                optimizer=ocp.args.StandardSave(state.optimizer),
+                meta=ocp.args.JsonSave({**meta, "step": step, "checksums": sums}),
+            ),
+            metrics=dict(scores) if scores else None,
+        )
+
+    def restore_latest(self, like: State) -> tuple[int, State] | None:
+        """Return the newest undamaged checkpoint, laid out as `like`; None if there is none.
+
+        A damaged one is named and the one before it is used.
+        """
+        for step in reversed(self.steps):
+            try:
+                return step, self._restore(step, like)
+            except Exception as error:  # Orbax raises many types on damage
+                self._warn(
+                    f"checkpoint {step} in {self._manager.directory} is damaged "
+                    f"({_first_line(error)}); trying the one before it."
+                )
+        if self.steps:
+            raise ValueError(
+                f"None of the checkpoints {self.steps} in {self._manager.directory} can be read; "
+                "move that folder away to start anew."
+            )
+        return None
+
+    def _restore(self, step: int, like: State) -> State:
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        items = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                model=ocp.args.StandardRestore(
+                    {"params": abstract.params, "stats": abstract.stats}
+                ),
+                optimizer=ocp.args.StandardRestore(abstract.optimizer),
+                meta=ocp.args.JsonRestore(),
+            ),
+        )
+        for item in ("model", "optimizer"):
+            _check_sums(items[item], items["meta"]["checksums"][item])
+        return State(items["model"]["params"], items["model"]["stats"], items["optimizer"])
+
+    def meta(self) -> dict[str, Any] | None:
+        """Read the `meta` of the newest checkpoint that has a readable one."""
+        for step in reversed(self.steps):
+            path = Path(self._manager.directory) / str(step) / "meta" / "metadata"
+            if path.exists():
+                return json.loads(path.read_text())
+        return None
+
+    def wait(self) -> None:
+        """Wait until everything is on disk; raise what went wrong there."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Wait, then release the folder."""
+        self.wait()
+        self._manager.close()
+
+
+def load_weights(path: Path) -> Weights:
+    """Load the weights of a workdir (best by mIoU, else newest) or of one checkpoint folder.
+
+    Raises:
+        FileNotFoundError: where no checkpoint lies there.
+        ValueError: if the file contents do not match their checksums.
+    """
+    folder, step = _locate(path.expanduser().absolute())
+    meta = json.loads((folder / str(step) / "meta" / "metadata").read_text())
+    with ocp.StandardCheckpointer() as reader:
+        model = jax.tree.map(np.asarray, reader.restore(folder / str(step) / "model"))
+    _check_sums(model, meta["checksums"]["model"])
+    return Weights(
+        params=with_int_keys(model["params"]),
+        stats=with_int_keys(model["stats"]),
+        meta=meta,
+        step=step,
+        path=folder / str(step),
+    )
+
+
+def _locate(path: Path) -> tuple[Path, int]:
+    """Find the folder of checkpoints and the step that a user means by `path`."""
+    if path.name.isdigit() and (path / "meta").is_dir():
+        return path.parent, int(path.name)
+    folder = path / FOLDER if (path / FOLDER).is_dir() else path
+    manager = _open(folder, keep_newest=1, read_only=True) if folder.is_dir() else None
+    step = None
+    if manager is not None:
+        step = manager.best_step()
+        step = manager.latest_step() if step is None else step
+        manager.close()
+    if step is None:
+        raise FileNotFoundError(
+            f"There is no checkpoint in {path}. Train first (the same command with --mode train), "
+            "or point --checkpoint to a workdir or to one of its checkpoints."
+        )
+    return folder, step
+
+
+def _open(folder: Path, *, keep_newest: int, read_only: bool = False) -> ocp.CheckpointManager:
+    def miou(scores: Mapping[str, float]) -> float:
+        return scores["mIoU"]
+
+    # `best_fn` with `max_to_keep` would keep the best ones only and delete the newest.
+    policy = keep.AnyPreservationPolicy(
+        [
+            keep.LatestN(keep_newest),
+            keep.BestN(get_metric_fn=miou, n=1, keep_checkpoints_without_metrics=False),
+        ]
+    )
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=policy,
+        best_fn=miou,
+        best_mode="max",
+        cleanup_tmp_directories=not read_only,
+        read_only=read_only,
+        create=not read_only,
+    )
+    return ocp.CheckpointManager(folder, options=options, item_names=_ITEMS)
+
+
+def leaf_checksums(tree: Any) -> dict[str, int]:
+    """CRC-32 of every leaf's bytes: Orbax returns a flipped bit without an error."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): zlib.crc32(
+            np.ascontiguousarray(jax.device_get(leaf)).tobytes()
+        )
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _check_sums(tree: Any, expected: dict[str, int]) -> None:
+    found = leaf_checksums(tree)
+    wrong = sorted(name for name in expected | found if expected.get(name) != found.get(name))
+    if wrong:
+        raise ValueError(f"{len(wrong)} tensors differ from what was saved, first {wrong[0]}")
+
+
+def with_int_keys(tree: Any) -> Any:
+    """Orbax names the members of lists "0", "1"; our modules count with numbers."""
+    if not isinstance(tree, dict):
+        return tree
+    return {
+        int(name) if isinstance(name, str) and name.isdigit() else name: with_int_keys(item)
+        for name, item in tree.items()
+    }
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

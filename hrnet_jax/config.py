@@ -1,0 +1,189 @@
+"""Every field of a config: its default, unit and meaning; and what types cannot check.
+
+A recipe starts from `default()` and changes what its dataset needs; the command line overrides
+the rest. A config states independent choices only: what follows from them (number of classes,
+images per device) is computed where it is used, so no override can leave it stale.
+"""
+
+import difflib
+import json
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from hrnet_jax.data import DATASETS
+from hrnet_jax.data.dataset import Dataset, folder_dataset
+from hrnet_jax.models import VARIANTS
+
+# Fields that may change between two starts in one workdir; all others decide the result.
+_OPERATIONAL = ("log", "eval", "checkpoint", "data.root", "data.workers", "data.threads")
+
+
+def default(*, name: str, dataset: str, variant: str) -> ConfigDict:
+    """Return a config in which every field exists. Sizes are (height, width) in pixels."""
+    config = ConfigDict()
+    config.name = name  # of the recipe; the default workdir is runs/<name>
+    # Whose rules hold where mmsegmentation 0.x ("v0", which produced the published numbers) and
+    # 1.x ("v1") differ: the end of the learning-rate decay, the order of the examples, the
+    # denominator of the logged accuracy.
+    config.reference = "v0"
+    config.seed = 0  # of initial weights, example order and augmentation
+
+    config.model = ConfigDict()
+    config.model.variant = variant  # hr18s, hr18 or hr48
+    config.model.dtype = "float32"  # of the computation: float32, bfloat16 or float64 (all of it)
+
+    config.data = ConfigDict()
+    config.data.name = dataset  # cityscapes, minicity, or custom (your own folders)
+    config.data.root = f"data/{dataset}"  # folder that holds the dataset's official layout
+    config.data.workers = 0  # processes that read and augment; 0: threads of the main process
+    config.data.threads = 2  # per process
+    config.data.mean = (123.675, 116.28, 103.53)  # of R, G, B, on the scale 0 to 255
+    config.data.std = (58.395, 57.12, 57.375)
+    # The next fields matter for data.name=custom only.
+    config.data.classes = ()  # names, in the order of the label values 0, 1, 2, ...
+    config.data.images = "images/{split}"  # folder below the root; split is train or val
+    config.data.labels = "labels/{split}"
+    config.data.image_suffix = ".jpg"
+    config.data.label_suffix = ".png"
+
+    config.train = ConfigDict()
+    config.train.steps = 40_000
+    config.train.batch_size = 8  # images per step, over all devices
+    config.train.image_size = (1024, 2048)  # long and short side before the random scale
+    config.train.ratio_range = (0.5, 2.0)  # of the random scale
+    config.train.crop_size = (512, 1024)
+    config.train.max_bad_steps = 10  # stop after so many steps in a row that are not finite
+
+    config.optim = ConfigDict()
+    config.optim.lr = 0.01  # at step 0
+    config.optim.min_lr = 1e-4  # towards the last step
+    config.optim.power = 0.9  # of the polynomial decay
+    config.optim.momentum = 0.9
+    config.optim.weight_decay = 5e-4  # on every parameter
+
+    config.eval = ConfigDict()
+    config.eval.every_steps = 4_000
+    config.eval.batch_size = 4  # images of one size per call, over all devices
+    config.eval.image_size = (1024, 2048)  # images are brought into this box, shape kept
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every_steps = 4_000
+    config.checkpoint.keep = 2  # newest ones; the best by mIoU is kept besides
+
+    config.log = ConfigDict()
+    config.log.every_steps = 50
+    config.log.pictures = 8  # validation images drawn with truth and prediction
+    return config.lock()
+
+
+def validate(config: ConfigDict) -> None:
+    """Refuse values that no type can refuse, naming the field and what is allowed.
+
+    Raises:
+        ValueError: for the first field that cannot work.
+    """
+    _one_of(config, "reference", ("v0", "v1"))
+    _one_of(config, "model.variant", tuple(VARIANTS))
+    _one_of(config, "model.dtype", ("float32", "bfloat16", "float64"))
+    _one_of(config, "data.name", (*DATASETS, "custom"))
+    for field in ("train.image_size", "train.crop_size", "eval.image_size"):
+        size = get(config, field)
+        if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+            raise ValueError(
+                f"config.{field}={size} is not a size; give (height, width) in pixels, "
+                f"for example --config.{field}='(512, 1024)'."
+            )
+    for field in (
+        "train.steps", "train.batch_size", "train.max_bad_steps", "eval.batch_size",
+        "eval.every_steps", "checkpoint.every_steps", "checkpoint.keep", "log.every_steps",
+        "data.threads",
+    ):  # fmt: skip
+        if get(config, field) < 1:
+            raise ValueError(f"config.{field}={get(config, field)} must be at least 1.")
+    low, high = (*config.train.ratio_range, 0, 0)[:2]
+    if len(config.train.ratio_range) != 2 or not 0 < low <= high:
+        raise ValueError(
+            f"config.train.ratio_range={config.train.ratio_range} must be two numbers with "
+            "0 < low <= high, for example '(0.5, 2.0)'."
+        )
+    if config.data.name == "custom" and not config.data.classes:
+        raise ValueError(
+            "config.data.classes is empty; name the classes in the order of their label values, "
+            "for example --config.data.classes=\"('road', 'car')\"."
+        )
+
+
+def _one_of(config: ConfigDict, field: str, allowed: tuple[str, ...]) -> None:
+    value = get(config, field)
+    if value not in allowed:
+        guess = difflib.get_close_matches(str(value), allowed, n=1)
+        hint = f" Did you mean {guess[0]!r}?" if guess else ""
+        raise ValueError(f"config.{field}={value!r} must be one of {', '.join(allowed)}.{hint}")
+
+
+def get(config: ConfigDict, field: str) -> Any:
+    """Look up a dotted field: get(config, "train.steps")."""
+    for name in field.split("."):
+        config = config[name]
+    return config
+
+
+def dataset_of(config: ConfigDict) -> Dataset:
+    """Return the dataset that a config names, or describes as its own folders."""
+    if config.data.name != "custom":
+        return DATASETS[config.data.name]
+    return folder_dataset(
+        classes=config.data.classes,
+        images=config.data.images,
+        labels=config.data.labels,
+        image_suffix=config.data.image_suffix,
+        label_suffix=config.data.label_suffix,
+    )
+
+
+def to_json(config: ConfigDict) -> str:
+    """Serialise a config; `from_json` is its inverse."""
+    return json.dumps(config.to_dict(), indent=2) + "\n"
+
+
+def from_json(text: str) -> ConfigDict:
+    """Read back what `to_json` wrote."""
+    return from_dict(json.loads(text))
+
+
+def from_dict(fields: dict[str, Any]) -> ConfigDict:
+    """Make a config of the nested dict that JSON gives; its lists become tuples again."""
+
+    def tuples(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: tuples(item) for name, item in value.items()}
+        return tuple(map(tuples, value)) if isinstance(value, list) else value
+
+    return ConfigDict(tuples(fields)).lock()
+
+
+def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
+    """List the fields that decide a run's result and differ: "train.steps: 40000 -> 80000"."""
+    before, after = _flat(old.to_dict()), _flat(new.to_dict())
+    return [
+        f"{field}: {before.get(field, 'absent')} -> {after.get(field, 'absent')}"
+        for field in sorted(before | after)
+        if before.get(field) != after.get(field)
+        and not any(field == name or field.startswith(f"{name}.") for name in _OPERATIONAL)
+    ]
+
+
+def fields(config: ConfigDict) -> list[str]:
+    """List the dotted names of all fields: "reference", "model.variant", ..."""
+    return list(_flat(config.to_dict()))
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

@@ -1,0 +1,167 @@
+"""What a dataset is: class names, palette, label mapping, and where its files lie.
+
+Facts only. `sources` finds the files, `decode` applies the label mapping.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from hrnet_jax.types import IGNORE_LABEL
+
+Color = tuple[int, int, int]  # RGB
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+    """Two folders below the dataset's root: images and their labels, paired by relative path.
+
+    `aachen/a_image.png` in `images` and `aachen/a_label.png` in `labels` are a pair when cutting
+    the suffixes `_image.png` and `_label.png` leaves the same stem, `aachen/a`.
+    """
+
+    images: str
+    labels: str
+    image_suffix: str
+    label_suffix: str
+    list_file: str | None = None  # one stem per line; without it, all files in sorted order
+
+    def __post_init__(self):
+        for field in ("image_suffix", "label_suffix"):
+            if not getattr(self, field):
+                raise ValueError(f"Part.{field} is empty; give the end of the names, like '.png'.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """Everything that distinguishes one dataset from another."""
+
+    name: str
+    classes: tuple[str, ...]  # in the order of the logits
+    palette: tuple[Color, ...]  # one per class
+    label_map: Mapping[int, int]  # every legal raw value -> class index or 255; others are errors
+    splits: Mapping[str, tuple[Part, ...]]  # "train" and "val"
+    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)  # official; empty: unknown
+    obtain: str  # where to get it and what the folder must look like
+
+    def __post_init__(self):
+        _check_classes(self)
+        _check_palette(self)
+        _check_label_map(self)
+        if not self.splits or not all(self.splits.values()):
+            raise ValueError(f"Dataset {self.name!r} has a split without parts: {self.splits!r}.")
+        if unknown := sorted(set(self.counts) - set(self.splits)):
+            raise ValueError(
+                f"Dataset {self.name!r} counts images of {unknown}, but its splits are"
+                f" {sorted(self.splits)}."
+            )
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, ignored pixels not among them."""
+        return len(self.classes)
+
+    def lookup_table(self) -> tuple[UInt8[np.ndarray, "256"], Bool[np.ndarray, "256"]]:
+        """Return the class index (or 255) of every raw value, and which raw values are legal."""
+        raw = np.fromiter(self.label_map, dtype=np.uint8)
+        table = np.full(256, IGNORE_LABEL, dtype=np.uint8)
+        table[raw] = np.fromiter(self.label_map.values(), dtype=np.uint8)
+        is_legal = np.zeros(256, dtype=bool)
+        is_legal[raw] = True
+        return table, is_legal
+
+
+def _check_classes(dataset: Dataset) -> None:
+    if not 1 <= dataset.num_classes <= IGNORE_LABEL:
+        raise ValueError(
+            f"Dataset {dataset.name!r} has {dataset.num_classes} classes; an 8-bit label holds"
+            f" 1 to {IGNORE_LABEL} of them."
+        )
+    if len(set(dataset.classes)) != dataset.num_classes:
+        repeated = sorted({name for name in dataset.classes if dataset.classes.count(name) > 1})
+        raise ValueError(f"Dataset {dataset.name!r} names a class twice: {repeated}.")
+
+
+def _check_palette(dataset: Dataset) -> None:
+    if len(dataset.palette) != dataset.num_classes:
+        raise ValueError(
+            f"Dataset {dataset.name!r} has {dataset.num_classes} classes but"
+            f" {len(dataset.palette)} palette colours; give one RGB tuple per class."
+        )
+    for name, color in zip(dataset.classes, dataset.palette, strict=True):
+        if len(color) != 3 or not all(0 <= value <= 255 for value in color):
+            raise ValueError(
+                f"Dataset {dataset.name!r}: the colour of {name!r} is {color};"
+                " it must be three numbers from 0 to 255."
+            )
+
+
+def _check_label_map(dataset: Dataset) -> None:
+    for raw, index in dataset.label_map.items():
+        if not 0 <= raw <= 255:
+            raise ValueError(
+                f"Dataset {dataset.name!r}: label_map has the raw value {raw};"
+                " label files hold 0 to 255."
+            )
+        if not 0 <= index < dataset.num_classes and index != IGNORE_LABEL:
+            raise ValueError(
+                f"Dataset {dataset.name!r}: label_map sends {raw} to {index}; allowed are 0 to"
+                f" {dataset.num_classes - 1} and {IGNORE_LABEL} (ignored)."
+            )
+    if all(index == IGNORE_LABEL for index in dataset.label_map.values()):
+        raise ValueError(f"Dataset {dataset.name!r}: label_map leaves no pixel with a class.")
+
+
+def folder_dataset(
+    *,
+    classes: tuple[str, ...],  # in the order of the class indices
+    images: str = "images/{split}",  # folder below the root
+    labels: str = "labels/{split}",
+    image_suffix: str = ".jpg",
+    label_suffix: str = ".png",
+    label_map: Mapping[int, int] | None = None,  # raw value -> class index or 255
+    palette: tuple[Color, ...] | None = None,  # by default the colours of Pascal VOC
+    list_file: str | None = None,  # one stem per line; by default every file of the folder counts
+    splits: tuple[str, ...] = ("train", "val"),  # what `{split}` stands for
+    name: str = "custom",
+) -> Dataset:
+    """Describe your own folders of images and label PNGs.
+
+    Without a `label_map` labels hold the class indices, and 255 where a pixel has no class.
+    """
+    num_classes = len(classes)
+
+    def part(split: str) -> Part:
+        return Part(
+            images=images.format(split=split),
+            labels=labels.format(split=split),
+            image_suffix=image_suffix,
+            label_suffix=label_suffix,
+            list_file=None if list_file is None else list_file.format(split=split),
+        )
+
+    if label_map is None:
+        label_map = {index: index for index in range(num_classes)} | {IGNORE_LABEL: IGNORE_LABEL}
+    return Dataset(
+        name=name,
+        classes=classes,
+        palette=voc_palette(num_classes) if palette is None else palette,
+        label_map=label_map,
+        splits={split: (part(split),) for split in splits},
+        obtain=f"The folder must hold\n  {images}/**/*{image_suffix}\n"
+        f"  {labels}/**/*{label_suffix}\n"
+        f"with {{split}} one of {', '.join(splits)}, and equal names up to the suffix.",
+    )
+
+
+def voc_palette(num_colors: int) -> tuple[Color, ...]:
+    """Return the colour map of Pascal VOC: the bits of the index, dealt to R, G, B in turn."""
+
+    def channel(index: int, offset: int) -> int:
+        return sum((index >> (3 * bit + offset) & 1) << (7 - bit) for bit in range(8))
+
+    return tuple(
+        (channel(index, 0), channel(index, 1), channel(index, 2)) for index in range(num_colors)
+    )

@@ -1,0 +1,166 @@
+"""The plan of a minicity street: what lies and stands where, before anything is drawn."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hrnet_jax.data.minicity.solids import Pose
+from hrnet_jax.data.minicity.stage import Camera, Number, Stage, pick
+from hrnet_jax.data.minicity.weather import Weather, choose_weather
+
+ROAD, SIDEWALK, PARKING, RAIL_TRACK, TERRAIN = 7, 8, 9, 10, 22
+FAR = 95.0  # metres: where the street ends
+LEAVES = ((72, 104, 48), (92, 120, 56), (56, 92, 52), (122, 128, 58), (150, 118, 52),
+          (128, 84, 44), (84, 100, 66))  # fmt: skip
+GRASS = ((98, 122, 58), (122, 128, 72), (132, 116, 76), (84, 112, 56))
+
+
+@dataclass
+class Strip:
+    """A lengthwise band of the ground from `left` to `right` metres."""
+
+    left: Number
+    right: Number
+    kind: int
+
+    @property
+    def middle(self) -> Number:
+        """Return the line in the middle of the band."""
+        return (self.left + self.right) / 2
+
+
+@dataclass
+class Plan:
+    """The cross-section of the street and what was decided about the scene."""
+
+    strips: list[Strip]
+    oncoming: Number
+    tram: Number | None
+    left: Number  # where houses begin
+    right: Number
+    crossing: Number | None  # distance of a side street
+    zebra: Number | None
+    parking: dict[int, Strip] = field(default_factory=dict)
+    walk: dict[int, Strip] = field(default_factory=dict)
+    verge: dict[int, Strip] = field(default_factory=dict)
+
+
+def make_plan(rng: np.random.Generator) -> Plan:
+    """Draw by lot the cross-section of a street; the camera drives in the lane at 0."""
+    strips = [Strip(-1.75, 1.75, ROAD)]
+    plan = Plan(strips, 0, None, 0, 0, None, None)
+    edge = -1.75
+    order = ["tram", "lane"] if rng.random() < 0.5 else ["lane", "tram"]
+    if rng.random() < 0.3:
+        order.remove("tram")
+    for part in order:
+        width = 3.3
+        bed = part == "tram" and order[-1] == "tram" and rng.random() < 0.6
+        strips.append(Strip(edge - width, edge, RAIL_TRACK if bed else ROAD))
+        if part == "tram":
+            plan.tram = edge - width / 2
+        else:
+            plan.oncoming = edge - width / 2
+        edge -= width
+    for side, start in ((-1, edge), (1, 1.75)):
+        end = _roadside(rng, plan, side=side, edge=start)
+        if side < 0:
+            plan.left = end
+        else:
+            plan.right = end
+    strips.sort(key=lambda s: s.left)
+    if rng.random() < 0.4:
+        plan.crossing = float(rng.uniform(22, 40))
+    if rng.random() < 0.35:
+        plan.zebra = plan.crossing - 4.5 if plan.crossing else float(rng.uniform(9, 24))
+    return plan
+
+
+def _roadside(rng: np.random.Generator, plan: Plan, *, side: int, edge: Number) -> Number:
+    """Lay parking bays, kerb, verge and pavement outwards; return where the houses begin."""
+    parts: list[tuple[int, Number]] = []
+    if rng.random() < 0.55:
+        parts.append((PARKING if rng.random() < 0.6 else ROAD, 2.15))
+    walk = [(SIDEWALK, float(rng.uniform(2.2, 3.4)))]
+    if rng.random() < 0.85:
+        walk.insert(int(rng.random() < 0.45), (TERRAIN, float(rng.uniform(1.2, 2.6))))
+    for kind, width in parts + walk:
+        inner, outer = edge, edge + side * width
+        strip = Strip(min(inner, outer), max(inner, outer), kind)
+        plan.strips.append(strip)
+        if (kind, width) in parts:
+            plan.parking[side] = strip
+        elif kind == SIDEWALK:
+            plan.walk[side] = strip
+        else:
+            plan.verge[side] = strip
+        edge = outer
+    return edge
+
+
+@dataclass
+class Thing:
+    """Something upright on the street with the ground it covers, so that it can be sorted."""
+
+    left: Number
+    right: Number
+    near: Number
+    far: Number
+    draw: Callable[[], None]
+
+    def behind(self, other: "Thing") -> bool:
+        """Tell whether this must be drawn before the other."""
+        if self.near >= other.far:
+            return True
+        if other.near >= self.far:
+            return False
+        # side by side: the one farther from the camera's axis is the one which can be covered
+        if self.right <= other.left:
+            return other.left <= 0
+        if other.right <= self.left:
+            return other.right >= 0
+        return self.near + self.far > other.near + other.far
+
+
+def back_to_front(things: list[Thing]) -> list[Thing]:
+    """Order things so that nearer ones are drawn over farther ones."""
+    rest = sorted(things, key=lambda t: -(t.near + t.far))
+    ordered = []
+    while rest:
+        free = (t for t in rest if not any(o is not t and o.behind(t) for o in rest))
+        chosen = next(free, rest[0])
+        rest.remove(chosen)
+        ordered.append(chosen)
+    return ordered
+
+
+class Scene:
+    """One street scene in the making: its stage, its light and what stands where."""
+
+    def __init__(self, rng: np.random.Generator, *, height: int, width: int):
+        self.rng = rng
+        camera = Camera(
+            2 * width, 2 * height, focal=1.45 * width,
+            centre=width * float(rng.uniform(0.86, 1.14)),
+            horizon=2 * height * float(rng.uniform(0.38, 0.46)),
+            eye=float(rng.uniform(1.5, 2.1)), bend=float(rng.uniform(-0.0012, 0.0012)),
+        )  # fmt: skip
+        self.stage = Stage(rng, camera, sun=float(rng.choice((-1, 1))))
+        self.weather: Weather = choose_weather(rng)
+        self.plan = make_plan(rng)
+        self.leaves = pick(rng, LEAVES)
+        self.grass = pick(rng, GRASS)
+        self.things: list[Thing] = []
+
+    def add(self, x: Number, z: Number, draw: Callable[[], None], *, half: Number = 0.3) -> None:
+        """Put something small at a place."""
+        self.things.append(Thing(x - half, x + half, z - half, z + half, draw))
+
+    def add_vehicle(
+        self, pose: Pose, draw: Callable[[], None], *, size: tuple[Number, Number]
+    ) -> None:
+        """Put a vehicle of `size` (half length, half width) at a pose."""
+        hx = abs(pose.along_x) * size[0] + abs(pose.along_z) * size[1]
+        hz = abs(pose.along_z) * size[0] + abs(pose.along_x) * size[1]
+        self.things.append(Thing(pose.x - hx, pose.x + hx, pose.z - hz, pose.z + hz, draw))

@@ -1,0 +1,149 @@
+"""Writing minicity: the files, their names and bytes, wholly or not at all."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import cv2
+import numpy as np
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from hrnet_jax.data.minicity.scene import draw_scene
+from hrnet_jax.types import Image, Label
+
+VERSION = 1  # of the drawings; raised whenever the same seed gives other pixels
+CITIES = {
+    "train": ("aldermoor", "brunnthal", "castelvento", "dornhaven", "eskeby", "fontmarin",
+              "grauberg", "hollinsea"),
+    "val": ("lindmark", "mirefleur", "northolm"),
+}  # fmt: skip
+SCENES_PER_WORKER = 16  # at least, for a process to be worth its start
+_SPLIT_SEEDS = {"train": 0, "val": 1}
+# Fixed, so that the bytes of a file depend on its pixels alone.
+_PNG = (cv2.IMWRITE_PNG_COMPRESSION, 4, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_DEFAULT,
+        cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_SUB)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The place of one scene in the dataset; its drawing depends on these fields alone."""
+
+    split: str
+    index: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Return the file name up to the kind, e.g. `lindmark_000004_000019`."""
+        cities = CITIES[self.split]
+        city = cities[self.index % len(cities)]
+        return f"{city}_{self.index // len(cities):06d}_000019"
+
+    def path(self, kind: str) -> Path:
+        """Return the path below the root of the `leftImg8bit` or `gtFine` file."""
+        suffix = "_labelIds" if kind == "gtFine" else ""
+        city = self.name.split("_", maxsplit=1)[0]
+        return Path(kind, self.split, city, f"{self.name}_{kind}{suffix}.png")
+
+    def draw(self, *, height: int = 256, width: int = 512) -> tuple[Image, Label]:
+        """Draw the scene; each has a generator of its own, so that more scenes change none."""
+        rng = np.random.default_rng([self.seed, _SPLIT_SEEDS[self.split], self.index])
+        return draw_scene(rng, height=height, width=width)
+
+
+def entries(*, train: int, val: int, seed: int) -> list[Entry]:
+    """List the scenes of a dataset."""
+    counts = {"train": train, "val": val}
+    return [Entry(split, i, seed) for split, count in counts.items() for i in range(count)]
+
+
+def _write_png(path: Path, pixels: np.ndarray) -> None:
+    good, data = cv2.imencode(".png", pixels, _PNG)
+    if not good:
+        raise OSError(f"cv2 could not encode {path.name}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data.tobytes())
+
+
+def _write_scene(entry: Entry, *, root: Path, height: int, width: int) -> None:
+    image, label = entry.draw(height=height, width=width)
+    _write_png(root / entry.path("leftImg8bit"), np.ascontiguousarray(image[..., ::-1]))
+    _write_png(root / entry.path("gtFine"), label)
+
+
+def _each(job: Callable[[Entry], None], todo: list[Entry]) -> Iterator[None]:
+    """Do the job for every scene, on all cores if there is enough to do."""
+    workers = min(os.cpu_count() or 1, len(todo) // SCENES_PER_WORKER)
+    if workers < 2:
+        yield from map(job, todo)
+        return
+    # `spawn`, for a process that has started JAX must not be forked
+    with ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
+    ) as pool:
+        yield from pool.map(job, todo, chunksize=4)
+
+
+def _write_all(job: Callable[[Entry], None], todo: list[Entry], *, console: Console) -> None:
+    columns = (TextColumn("minicity"), BarColumn(), MofNCompleteColumn(), _Rate(),
+               TimeRemainingColumn())  # fmt: skip
+    quiet = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=quiet) as bar:
+        task = bar.add_task("scenes", total=len(todo))
+        for _ in _each(job, todo):
+            bar.advance(task)
+
+
+class _Rate(ProgressColumn):
+    """Scenes per second, once known."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:.1f} scenes/s")
+
+
+def write(
+    root: Path,
+    *,
+    train: int = 200,
+    val: int = 50,
+    seed: int = 0,
+    height: int = 256,
+    width: int = 512,
+    console: Console | None = None,
+) -> None:
+    """Write the dataset to the new folder `root`, wholly or not at all."""
+    root, console = Path(root), console or Console()
+    if root.exists():
+        raise FileExistsError(f"{root} exists; remove it to write minicity anew")
+    root.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
+    try:
+        todo = entries(train=train, val=val, seed=seed)
+        job = partial(_write_scene, root=part, height=height, width=width)
+        _write_all(job, todo, console=console)
+        facts = {"name": "minicity", "version": VERSION, "seed": seed, "train": train, "val": val,
+                 "height": height, "width": width}  # fmt: skip
+        (part / "minicity.json").write_text(json.dumps(facts, indent=2) + "\n")
+        part.chmod(0o755)  # mkdtemp's folders are private
+        os.replace(part, root)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    console.print(f"minicity: {train} train and {val} val scenes in {root}", soft_wrap=True)

@@ -1,0 +1,198 @@
+"""Source -> decoded, transformed examples -> this host's batches.
+
+The position in the training stream is a pure function of the step, and everything random is a
+pure function of seed and position. So a run resumed at a step, on any number of hosts and workers,
+sees exactly what an uninterrupted run would have seen.
+"""
+
+import atexit
+import functools
+import multiprocessing
+import os
+import signal
+import threading
+import weakref
+from collections.abc import Generator, Iterator, Sequence
+from typing import Literal
+
+import cv2
+import grain
+import numpy as np
+from absl import flags
+from jaxtyping import Int
+
+from hrnet_jax.data.dataset import Dataset
+from hrnet_jax.data.decode import decode
+from hrnet_jax.data.sources import Source
+from hrnet_jax.data.transforms import Transform
+from hrnet_jax.types import Batch, Example
+
+Reference = Literal["v0", "v1"]
+
+_REFERENCE_GPUS = 4  # of every published run
+_ENDLESS = 2**48  # examples; at 10,000 a second they last for 900 years
+
+
+def train_batches(
+    source: Source,
+    dataset: Dataset,
+    *,
+    transforms: Sequence[Transform],
+    batch_size: int,  # over all hosts
+    seed: int,  # of order and augmentation
+    start_step: int,  # the first step to run; earlier ones are skipped without being read
+    reference: Reference = "v0",  # whose order to follow, see `example_index`
+    host: int = 0,
+    hosts: int = 1,
+    workers: int = 0,  # processes that decode and transform; 0: threads of this process
+    threads: int = 2,  # per process
+    prefetch: int = 4,  # batches held ready per process
+) -> Iterator[Batch]:
+    """Return an endless iterator over this host's part of the batches from `start_step` on.
+
+    A batch is {"image": float32 [b h w 3], "label": uint8 [b h w], "id": str [b]}. The batches of
+    all hosts, one behind the other, are the global batch.
+    """
+    if batch_size % hosts:
+        raise ValueError(
+            f"batch_size={batch_size} cannot be split over {hosts} hosts; use a multiple of"
+            f" {hosts}, for example {-(-batch_size // hosts) * hosts}."
+        )
+    at = functools.partial(
+        example_index,
+        num_examples=len(source),
+        batch_size=batch_size,
+        seed=seed,
+        reference=reference,
+    )
+    stream = grain.MapDataset.range(_ENDLESS).seed(seed)  # of positions
+    stream = stream.map(lambda position: decode(source[at(position)], dataset))
+    stream = _transformed(stream, transforms)
+    stream = stream[start_step * batch_size :].batch(batch_size // hosts, batch_fn=_stack)
+    stream = stream[host::hosts]  # comes last: neither order nor augmentation depends on the host
+    return _read(stream, workers=workers, threads=threads, prefetch=prefetch)
+
+
+def eval_examples(
+    source: Source,
+    dataset: Dataset,
+    *,
+    transforms: Sequence[Transform],
+    host: int = 0,
+    hosts: int = 1,
+    workers: int = 0,
+    threads: int = 2,
+    prefetch: int = 4,  # examples
+) -> Iterator[Example]:
+    """Return an iterator over each of this host's examples once, in order, labels at raw size.
+
+    Host h reads the examples h, h + hosts, ...; the numbers of examples may differ by one.
+    """
+    stream = grain.MapDataset.range(len(source))
+    stream = stream.map(lambda index: decode(source[index], dataset))
+    stream = _transformed(stream, transforms)[host::hosts]
+    return _read(stream, workers=workers, threads=threads, prefetch=prefetch)
+
+
+def example_index(
+    position: int,  # step * batch_size + place within the global batch
+    *,
+    num_examples: int,
+    batch_size: int,  # over all hosts
+    seed: int,
+    reference: Reference,
+) -> int:
+    """Return which example stands at a position of the endless training stream.
+
+    "v1" (mmsegmentation 1.x) concatenates one permutation per epoch. "v0" (0.x) does what the
+    published runs did: it pads each permutation to a multiple of 4 (their GPUs) with its own
+    beginning, and drops the last, incomplete batch. A set too small for a single full batch has
+    no such epochs; it follows "v1".
+    """
+    epoch, place = divmod(position, _epoch_length(num_examples, batch_size, reference))
+    return int(_permutation(num_examples, seed, epoch)[place % num_examples])
+
+
+# Kept, because computing it costs as much as reading it out costs little; two epochs at a time
+# are in use when threads read ahead. Grain's own `index_shuffle` needs no memory, but milliseconds
+# per index for small sets.
+@functools.lru_cache(maxsize=4)
+def _permutation(num_examples: int, seed: int, epoch: int) -> Int[np.ndarray, " n"]:
+    return np.random.default_rng((seed, epoch)).permutation(num_examples)
+
+
+def steps_per_epoch(*, num_examples: int, batch_size: int, reference: Reference) -> float:
+    """Return the steps of one pass over the split; a whole number where batches are dropped."""
+    return _epoch_length(num_examples, batch_size, reference) / batch_size
+
+
+def _epoch_length(num_examples: int, batch_size: int, reference: Reference) -> int:
+    if reference == "v1":
+        return num_examples
+    padded = -(-num_examples // _REFERENCE_GPUS) * _REFERENCE_GPUS
+    return padded // batch_size * batch_size or num_examples
+
+
+def _transformed(stream: grain.MapDataset, transforms: Sequence[Transform]) -> grain.MapDataset:
+    for transform in transforms:
+        is_random = isinstance(transform, grain.transforms.RandomMap)
+        stream = stream.random_map(transform) if is_random else stream.map(transform)
+    return stream
+
+
+def _stack(examples: Sequence[Example]) -> Batch:
+    return {
+        "image": np.stack([example["image"] for example in examples]),
+        "label": np.stack([example["label"] for example in examples]),
+        "id": np.array([example["id"] for example in examples]),
+    }
+
+
+def _read(stream: grain.MapDataset, *, workers: int, threads: int, prefetch: int) -> Generator:
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+    elements = stream.to_iter_dataset(options)
+    if workers:
+        if not flags.FLAGS.is_parsed():  # in a notebook or a test; Grain reads its own flags
+            flags.FLAGS.mark_as_parsed()
+        elements = elements.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
+            worker_init_fn=set_up_worker,
+        )
+    generator = _closing(iter(elements))
+    # Closed before the interpreter takes its modules apart, Grain leaves no noise and no memory.
+    atexit.register(_close, weakref.ref(generator))
+    return generator
+
+
+def _closing(iterator: grain.DatasetIterator) -> Generator:
+    try:
+        yield from iterator
+    finally:  # also after an error: nothing continues behind a damaged file
+        iterator.close()
+
+
+def _close(reference: weakref.ref) -> None:
+    if (generator := reference()) is not None:
+        generator.close()
+
+
+def set_up_worker(worker: int, workers: int) -> None:
+    """Prepare a worker process: one thread per image, and no life beyond its parent's."""
+    cv2.setNumThreads(0)  # workers share the cores already
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    exit_with_parent()
+
+
+def exit_with_parent() -> None:
+    """End this worker as soon as the process that started it has ended, even if it was killed.
+
+    Grain's workers would otherwise stay behind as orphans, each holding its memory.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "exit_with_parent belongs into a worker process"
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

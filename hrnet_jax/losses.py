@@ -1,0 +1,41 @@
+"""The training loss of the zoo."""
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Integer
+
+from hrnet_jax.models.layers import at_least_float32
+
+
+class PixelLoss(NamedTuple):
+    """What one batch of logits is worth."""
+
+    loss: Float[Array, ""]
+    accuracy: Float[Array, ""]  # share of pixels with the right class, for the log only
+
+
+def cross_entropy(
+    logits: Float[Array, "b h w k"],
+    label: Integer[Array, "b h w"],
+    *,
+    ignore_label: int,
+    reference: Literal["v0", "v1"] = "v0",
+) -> PixelLoss:
+    """Softmax cross-entropy, averaged over *all* pixels: ignored ones count with loss 0.
+
+    That is the reference's `avg_non_ignore=False`: an image half covered by the ignored label
+    yields half the gradient. Its logged accuracy divides by all pixels in v0 and by the pixels
+    that are not ignored in v1.
+    """
+    logits = at_least_float32(logits)
+    valid = label != ignore_label
+    shifted = logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+    # A masked sum rather than a gather, whose gradient would be a slow scatter.
+    classes = jax.lax.broadcasted_iota(label.dtype, logits.shape, 3)
+    picked = jnp.where(classes == label[..., None], shifted, 0).sum(-1)
+    pixel_loss = jnp.where(valid, jnp.log(jnp.exp(shifted).sum(-1)) - picked, 0)
+    right = (valid & (picked == 0)).sum()  # the label's logit is the largest one
+    counted = label.size if reference == "v0" else jnp.maximum(valid.sum(), 1)
+    return PixelLoss(pixel_loss.sum() / label.size, (right / counted).astype(logits.dtype))

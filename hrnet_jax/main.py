@@ -1,0 +1,148 @@
+"""The command line: python -m hrnet_jax.main --config configs/hr18_cityscapes.py
+
+Modes:
+  train    go on from the newest checkpoint in --workdir, else start anew
+  eval     score --checkpoint on the validation split of --config
+  predict  label the images in --input with --checkpoint; needs no --config
+
+--checkpoint is a workdir (its best checkpoint by mIoU, else the newest), or one checkpoint in it.
+Any field of a config can be given: --config.train.batch_size=16; a schedule follows the file's
+name: --config configs/hr18_cityscapes.py:160k.
+"""
+
+import difflib
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from hrnet_jax import config as configs
+from hrnet_jax.checkpoint import load_weights
+from hrnet_jax.compiling import enable_compilation_cache
+from hrnet_jax.data import minicity
+from hrnet_jax.evaluate import evaluate
+from hrnet_jax.predict import predict
+from hrnet_jax.train import train
+from hrnet_jax.writer import Terminal
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe to run, a file in configs/.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default runs/<config.name>.")
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "predict"], "What to do.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir or checkpoint to read weights from.")
+_INPUT = flags.DEFINE_multi_string("input", [], "Image file or folder; may be repeated.")
+_OUTPUT = flags.DEFINE_string("output", None, "Folder for predictions; default <workdir>/predict.")
+_TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error arose.")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run one mode; a user's mistake ends in one line, not in a traceback."""
+    logging.set_verbosity(logging.ERROR)  # Orbax tells of every file, jax of absent TPUs
+    if len(argv) > 1:
+        sys.exit(f"Error: {argv[1]!r} is no option; fields are given as --config.field=value.")
+    terminal = Terminal()
+    try:
+        _run(terminal)
+    except KeyboardInterrupt:
+        terminal.line("Stopped. The same command goes on from the last checkpoint.")
+        sys.exit(130)
+    except (ValueError, OSError, FloatingPointError) as error:
+        if _TRACEBACK.value:
+            raise
+        sys.exit(f"Error: {error}")
+
+
+def _run(terminal: Terminal) -> None:
+    mode, config = _MODE.value, _CONFIG.value
+    if mode == "train" and config is None:
+        raise ValueError(
+            "--config is missing; try --config configs/hr18s_minicity.py, which needs no data."
+        )
+    workdir, checkpoint = _paths(config)
+    if mode == "train":
+        _prepare(config, terminal)
+        _claim(workdir, config)
+        train(config, workdir=workdir, terminal=terminal)
+        return
+    weights = load_weights(checkpoint)
+    config = configs.from_dict(weights.meta["config"]) if config is None else config
+    _prepare(config, terminal)
+    if mode == "eval":
+        evaluate(config, weights, workdir=workdir, terminal=terminal)
+    elif not _INPUT.value:
+        raise ValueError("--input is missing; give an image file or a folder of images.")
+    else:
+        output = Path(_OUTPUT.value) if _OUTPUT.value else workdir / "predict"
+        predict(weights, [Path(name) for name in _INPUT.value], output=output, terminal=terminal)
+
+
+def _paths(config: ConfigDict | None) -> tuple[Path, Path]:
+    """Work out the workdir and the checkpoint from the flags that are given."""
+    default = None if config is None else f"runs/{config.name}"
+    name = _WORKDIR.value or default or _CHECKPOINT.value
+    if name is None:
+        raise ValueError(f"--mode {_MODE.value} needs --checkpoint, --workdir or --config.")
+    workdir = Path(name)
+    return workdir, Path(_CHECKPOINT.value or workdir)
+
+
+def _prepare(config: ConfigDict, terminal: Terminal) -> None:
+    """Check the config, set jax up for it, draw minicity where it is looked for."""
+    configs.validate(config)
+    enable_compilation_cache()
+    if config.model.dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
+    if config.model.dtype != "bfloat16":
+        # TPUs and recent GPUs would otherwise multiply float32 in fewer bits.
+        jax.config.update("jax_default_matmul_precision", "highest")
+    root = Path(config.data.root)
+    if config.data.name == "minicity" and not root.exists():
+        minicity.write(root, console=terminal.console)
+
+
+def _claim(workdir: Path, config: ConfigDict) -> None:
+    """Write the resolved config into the workdir; refuse one that another config has made."""
+    path = workdir / "config.json"
+    if path.exists():
+        changed = configs.differences(configs.from_json(path.read_text()), config)
+        if changed:
+            listed = "\n  ".join(changed)
+            raise ValueError(
+                f"{workdir} belongs to a run with another config:\n  {listed}\n"
+                "Give the old values to go on with it, or another --workdir to start anew."
+            )
+    workdir.mkdir(parents=True, exist_ok=True)
+    path.write_text(configs.to_json(config))
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+    """Parse the command line; a mistake in it ends in one line, not in a traceback."""
+    try:
+        return flags.FLAGS(list(argv))
+    except (AttributeError, KeyError) as error:
+        sys.exit(f"Error: {_explain_field(argv) or error}")
+    except (flags.Error, ValueError, TypeError, OSError) as error:
+        # What a config file raises comes with its traceback; the last line says it.
+        message = str(error).strip().splitlines()
+        last = message[-1].strip().removeprefix("ValueError: ")
+        sys.exit(f"Error: {last if 'Traceback' in str(error) else ' '.join(message)}")
+
+
+def _explain_field(argv: Sequence[str]) -> str | None:
+    """Find the --config.x.y that names no field, and the field that was probably meant."""
+    fields = configs.fields(configs.default(name="", dataset="", variant=""))
+    for argument in argv:
+        match = re.match(r"--(?:no)?config\.([\w.]+)", argument)
+        if match and match[1] not in fields:
+            # The end of a dotted name says more than its beginning.
+            close = difflib.get_close_matches(match[1], fields, n=1, cutoff=0.5)
+            hint = f"did you mean config.{close[0]}?" if close else "see hrnet_jax/config.py."
+            return f"there is no field config.{match[1]}; {hint}"
+    return None
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=_parse_flags)

@@ -1,0 +1,101 @@
+"""Watches a training run: speed, loss, steps that are not finite. Writes what it sees."""
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+
+import jax
+import optax
+
+from hrnet_jax.step import Metrics
+from hrnet_jax.types import Batch
+from hrnet_jax.writer import LiveLine, MetricsWriter, Terminal
+
+
+class Monitor:
+    """Collects the metrics of steps without waiting for the device; reports them when asked."""
+
+    def __init__(
+        self,
+        batches: Iterator[Batch],
+        *,
+        schedule: optax.Schedule,
+        batch_size: int,  # over all hosts, for images per second
+        max_bad_steps: int,
+        writer: MetricsWriter,
+        live: LiveLine,
+        terminal: Terminal,
+    ):
+        self._batches, self._schedule, self._batch_size = batches, schedule, batch_size
+        self._max_bad_steps, self._bad_steps = max_bad_steps, 0
+        self._writer, self._live, self._terminal = writer, live, terminal
+        self._pending: list[tuple[int, Metrics, list[str]]] = []
+        self._ids: list[str] = []
+        self._begin, self._waited = time.perf_counter(), 0.0
+
+    def next_batch(self) -> Batch:
+        """Take the next batch and note how long it let the device wait."""
+        asked = time.perf_counter()
+        batch = next(self._batches)
+        self._waited += time.perf_counter() - asked
+        self._ids = [str(name) for name in batch["id"]]
+        return batch
+
+    def add(self, step: int, metrics: Metrics) -> None:
+        """Note a step that has been started; its metrics may still be on their way."""
+        self._pending.append((step, metrics, self._ids))
+        self._live.advance()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Keep evaluations and saves out of the images per second."""
+        stopped = time.perf_counter()
+        yield
+        self._begin += time.perf_counter() - stopped
+
+    def report(self, done: int) -> None:
+        """Write and show what happened since the last report.
+
+        Raises:
+            FloatingPointError: after `max_bad_steps` steps in a row that were not finite.
+        """
+        steps = [(step, jax.device_get(metrics), ids) for step, metrics, ids in self._pending]
+        for step, metrics, ids in steps:
+            self._check(step, metrics, ids)
+        good = [metrics for _, metrics, _ in steps if metrics["finite"]]
+        elapsed = max(time.perf_counter() - self._begin, 1e-9)
+        entry = {
+            name: sum(float(m[name]) for m in good) / len(good) if good else math.nan
+            for name in ("loss", "accuracy", "grad_norm")
+        } | {
+            "lr": float(self._schedule(done - 1)),
+            "images_per_second": len(steps) * self._batch_size / elapsed,
+            "data_wait": self._waited / elapsed,
+        }
+        self._writer.write(done, entry)
+        self._live.text = (
+            f"loss {entry['loss']:.4f}  lr {entry['lr']:.5f}  "
+            f"{entry['images_per_second']:.1f} images/s  data wait {entry['data_wait']:.0%}  "
+            f"{self._live.eta} to go"
+        )
+        self._terminal.line_if_plain(f"step {done}/{self._live.total}  {self._live.text}")
+        self._pending, self._waited, self._begin = [], 0.0, time.perf_counter()
+
+    def _check(self, step: int, metrics: Metrics, ids: list[str]) -> None:
+        if metrics["finite"]:
+            self._bad_steps = 0
+            return
+        self._bad_steps += 1
+        what = (
+            f"step {step + 1}: loss {float(metrics['loss']):.4g}, gradient norm "
+            f"{float(metrics['grad_norm']):.4g} are not both finite"
+        )
+        shown = ", ".join(ids[:4]) + (", ..." if len(ids) > 4 else "")
+        if self._bad_steps >= self._max_bad_steps:
+            raise FloatingPointError(
+                f"{what}, as in the {self._bad_steps - 1} steps before it; nothing of them was "
+                f"kept. The batch was {shown}. Lower config.optim.lr, or look at these images; the "
+                "same command goes on from the last checkpoint."
+            )
+        self._terminal.warn(f"{what}; the update was left out. The batch was {shown}.")

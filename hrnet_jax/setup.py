@@ -1,0 +1,180 @@
+"""From a config to the things it describes: data, model, optimiser, evaluation."""
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from hrnet_jax import models
+from hrnet_jax.config import dataset_of
+from hrnet_jax.data.pipeline import eval_examples, steps_per_epoch, train_batches
+from hrnet_jax.data.sources import FolderSource
+from hrnet_jax.data.transforms import eval_transforms, train_transforms
+from hrnet_jax.evaluator import Evaluator, Pictures
+from hrnet_jax.optim import poly_schedule, sgd
+from hrnet_jax.sharding import check_batch_size, make_mesh, replicate
+from hrnet_jax.step import State, split
+from hrnet_jax.types import Batch, Example
+from hrnet_jax.writer import Terminal
+
+
+class Setup:
+    """What training and evaluation build from a config. Configs stop here."""
+
+    def __init__(self, config: ConfigDict, *, terminal: Terminal):
+        self.config, self.terminal = config, terminal
+        self.dataset = dataset_of(config)
+        self.mesh = make_mesh()
+        self.dtype = jnp.dtype(config.model.dtype)  # of the computation
+
+    def check_training(self) -> None:
+        """Find what would stop a training run before anything expensive begins."""
+        size = self.config.train.batch_size
+        check_batch_size(size, field="config.train.batch_size", mesh=self.mesh)
+        assert self.source, self.validation
+
+    @cached_property
+    def source(self) -> FolderSource:
+        """The training split."""
+        return FolderSource(self.config.data.root, self.dataset, "train")
+
+    @cached_property
+    def validation(self) -> FolderSource:
+        """The validation split."""
+        return FolderSource(self.config.data.root, self.dataset, "val")
+
+    @cached_property
+    def _model(self) -> tuple[Any, dict, dict]:
+        return split(
+            models.build(
+                self.config.model.variant,
+                num_classes=self.dataset.num_classes,
+                seed=self.config.seed,
+            )
+        )
+
+    @property
+    def structure(self):
+        """The model without its arrays."""
+        return self._model[0]
+
+    def optimizer(self) -> tuple[optax.GradientTransformation, optax.Schedule]:
+        """SGD, and the learning rate it follows."""
+        optim = self.config.optim
+        schedule = poly_schedule(
+            lr=optim.lr,
+            min_lr=optim.min_lr,
+            power=optim.power,
+            steps=self.config.train.steps,
+            reference=self.config.reference,
+        )
+        return sgd(schedule, momentum=optim.momentum, weight_decay=optim.weight_decay), schedule
+
+    def initial_state(self, optimizer: optax.GradientTransformation) -> State:
+        """Random weights, on every device; float64 if the computation is, else float32."""
+        precise = jnp.promote_types(self.dtype, jnp.float32)
+        params, stats = jax.tree.map(lambda leaf: leaf.astype(precise), self._model[1:])
+        return replicate(State(params, stats, optimizer.init(params)), mesh=self.mesh)
+
+    def train_batches(self, start: int) -> Iterator[Batch]:
+        """This host's batches from step `start` on."""
+        config = self.config
+        return train_batches(
+            self.source,
+            self.dataset,
+            transforms=train_transforms(
+                image_size=config.train.image_size,
+                crop_size=config.train.crop_size,
+                ratio_range=config.train.ratio_range,
+                mean=config.data.mean,
+                std=config.data.std,
+            ),
+            batch_size=config.train.batch_size,
+            seed=config.seed,
+            start_step=start,
+            reference=config.reference,
+            workers=config.data.workers,
+            threads=config.data.threads,
+        )
+
+    def batch_shape(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of a global training batch, for compiling before the first one is there."""
+        size = (self.config.train.batch_size, *self.config.train.crop_size)
+        return {
+            "image": jax.ShapeDtypeStruct((*size, 3), jnp.float32),
+            "label": jax.ShapeDtypeStruct(size, jnp.uint8),
+        }
+
+    def validation_examples(self) -> Iterator[Example]:
+        """The validation split once, in order."""
+        config = self.config
+        return eval_examples(
+            self.validation,
+            self.dataset,
+            transforms=eval_transforms(
+                image_size=config.eval.image_size, mean=config.data.mean, std=config.data.std
+            ),
+            workers=config.data.workers,
+            threads=config.data.threads,
+        )
+
+    def evaluator(self) -> Evaluator:
+        """Compiled evaluation of this model."""
+        return Evaluator(
+            self.structure,
+            num_classes=self.dataset.num_classes,
+            mesh=self.mesh,
+            batch_size=self.config.eval.batch_size,
+            dtype=self.dtype,
+            terminal=self.terminal,
+        )
+
+    def pictures(self, folder: Path) -> Pictures:
+        """What draws the pictures of one evaluation."""
+        return Pictures(
+            folder,
+            self.dataset,
+            count=self.config.log.pictures,
+            total=len(self.validation),
+            mean=self.config.data.mean,
+            std=self.config.data.std,
+        )
+
+    def meta(self) -> dict[str, Any]:
+        """What a checkpoint tells of itself, so that prediction needs no config."""
+        return {
+            "variant": self.config.model.variant,
+            "dataset": self.dataset.name,
+            "classes": self.dataset.classes,
+            "palette": self.dataset.palette,
+            "mean": self.config.data.mean,
+            "std": self.config.data.std,
+            "config": self.config.to_dict(),
+        }
+
+    def describe(self, *, start: int) -> None:
+        """Say what will be trained, on what, from where."""
+        config = self.config
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(self._model[1]))
+        epoch = steps_per_epoch(
+            num_examples=len(self.source),
+            batch_size=config.train.batch_size,
+            reference=config.reference,
+        )
+        devices = jax.devices()
+        origin = f"resumed at step {start}" if start else f"from random weights, seed {config.seed}"
+        self.terminal.line(
+            f"{config.name}: {config.model.variant}, {parameters:,} parameters, "
+            f"{self.dataset.num_classes} classes, {config.model.dtype}, {origin}\n"
+            f"{self.dataset.name}: {len(self.source)} train and {len(self.validation)} val images "
+            f"in {Path(config.data.root).absolute()}\n"
+            f"{config.train.steps} steps of {config.train.batch_size} crops of "
+            f"{config.train.crop_size[0]}x{config.train.crop_size[1]} "
+            f"({config.train.steps / epoch:.1f} epochs) on {len(devices)} "
+            f"{devices[0].device_kind} device{'s' if len(devices) > 1 else ''}"
+        )

@@ -1,0 +1,102 @@
+"""The train step: a pure function of state and batch."""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from hrnet_jax.compiling import compiler_options
+from hrnet_jax.losses import cross_entropy
+from hrnet_jax.models.fcn import Segmentor
+from hrnet_jax.models.layers import at_least_float32, resize_bilinear
+from hrnet_jax.sharding import batch_sharding, replicated
+
+
+class State(NamedTuple):
+    """All that training changes: plain nested dicts of arrays, by the modules' names."""
+
+    params: dict[str, Any]
+    stats: dict[str, Any]  # running mean and variance of every batch normalisation
+    optimizer: optax.OptState
+
+
+Metrics = dict[str, jax.Array]  # scalars: loss, accuracy, grad_norm, finite
+
+
+def split(model: Segmentor) -> tuple[nnx.GraphDef, dict, dict]:
+    """A model's structure, its parameters and its batch statistics."""
+    structure, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
+    return structure, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+
+
+def make_train_step(
+    structure: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    *,
+    mesh: Mesh,
+    dtype: jnp.dtype,
+    ignore_label: int,
+    reference: Literal["v0", "v1"] = "v0",
+) -> jax.stages.Wrapped:
+    """Build (state, batch) -> (state, metrics), the batch split over the mesh, the state donated.
+
+    Args:
+        structure: of the model, from `split`.
+        optimizer: what turns gradients into updates.
+        mesh: the devices that share each batch.
+        dtype: of the forward and backward pass; parameters keep theirs.
+        ignore_label: of pixels that have no class.
+        reference: whose accuracy is logged, see `cross_entropy`.
+    """
+
+    def loss_fn(params: dict, stats: dict, batch: dict[str, jax.Array]):
+        model = nnx.merge(structure, params, stats)
+        model.train()
+        logits = at_least_float32(model(batch["image"].astype(dtype)))
+        logits = resize_bilinear(logits, batch["label"].shape[1:])
+        scores = cross_entropy(
+            logits, batch["label"], ignore_label=ignore_label, reference=reference
+        )
+        return scores.loss, (scores.accuracy, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
+
+    def train_step(state: State, batch: dict[str, jax.Array]) -> tuple[State, Metrics]:
+        (loss, (accuracy, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+            state.params, state.stats, batch
+        )
+        updates, opt_state = optimizer.update(grads, state.optimizer, state.params)
+        new = State(optax.apply_updates(state.params, updates), stats, opt_state)
+        finite = _all_finite((loss, grads, stats))
+        metrics = {
+            "loss": loss,
+            "accuracy": accuracy,
+            "grad_norm": optax.global_norm(grads),
+            "finite": finite,
+        }
+        return _keep_unless(finite, new=new, old=state), metrics
+
+    same, split_over_data = replicated(mesh), batch_sharding(mesh)
+    return jax.jit(
+        train_step,
+        in_shardings=(same, split_over_data),
+        out_shardings=(same, same),
+        donate_argnums=0,
+        compiler_options=compiler_options(),
+    )
+
+
+def _all_finite(tree: Any) -> jax.Array:
+    """Whether loss, every gradient and every statistic is a number: NaN * 0 is NaN."""
+    return jnp.isfinite(sum((leaf * 0).sum() for leaf in jax.tree.leaves(tree)))
+
+
+def _keep_unless(finite: jax.Array, *, new: State, old: State) -> State:
+    """A step that is not finite changes nothing but the optimiser's count of steps."""
+
+    def choose(fresh: jax.Array, kept: jax.Array) -> jax.Array:
+        is_count = jnp.issubdtype(fresh.dtype, jnp.integer)
+        return fresh if is_count else jnp.where(finite, fresh, kept)
+
+    return jax.tree.map(choose, new, old)

@@ -1,0 +1,121 @@
+"""Pictures: label maps in colour, panels of image, truth and prediction, training curves."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image as PILImage
+from PIL import ImageDraw, ImageFont
+
+from hrnet_jax.types import Image, Label
+
+Color = tuple[int, int, int]  # RGB
+
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
+
+_MARGIN = 12
+_INK = (40, 40, 40)
+_UNLABELLED = (0, 0, 0)
+
+
+def colorize(label: Label, palette: Sequence[Color]) -> Image:
+    """Paint each pixel in the colour of its class; black where it has none."""
+    table = np.full((256, 3), _UNLABELLED, np.uint8)
+    table[: len(palette)] = palette
+    return table[label]
+
+
+def overlay(image: Image, label: Label, palette: Sequence[Color], *, opacity: float = 0.5) -> Image:
+    """Blend the colours of the classes over the image."""
+    return cv2.addWeighted(image, 1 - opacity, colorize(label, palette), opacity, 0)
+
+
+def panel(
+    image: Image,
+    *,
+    truth: Label | None,
+    predicted: Label,
+    classes: Sequence[str],
+    palette: Sequence[Color],
+    height: int = 320,
+) -> PILImage.Image:
+    """Image, truth and prediction side by side, with a legend of the classes that occur."""
+    tiles = {"image": image}
+    if truth is not None:
+        tiles["truth"] = colorize(truth, palette)
+    tiles["prediction"] = colorize(predicted, palette)
+    width = max(1, round(image.shape[1] * height / image.shape[0]))
+    present = set(np.unique(predicted)) | (set() if truth is None else set(np.unique(truth)))
+    font = ImageFont.load_default(14)
+    legend = _legend(
+        [(classes[c], tuple(palette[c])) for c in sorted(present) if c < len(classes)],
+        width=len(tiles) * (width + _MARGIN) - _MARGIN,
+        font=font,
+    )
+    top = _MARGIN + 22
+    canvas = PILImage.new(
+        "RGB",
+        (legend.width + 2 * _MARGIN, top + height + 2 * _MARGIN + legend.height),
+        "white",
+    )
+    draw = ImageDraw.Draw(canvas)
+    for place, (title, tile) in enumerate(tiles.items()):
+        left = _MARGIN + place * (width + _MARGIN)
+        resample = PILImage.Resampling.BILINEAR if title == "image" else PILImage.Resampling.NEAREST
+        canvas.paste(PILImage.fromarray(tile).resize((width, height), resample), (left, top))
+        draw.text((left, _MARGIN), title, fill=_INK, font=font)
+    canvas.paste(legend, (_MARGIN, top + height + _MARGIN))
+    return canvas
+
+
+def _legend(entries: list[tuple[str, Color]], *, width: int, font: Font) -> PILImage.Image:
+    """Coloured squares with names, in as many rows as the width asks for."""
+    square, row = 14, 22
+    places, x, y = [], 0, 0
+    for name, color in entries:
+        size = square + 6 + round(font.getlength(name)) + 18
+        if x and x + size > width:
+            x, y = 0, y + row
+        places.append((x, y, name, color))
+        x += size
+    canvas = PILImage.new("RGB", (width, y + row), "white")
+    draw = ImageDraw.Draw(canvas)
+    for x, y, name, color in places:
+        draw.rectangle((x, y + 3, x + square, y + 3 + square), fill=color, outline=_INK)
+        draw.text((x + square + 6, y + 2), name, fill=_INK, font=font)
+    return canvas
+
+
+def draw_curves(entries: Sequence[dict], path: Path, *, title: str) -> None:
+    """Draw loss and mIoU against the step, from the entries of `metrics.jsonl`, into a PNG."""
+    figure = Figure(figsize=(11, 4), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    for axis, name, label in zip(
+        figure.subplots(1, 2),
+        ("loss", "mIoU"),
+        ("training loss", "validation mIoU (%)"),
+        strict=True,
+    ):
+        points = [(e["step"], e[name]) for e in entries if e.get(name) is not None]
+        axis.plot(
+            [step for step, _ in points],
+            [value for _, value in points],
+            marker="o" if name == "mIoU" else None,
+            color=matplotlib.colormaps["tab10"](0 if name == "loss" else 2),
+        )
+        if name == "mIoU":
+            for step, value in points:
+                axis.annotate(
+                    f"{value:.1f}", (step, value), xytext=(0, 6), textcoords="offset points",
+                    ha="center", fontsize=8,
+                )  # fmt: skip
+        axis.set(xlabel="step", ylabel=label)
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)

@@ -1,0 +1,152 @@
+"""What a person sees of a run: lines, one live line, metrics as JSON lines and for TensorBoard."""
+
+import contextlib
+import json
+import math
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import tensorboardX
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+T = TypeVar("T")
+
+
+class Terminal:
+    """Events as lines; progress as one live line on a terminal, as plain lines elsewhere."""
+
+    def __init__(self, console: Console | None = None):
+        self.console = console or Console(highlight=False, soft_wrap=True)
+
+    def line(self, text: str) -> None:
+        """Print one event. Square brackets are text, not markup."""
+        self.console.print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        """Print one event that a user would act on."""
+        self.console.print(f"Warning: {text}", style="yellow", markup=False)
+
+    def table(self, table: Table) -> None:
+        """Print a table."""
+        self.console.print(table)
+
+    @contextlib.contextmanager
+    def announced(self, what: str) -> Iterator[None]:
+        """Say that something without progress has begun, then how long it took."""
+        begin = time.perf_counter()
+        with self.console.status(f"{what} ..."):
+            if not self.console.is_terminal:
+                self.line(f"{what} ...")
+            yield
+        self.line(f"{what}: {time.perf_counter() - begin:.1f} s")
+
+    def line_if_plain(self, text: str) -> None:
+        """Print a line where there is no live one: in a file, in CI."""
+        if not self.console.is_terminal:
+            self.line(text)
+
+    @contextlib.contextmanager
+    def live(self, what: str, *, total: int, done: int = 0) -> Iterator["LiveLine"]:
+        """Show one line that is rewritten in place: a bar, the count, a text."""
+        progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}  {task.fields[text]}", markup=False),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+            refresh_per_second=4,
+        )
+        with progress:
+            yield LiveLine(progress, what, total=total, done=done)
+
+    def track(self, items: Iterable[T], what: str, *, total: int) -> Iterator[T]:
+        """Pass items through, showing how many are done, the rate and the time to go."""
+        with self.live(what, total=total) as live:
+            for item in items:
+                yield item
+                live.advance()
+                live.text = f"{live.rate:.1f}/s  {live.eta} to go"
+
+
+class LiveLine:
+    """The progress of one task: how far, how fast, how long still."""
+
+    def __init__(self, progress: Progress, what: str, *, total: int, done: int):
+        self.total = total
+        self.text = ""  # shown behind the count
+        self._progress = progress
+        self._task = progress.add_task(what, total=total, completed=done, text="")
+        self._first, self._done = done, done
+        self._begin = time.perf_counter()
+
+    def advance(self) -> None:
+        """One more is done."""
+        self._done += 1
+        self._progress.update(self._task, completed=self._done, text=self.text)
+
+    @property
+    def rate(self) -> float:
+        """Items per second since the beginning."""
+        return (self._done - self._first) / max(time.perf_counter() - self._begin, 1e-9)
+
+    @property
+    def eta(self) -> str:
+        """Time to go at this rate, as minutes:seconds."""
+        return clock((self.total - self._done) / self.rate) if self.rate else "-:--"
+
+
+def clock(seconds: float) -> str:
+    """Format a duration: 75 -> 1:15, 7384 -> 2:03:04."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class MetricsWriter:
+    """Appends to `metrics.jsonl` and to TensorBoard events in a workdir.
+
+    A resumed run rewrites what a killed one had written beyond the step it resumes from.
+    """
+
+    def __init__(self, workdir: Path, *, start: int):
+        self.path = workdir / "metrics.jsonl"
+        kept = [entry for entry in read_metrics(self.path) if entry["step"] <= start]
+        _write_atomically(self.path, "".join(json.dumps(entry) + "\n" for entry in kept))
+        self._lines = self.path.open("a")
+        self._events = tensorboardX.SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=start + 1 if start else None
+        )
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Write one entry after `step` steps; NaN and infinity become null."""
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._lines.write(json.dumps({"step": step, "time": time.time(), **finite}) + "\n")
+        self._lines.flush()
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush and close both files."""
+        self._lines.close()
+        self._events.close()
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """Read the entries of a `metrics.jsonl`; a line cut short by a kill is left out."""
+    entries = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            entries.append(json.loads(line))
+    return entries
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(text)
+    os.replace(part, path)

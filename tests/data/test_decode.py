@@ -1,0 +1,138 @@
+import io
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image as PILImage
+
+from hrnet_jax.data.cityscapes import DATASET as CITYSCAPES
+from hrnet_jax.data.dataset import folder_dataset
+from hrnet_jax.data.decode import decode, decode_image, decode_label, map_label
+from hrnet_jax.data.sources import Record
+
+PETS = folder_dataset(classes=("cat", "dog", "owl"))
+
+
+def encoded(array, *, mode=None, **options):
+    image = PILImage.fromarray(np.asarray(array))
+    file = io.BytesIO()
+    (image if mode is None else image.convert(mode)).save(
+        file, options.pop("format", "PNG"), **options
+    )
+    return file.getvalue()
+
+
+def record(image, label):
+    return Record(id="a", image=image, label=label, image_path="a.jpg", label_path="a.png")
+
+
+def random_image(height=6, width=9):
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_an_image_is_decoded_as_rgb_and_its_label_mapped():
+    image, label = random_image(2, 3), np.array([[7, 8, 0], [33, 11, 7]], np.uint8)
+    example = decode(record(encoded(image), encoded(label)), CITYSCAPES)
+    assert example["id"] == "a"
+    np.testing.assert_array_equal(example["image"], image)
+    np.testing.assert_array_equal(example["label"], [[0, 1, 255], [18, 2, 0]])
+    assert example["label"].dtype == np.uint8
+
+
+def test_grey_images_get_three_channels():
+    grey = random_image()[..., 0]
+    decoded = decode_image(encoded(grey), path="a.png")
+    np.testing.assert_array_equal(decoded, np.repeat(grey[..., None], 3, axis=2))
+
+
+def test_jpegs_turn_as_their_exif_tag_says():
+    exif = PILImage.Exif()
+    exif[0x0112] = 6  # shown after a quarter turn clockwise
+    image = np.zeros((16, 32, 3), np.uint8)
+    image[:, 16:] = 255
+    data = encoded(image, format="JPEG", exif=exif)
+    turned = decode_image(data, path="a.jpg")
+    assert turned.shape == (32, 16, 3)
+    assert turned[:15].max() < 50
+    assert turned[17:].min() > 200
+    as_reference = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(turned, as_reference[..., ::-1])
+
+
+def test_of_a_palette_label_the_indices_count_not_the_colors():
+    values = np.array([[0, 2], [255, 1]], np.uint8)
+    file = PILImage.fromarray(values).convert("P")
+    file.putpalette(list(range(255, -1, -1)) * 3)
+    data = io.BytesIO()
+    file.save(data, "PNG")
+    np.testing.assert_array_equal(decode_label(data.getvalue(), path="a.png"), values)
+
+
+def test_one_and_sixteen_bit_labels_keep_their_values():
+    mask = np.array([[0, 1, 1]], np.uint8)
+    one_bit = encoded(mask * 255, mode="1")
+    np.testing.assert_array_equal(decode_label(one_bit, path="a.png"), mask)
+    sixteen_bit = encoded(mask.astype(np.uint16) * 200)
+    np.testing.assert_array_equal(decode_label(sixteen_bit, path="a.png"), mask * 200)
+
+
+def test_a_sixteen_bit_label_with_large_values_is_refused():
+    with pytest.raises(ValueError, match=r"16-bit label a\.png holds values up to 256"):
+        decode_label(encoded(np.array([[3, 256]], np.uint16)), path="a.png")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+def test_a_label_with_several_channels_is_refused(mode):
+    data = encoded(random_image(), mode=mode)
+    with pytest.raises(ValueError, match=rf"label a\.png has Pillow mode '{mode}'"):
+        decode_label(data, path="a.png")
+
+
+@pytest.mark.parametrize("data", [b"", b"no image"])
+def test_an_undecodable_file_is_named(data):
+    with pytest.raises(ValueError, match=r"Cannot decode the image dir/a\.jpg \(\d bytes\)"):
+        decode_image(data, path="dir/a.jpg")
+    with pytest.raises(ValueError, match=r"Cannot decode the label dir/a\.png \(\d bytes\)"):
+        decode_label(data, path="dir/a.png")
+
+
+def test_a_truncated_label_is_named_wherever_it_ends():
+    whole = encoded(random_image(40, 40)[..., 0])
+    for length in range(0, len(whole) - 16, 37):  # the last chunk carries no pixels
+        with pytest.raises(ValueError, match=r"Cannot decode the label a\.png"):
+            decode_label(whole[:length], path="a.png")
+
+
+def test_different_sizes_are_refused_with_both_named():
+    label = np.zeros((9, 7), np.uint8)
+    with pytest.raises(ValueError, match=r"(?s)6 x 9  a\.jpg\n  9 x 7  a\.png") as error:
+        decode(record(encoded(random_image(6, 9)), encoded(label)), PETS)
+    assert "EXIF" not in str(error.value)
+
+
+def test_a_label_that_missed_its_images_rotation_gets_a_hint():
+    exif = PILImage.Exif()
+    exif[0x0112] = 6
+    image = encoded(random_image(6, 9), format="JPEG", exif=exif)
+    with pytest.raises(ValueError, match="rotate the label too"):
+        decode(record(image, encoded(np.zeros((6, 9), np.uint8))), PETS)
+
+
+def test_an_illegal_value_is_reported_with_count_and_place():
+    raw = np.zeros((4, 5), np.uint8)
+    raw[2, 3:] = 77
+    with pytest.raises(ValueError, match=r"label a\.png holds values outside") as error:
+        map_label(raw, PETS, path="a.png")
+    assert "value 77: 2 pixels, the first at (y=2, x=3)" in str(error.value)
+    assert "Legal values: 0-2, 255." in str(error.value)
+
+
+def test_train_ids_in_place_of_raw_ids_get_a_hint():
+    with pytest.raises(ValueError, match="looks like class indices already"):
+        map_label(np.array([[0, 18, 255]], np.uint8), CITYSCAPES, path="a.png")
+
+
+def test_an_unmapped_255_gets_a_hint():
+    dataset = folder_dataset(classes=("cat", "dog"), label_map={0: 0, 1: 1})
+    with pytest.raises(ValueError, match="add 255: 255 to the label_map"):
+        map_label(np.array([[0, 255]], np.uint8), dataset, path="a.png")

@@ -1,0 +1,252 @@
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from hrnet_jax.data import transforms
+from hrnet_jax.data.dataset import folder_dataset
+from hrnet_jax.data.pipeline import eval_examples, example_index, steps_per_epoch, train_batches
+from hrnet_jax.data.sources import Record
+
+DATASET = folder_dataset(classes=("cat", "dog"))
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+TRAIN = transforms.train_transforms(
+    image_size=(24, 96), crop_size=(16, 16), ratio_range=(0.5, 2.0), mean=MEAN, std=STD
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class MemorySource:
+    """Records drawn from their number; number `broken` does not decode."""
+
+    size: int
+    broken: int = -1
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, index):
+        rng = np.random.default_rng(index)
+        image, label = rng.integers(0, 256, (20, 30, 3)), rng.integers(0, 2, (20, 30))
+        return Record(
+            id=str(index),
+            image=png(image),
+            label=b"not a label" if index == self.broken else png(label),
+            image_path=f"{index}.jpg",
+            label_path=f"{index}.png",
+        )
+
+
+def png(array):
+    return cv2.imencode(".png", array.astype(np.uint8))[1].tobytes()
+
+
+def stream_of(source, **options):
+    options = dict(transforms=TRAIN, batch_size=4, seed=1, start_step=0, threads=1) | options
+    return train_batches(source, DATASET, **options)
+
+
+def batches(number, *, size=11, **options):
+    stream = stream_of(MemorySource(size), **options)
+    taken = [next(stream) for _ in range(number)]
+    stream.close()
+    return taken
+
+
+def assert_equal_batches(actual, expected):
+    assert len(actual) == len(expected)
+    for a, b in zip(actual, expected, strict=True):
+        assert a.keys() == b.keys()
+        for key in a:
+            np.testing.assert_array_equal(a[key], b[key])
+
+
+# The order of the examples.
+
+
+def order(steps, *, num_examples, batch_size, reference, seed=0):
+    return [
+        example_index(
+            position,
+            num_examples=num_examples,
+            batch_size=batch_size,
+            seed=seed,
+            reference=reference,
+        )
+        for position in range(steps * batch_size)
+    ]
+
+
+def test_v1_concatenates_permutations():
+    indices = order(30, num_examples=10, batch_size=4, reference="v1")
+    epochs = np.reshape(indices, (12, 10))
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 12
+
+
+def test_v0_drops_the_incomplete_batch_of_each_epoch():
+    indices = order(12, num_examples=16, batch_size=6, reference="v0")
+    epochs = np.reshape(indices, (6, 12))  # 2 batches of 6; 4 examples are left out
+    assert all(len(set(epoch)) == 12 for epoch in epochs)
+    assert len({frozenset(epoch) for epoch in epochs}) > 1  # others each time
+
+
+def test_v0_pads_the_epoch_to_the_references_gpus_with_its_own_beginning():
+    indices = order(6, num_examples=6, batch_size=4, reference="v0")
+    for epoch in np.reshape(indices, (3, 8)):
+        assert sorted(epoch[:6]) == list(range(6))
+        np.testing.assert_array_equal(epoch[6:], epoch[:2])
+
+
+def test_v0_follows_v1_when_an_epoch_would_hold_no_full_batch():
+    sizes = dict(num_examples=5, batch_size=16)
+    assert order(4, **sizes, reference="v0") == order(4, **sizes, reference="v1")
+    assert steps_per_epoch(**sizes, reference="v0") == 5 / 16
+
+
+def test_the_order_depends_on_the_seed_and_not_as_a_shift():
+    sizes = dict(num_examples=50, batch_size=10, reference="v1")
+    first, second = (np.reshape(order(20, **sizes, seed=seed), (4, 50)) for seed in (0, 1))
+    assert not any((a == b).all() for a in first for b in second)
+
+
+@pytest.mark.parametrize(
+    ("num_examples", "batch_size", "steps"),
+    [(2975, 8, 372), (20210, 16, 1263), (10582, 16, 661), (4998, 16, 312)],
+)
+def test_v0_has_the_published_steps_per_epoch(num_examples, batch_size, steps):
+    sizes = dict(num_examples=num_examples, batch_size=batch_size)
+    assert steps_per_epoch(**sizes, reference="v0") == steps
+    assert steps_per_epoch(**sizes, reference="v1") == num_examples / batch_size
+
+
+# Batches.
+
+
+def test_a_batch_holds_normalised_crops_labels_and_ids():
+    (batch,) = batches(1)
+    assert batch["image"].shape == (4, 16, 16, 3)
+    assert batch["image"].dtype == np.float32
+    assert batch["label"].shape == (4, 16, 16)
+    assert batch["label"].dtype == np.uint8
+    expected = order(1, num_examples=11, batch_size=4, reference="v0", seed=1)
+    assert batch["id"].tolist() == [str(index) for index in expected]
+
+
+@pytest.mark.parametrize("reference", ["v0", "v1"])
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_share_the_same_global_batches(hosts, reference):
+    parts = [batches(5, host=host, hosts=hosts, reference=reference) for host in range(hosts)]
+    joined = [
+        {key: np.concatenate([part[step][key] for part in parts]) for key in parts[0][step]}
+        for step in range(5)
+    ]
+    assert_equal_batches(joined, batches(5, reference=reference))
+
+
+@pytest.mark.parametrize("reference", ["v0", "v1"])
+def test_a_resumed_stream_continues_the_interrupted_one(reference):
+    whole = batches(9, reference=reference)
+    assert_equal_batches(batches(4, reference=reference, start_step=5), whole[5:])
+
+
+def test_threads_do_not_change_the_stream():
+    assert_equal_batches(batches(6, threads=4, prefetch=3), batches(6))
+
+
+def test_the_seed_changes_order_and_augmentation():
+    one, two = (batches(3, size=1, seed=seed) for seed in (1, 2))
+    assert all((a["image"] != b["image"]).any() for a, b in zip(one, two, strict=True))
+
+
+def test_an_example_is_augmented_anew_at_every_position():
+    first, second = batches(2, size=1, batch_size=1)
+    assert first["id"] == second["id"]
+    assert (first["image"] != second["image"]).any()
+
+
+def test_a_batch_that_hosts_cannot_share_is_refused():
+    with pytest.raises(ValueError, match=r"batch_size=6 .* 4 hosts; .* for example 8"):
+        batches(1, batch_size=6, hosts=4)
+
+
+def test_a_damaged_file_reaches_the_caller_by_name():
+    stream = stream_of(MemorySource(4, broken=2))
+    with pytest.raises(ValueError, match=r"Cannot decode the label 2\.png"):
+        next(stream)
+    stream.close()
+
+
+def test_worker_processes_change_nothing_and_pass_errors_on():
+    *expected, last = batches(4, size=40)
+    broken = int(last["id"][0])
+    stream = stream_of(MemorySource(40, broken=broken), workers=2)
+    assert_equal_batches([next(stream) for _ in expected], expected)
+    with pytest.raises(ValueError, match=rf"Cannot decode the label {broken}\.png"):
+        next(stream)
+    stream.close()
+
+
+# Evaluation.
+
+
+def evaluated(size, **options):
+    chain = transforms.eval_transforms(image_size=(40, 80), mean=MEAN, std=STD)
+    return list(eval_examples(MemorySource(size), DATASET, transforms=chain, **options))
+
+
+def test_evaluation_reads_every_example_once_in_order_with_its_label_untouched():
+    examples = evaluated(5)
+    assert [example["id"] for example in examples] == ["0", "1", "2", "3", "4"]
+    for index, example in enumerate(examples):
+        assert example["image"].shape == (40, 60, 3)
+        assert example["image"].dtype == np.float32
+        rng = np.random.default_rng(index)
+        rng.integers(0, 256, (20, 30, 3))
+        np.testing.assert_array_equal(example["label"], rng.integers(0, 2, (20, 30)))
+
+
+def test_evaluation_is_dealt_to_the_hosts_without_repetition():
+    shares = [[example["id"] for example in evaluated(5, host=h, hosts=3)] for h in range(3)]
+    assert shares == [["0", "3"], ["1", "4"], ["2"]]
+    assert evaluated(1, host=2, hosts=3) == []
+
+
+# Workers.
+
+
+def test_a_worker_ends_when_its_parent_is_killed(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import multiprocessing, os, time\n"
+        "def work():\n"
+        "    from hrnet_jax.data.pipeline import exit_with_parent\n"
+        "    exit_with_parent()\n"
+        "    print(os.getpid(), flush=True)\n"
+        "    time.sleep(60)\n"
+        "if __name__ == '__main__':\n"
+        "    multiprocessing.get_context('spawn').Process(target=work).start()\n"
+        "    time.sleep(60)\n"
+    )
+    parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+    with parent:
+        worker = int(parent.stdout.readline())
+        parent.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while is_alive(worker):
+        assert time.monotonic() < deadline, "the worker outlived its parent"
+        time.sleep(0.05)
+
+
+def is_alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,0 +1,449 @@
+import colorsys
+
+import cv2
+import numpy as np
+import pytest
+
+from hrnet_jax.data import transforms
+from hrnet_jax.data.transforms import (
+    Normalize,
+    Pad,
+    PhotometricDistortion,
+    RandomCrop,
+    RandomFlip,
+    RandomResize,
+    Resize,
+    distort,
+    fit_size,
+    is_balanced,
+    normalize,
+    resize_image,
+    resize_label,
+)
+
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+
+def random_image(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def random_label(height, width, classes=19, seed=0):
+    return np.random.default_rng(seed).integers(0, classes, (height, width), dtype=np.uint8)
+
+
+def random_example(height, width):
+    return {"id": "a", "image": random_image(height, width), "label": random_label(height, width)}
+
+
+def generators(number):
+    return (np.random.default_rng(seed) for seed in range(number))
+
+
+def copies(example):
+    return {key: value if key == "id" else value.copy() for key, value in example.items()}
+
+
+# Sizes: the keep-ratio rule.
+
+
+@pytest.mark.parametrize(
+    ("size", "within", "expected"),
+    [  # (height, width); the published sizes at ratios 1, 0.5 and 1.75
+        ((1024, 2048), (1024, 2048), (1024, 2048)),
+        ((375, 500), (512, 2048), (512, 683)),
+        ((375, 500), (256, 1024), (256, 341)),
+        ((375, 500), (896, 3584), (896, 1195)),
+        ((500, 333), (512, 2048), (769, 512)),  # portrait: the same limits, turned
+        ((500, 333), (896, 3584), (1345, 896)),
+        ((512, 683), (896, 3584), (896, 1195)),
+        ((375, 500), (520, 520), (390, 520)),
+        ((375, 500), (910, 910), (683, 910)),
+        ((100, 1000), (512, 2048), (205, 2048)),  # longer than 4:1, so the long side limits
+        ((1, 5000), (260, 260), (1, 260)),
+    ],
+)
+def test_fit_size_gives_the_published_sizes(size, within, expected):
+    assert fit_size(size, within=within) == expected
+
+
+def test_random_ratios_are_uniform_and_rounded_down():
+    transform = RandomResize(image_size=(512, 2048), ratio_range=(0.5, 2.0))
+    heights = np.array([transform.draw((512, 683), rng)[0] for rng in generators(2000)])
+    assert heights.min() >= 256
+    assert heights.max() <= 1024
+    shares, _ = np.histogram(heights, bins=6, range=(256, 1024))
+    np.testing.assert_allclose(shares / 2000, 1 / 6, atol=0.03)
+
+    (rng,) = generators(1)
+    ratio = 0.5 + 1.5 * np.random.default_rng(0).random()
+    limits = int(512 * ratio), int(2048 * ratio)
+    assert transform.draw((375, 500), rng) == fit_size((375, 500), within=limits)
+
+
+# Resampling: the integer arithmetic of OpenCV, written out.
+
+
+def bilinear_taps(n_in, n_out, *, is_horizontal):
+    position = ((np.arange(n_out) + 0.5) * (n_in / n_out) - 0.5).astype(np.float32)
+    low = np.floor(position).astype(int)
+    fraction = position - low.astype(np.float32)
+    if is_horizontal:
+        fraction[(low < 0) | (low >= n_in - 1)] = 0
+    high = np.clip(low + 1, 0, n_in - 1)
+    low = np.clip(low, 0, n_in - 1)
+    weights = [np.rint(np.float32(2048) * f).astype(np.int64) for f in (1 - fraction, fraction)]
+    return (low, high), weights
+
+
+def bilinear_by_formula(image, size):
+    (left, right), (w_left, w_right) = bilinear_taps(image.shape[1], size[1], is_horizontal=True)
+    (top, bottom), (w_top, w_bottom) = bilinear_taps(image.shape[0], size[0], is_horizontal=False)
+    x = image.astype(np.int64)
+    rows = x[:, left] * w_left[:, None] + x[:, right] * w_right[:, None]
+    upper = (w_top[:, None, None] * (rows[top] >> 4)) >> 16
+    lower = (w_bottom[:, None, None] * (rows[bottom] >> 4)) >> 16
+    return ((upper + lower + 2) >> 2).astype(np.uint8)
+
+
+SIZES = [(18, 33), (37, 53), (74, 106), (59, 90), (150, 31), (37, 91), (1, 1), (23, 200)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_images_are_resized_in_eight_bit_fixed_point(size):
+    image = random_image(37, 53)
+    np.testing.assert_array_equal(resize_image(image, size), bilinear_by_formula(image, size))
+
+
+def test_exact_halving_is_the_rounded_mean_of_four():
+    image = random_image(64, 48)
+    blocks = image.reshape(32, 2, 24, 2, 3).astype(int).sum((1, 3))
+    np.testing.assert_array_equal(resize_image(image, (32, 24)), (blocks + 2) >> 2)
+
+
+def nearest_by_formula(n_in, n_out):
+    # The reciprocal is how OpenCV divides; where i * n_in / n_out is whole, floor feels it.
+    return np.minimum(np.floor(np.arange(n_out) * (1 / (n_out / n_in))).astype(int), n_in - 1)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_labels_take_the_pixel_at_the_rounded_down_position(size):
+    label = random_label(37, 53)
+    rows, columns = nearest_by_formula(37, size[0]), nearest_by_formula(53, size[1])
+    np.testing.assert_array_equal(resize_label(label, size), label[rows][:, columns])
+
+
+def test_rounded_down_positions_are_floor_of_i_n_in_over_n_out():
+    for n_in, n_out in [(1024, 512), (1024, 2047), (2048, 1333), (375, 512), (500, 683)]:
+        exact = np.arange(n_out) * n_in // n_out
+        np.testing.assert_array_equal(nearest_by_formula(n_in, n_out), exact)
+        row = np.arange(n_in, dtype=np.uint16)[None]
+        resized = cv2.resize(row, (n_out, 1), interpolation=cv2.INTER_NEAREST)[0]
+        np.testing.assert_array_equal(resized, exact)
+
+
+def test_random_resize_changes_image_and_label_alike():
+    example = random_example(60, 80)
+    transform = RandomResize(image_size=(60, 240), ratio_range=(0.5, 2.0))
+    resized = transform.random_map(example, np.random.default_rng(3))
+    assert resized["image"].shape[:2] == resized["label"].shape != (60, 80)
+    assert set(np.unique(resized["label"])) <= set(range(19))
+
+
+def test_evaluation_resize_leaves_the_label_alone():
+    example = random_example(60, 80)
+    resized = Resize(image_size=(120, 240)).map(example)
+    assert resized["image"].shape == (120, 160, 3)
+    assert resized["label"] is example["label"]
+
+
+# Crop.
+
+
+def test_crop_windows_are_uniform_including_both_ends():
+    crop = RandomCrop(size=(4, 4))
+    corners = [crop.draw_window((6, 4), rng) for rng in generators(900)]
+    tops = [rows.start for rows, _ in corners]
+    np.testing.assert_allclose(np.bincount(tops) / 900, 1 / 3, atol=0.05)
+    assert all(columns == slice(0, 4) for _, columns in corners)
+
+
+def test_crop_avoids_a_dominant_class():
+    label = np.zeros((40, 100), np.uint8)
+    label[:, 90:] = 1  # only windows near the right edge hold two classes in balance
+    crop = RandomCrop(size=(40, 20))
+    shares = [np.mean(label[crop.draw(label, rng)] == 1) for rng in generators(150)]
+    # 5 of 81 windows are balanced; eleven draws find one with probability 1 - (76/81)^10 or so.
+    assert 0.3 < np.mean([0.25 < share <= 0.75 for share in shares]) < 0.65
+
+
+def test_crop_gives_up_after_ten_tries():
+    drawn = []
+
+    class Draws(RandomCrop):
+        def draw_window(self, size, rng):
+            drawn.append((slice(0, 4), slice(len(drawn), len(drawn) + 4)))
+            return drawn[-1]
+
+    window = Draws(size=(4, 4)).draw(np.zeros((4, 20), np.uint8), np.random.default_rng(0))
+    assert len(drawn) == 11
+    assert window == drawn[-1]
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ({0: 74, 1: 26}, True),
+        ({0: 75, 1: 25}, False),  # exactly the limit is too much
+        ({0: 50, 1: 20, 255: 1000}, True),  # ignored pixels do not count
+        ({0: 100}, False),
+        ({7: 50, 255: 50}, False),  # one class, though it fills half the window
+        ({255: 100}, False),
+    ],
+)
+def test_balance_counts_labelled_pixels_only(counts, expected):
+    label = np.repeat(np.array(list(counts), np.uint8), list(counts.values()))[None]
+    assert is_balanced(label, max_class_share=0.75) is expected
+
+
+def test_crop_keeps_image_and_label_together():
+    y, x = np.mgrid[:50, :60].astype(np.uint8)
+    example = {"id": "a", "image": np.stack([y, x, y], axis=-1), "label": (y + x) % 7}
+    cropped = RandomCrop(size=(20, 30)).random_map(example, np.random.default_rng(0))
+    assert cropped["label"].shape == (20, 30)
+    np.testing.assert_array_equal(cropped["image"][..., :2].sum(-1) % 7, cropped["label"])
+
+
+def test_an_image_smaller_than_the_crop_is_kept_whole():
+    example = random_example(10, 50)
+    cropped = RandomCrop(size=(20, 30)).random_map(example, np.random.default_rng(0))
+    assert cropped["image"].shape == (10, 30, 3)
+    assert cropped["label"].shape == (10, 30)
+
+
+# Flip.
+
+
+def test_flip_mirrors_image_and_label_in_half_the_draws():
+    example = random_example(5, 7)
+    results = [RandomFlip().random_map(example, rng) for rng in generators(400)]
+    flipped = [result for result in results if result is not example]
+    assert 0.43 < len(flipped) / 400 < 0.57
+    np.testing.assert_array_equal(flipped[0]["image"], example["image"][:, ::-1])
+    np.testing.assert_array_equal(flipped[0]["label"], example["label"][:, ::-1])
+
+
+# Photometric distortion.
+
+
+def all_colors():
+    return np.arange(2**24, dtype=np.uint32).view(np.uint8).reshape(4096, 4096, 4)[..., :3].copy()
+
+
+def test_rgb_conversions_equal_the_references_bgr_ones_for_every_color():
+    colors = all_colors()
+    forth = cv2.cvtColor(colors, cv2.COLOR_RGB2HSV)
+    reference = cv2.cvtColor(np.ascontiguousarray(colors[..., ::-1]), cv2.COLOR_BGR2HSV)
+    assert np.array_equal(forth, reference)
+    back = cv2.cvtColor(colors, cv2.COLOR_HSV2RGB)
+    reference = cv2.cvtColor(colors, cv2.COLOR_HSV2BGR)
+    assert np.array_equal(back, reference[..., ::-1])
+
+
+def rgb_to_hsv_by_formula(image):
+    r, g, b = (image[..., c].astype(np.int64) for c in range(3))
+    value = np.maximum(np.maximum(r, g), b)
+    spread = value - np.minimum(np.minimum(r, g), b)
+    i = np.arange(1, 256)
+    saturation_table = np.concatenate([[0], np.rint(255 * 4096 / i)]).astype(np.int64)
+    hue_table = np.concatenate([[0], np.rint(180 * 4096 / (6 * i))]).astype(np.int64)
+    saturation = (spread * saturation_table[value] + 2048) >> 12
+    numerator = np.where(
+        value == r, g - b, np.where(value == g, b - r + 2 * spread, r - g + 4 * spread)
+    )
+    hue = (numerator * hue_table[spread] + 2048) >> 12
+    return np.stack([hue + 180 * (hue < 0), saturation, value], axis=-1).astype(np.uint8)
+
+
+def hsv_to_rgb_by_formula(hsv):
+    hue = hsv[..., 0].astype(np.float32) * np.float32(6 / 180)
+    s, v = (hsv[..., c].astype(np.float32) * np.float32(1 / 255) for c in (1, 2))
+    sector = np.floor(hue).astype(int)
+    f = hue - sector.astype(np.float32)
+    p, q, t = v * (1 - s), v * (1 - s * f), v * (1 - s * (1 - f))
+    table = np.array([(0, 3, 1), (2, 0, 1), (1, 0, 3), (1, 2, 0), (3, 1, 0), (0, 1, 2)])
+    choices = np.stack([v, p, q, t], axis=-1)
+    rgb = np.take_along_axis(choices, table[sector % 6], axis=-1)
+    return (rgb * np.float32(255)).astype(np.uint8)
+
+
+def linear_by_formula(image, *, factor=1.0, add=0.0):
+    values = image.astype(np.float32) * np.float32(factor) + np.float32(add)
+    return np.clip(values, 0, 255).astype(np.uint8)  # towards zero
+
+
+def test_hue_saturation_value_follow_the_integer_formulas():
+    # A width of whole vector registers: in the few columns beyond the last one OpenCV rounds to
+    # nearest where it otherwise rounds down. Published crops (480, 512, 1024) have no such rest.
+    image = random_image(200, 320)
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+    np.testing.assert_array_equal(hsv, rgb_to_hsv_by_formula(image))
+    back = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    difference = np.abs(back.astype(int) - hsv_to_rgb_by_formula(hsv))
+    assert difference.max() <= 1
+    assert np.mean(difference > 0) < 1e-4
+    exact = colorsys.rgb_to_hsv(*(image[0, 0] / 255))  # the formulas are those of every textbook
+    np.testing.assert_allclose(hsv[0, 0] / (180, 255, 255), exact, atol=0.01)
+
+
+@pytest.mark.parametrize("brightness", [-31.7, -0.5, 0.3, 12.25, 31.9])
+def test_brightness_is_added_and_rounded_down(brightness):
+    image = random_image(64, 64)
+    expected = linear_by_formula(image, add=brightness)
+    np.testing.assert_array_equal(distort(image, brightness=brightness), expected)
+
+
+@pytest.mark.parametrize("contrast", [0.5, 0.77, 1.001, 1.49])
+def test_contrast_multiplies_and_rounds_down(contrast):
+    image = random_image(64, 64)
+    expected = linear_by_formula(image, factor=contrast)
+    np.testing.assert_array_equal(distort(image, early_contrast=contrast), expected)
+    np.testing.assert_array_equal(distort(image, late_contrast=contrast), expected)
+
+
+def saturate_by_reference(bgr, factor):
+    hsv = cv2.cvtColor(bgr, cv2.COLOR_BGR2HSV)
+    hsv[..., 1] = linear_by_formula(hsv[..., 1], factor=factor)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
+
+
+def turn_hue_by_reference(bgr, degrees):
+    hsv = cv2.cvtColor(bgr, cv2.COLOR_BGR2HSV)
+    hsv[..., 0] = (hsv[..., 0].astype(int) + degrees) % 180
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
+
+
+@pytest.mark.parametrize("hue", [-18, -1, 0, 17])
+def test_all_steps_together_equal_the_references_on_bgr(hue):
+    image = random_image(64, 96)
+    bgr = linear_by_formula(np.ascontiguousarray(image[..., ::-1]), add=-20.6)
+    bgr = linear_by_formula(bgr, factor=1.2)
+    bgr = turn_hue_by_reference(saturate_by_reference(bgr, 1.3), hue)
+    bgr = linear_by_formula(bgr, factor=0.7)
+    distorted = distort(
+        image, brightness=-20.6, early_contrast=1.2, saturation=1.3, hue=hue, late_contrast=0.7
+    )
+    np.testing.assert_array_equal(distorted, bgr[..., ::-1])
+
+
+def test_distortion_draws_every_step_in_half_the_cases_and_its_range():
+    draws = [PhotometricDistortion().draw(rng) for rng in generators(1200)]
+
+    def drawn(step):
+        return np.array([draw[step] for draw in draws if draw[step] is not None])
+
+    for step, low, high in [
+        ("brightness", -32, 32),
+        ("early_contrast", 0.5, 1.5),
+        ("late_contrast", 0.5, 1.5),
+        ("saturation", 0.5, 1.5),
+        ("hue", -18, 18),
+    ]:
+        expected = 0.25 if "contrast" in step else 0.5
+        assert abs(len(drawn(step)) / 1200 - expected) < 0.04
+        shares, _ = np.histogram(drawn(step), bins=4, range=(low, high))
+        np.testing.assert_allclose(shares / len(drawn(step)), 0.25, atol=0.08)
+    assert set(drawn("hue")) == set(range(-18, 18))
+    assert not any(draw["early_contrast"] and draw["late_contrast"] for draw in draws)
+
+
+def test_distortion_draws_in_the_references_order():
+    class Script(np.random.Generator):
+        """Answers coins with 1 and notes what is asked."""
+
+        def __init__(self, is_contrast_first):
+            super().__init__(np.random.PCG64(0))
+            self.asked = []
+            self.is_contrast_first = is_contrast_first
+
+        def integers(self, low, high=None):
+            self.asked.append("coin" if high is None else "hue")
+            return self.is_contrast_first if len(self.asked) == 3 else 1
+
+        def uniform(self, low, high):
+            self.asked.append(f"{low} to {high}")
+            return 1.0
+
+    head = ["coin", "-32.0 to 32.0", "coin"]
+    contrast = ["coin", "0.5 to 1.5"]
+    color = ["coin", "0.5 to 1.5", "coin", "hue"]
+    for is_contrast_first, expected in [
+        (True, head + contrast + color),
+        (False, head + color + contrast),
+    ]:
+        script = Script(is_contrast_first)
+        PhotometricDistortion().draw(script)
+        assert script.asked == expected
+
+
+def test_without_any_step_the_image_stays_as_it_is():
+    image = random_image(4, 4)
+    assert distort(image) is image
+
+
+# Normalise and pad.
+
+
+def test_normalisation_equals_mmcvs_on_every_value():
+    image = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=2)
+    reference = image.astype(np.float32)
+    mean, std = np.float32(MEAN), np.float32(STD)
+    cv2.subtract(reference, np.float64(mean.reshape(1, -1)), reference)
+    cv2.multiply(reference, 1 / np.float64(std.reshape(1, -1)), reference)
+    normalized = normalize(image, mean=MEAN, std=STD)
+    assert normalized.dtype == np.float32
+    np.testing.assert_array_equal(normalized, reference)
+    np.testing.assert_allclose(normalized, (image - np.array(MEAN)) / STD, rtol=1e-6, atol=1e-6)
+
+
+def test_padding_is_the_mean_color_and_ignored():
+    example = Normalize(mean=MEAN, std=STD).map(random_example(5, 7))
+    padded = Pad(size=(8, 9)).map(example)
+    np.testing.assert_array_equal(padded["image"][:5, :7], example["image"])
+    np.testing.assert_array_equal(padded["label"][:5, :7], example["label"])
+    padded["image"][:5, :7], padded["label"][:5, :7] = 0, 255
+    assert (padded["image"] == 0).all()
+    assert (padded["label"] == 255).all()
+    assert padded["image"].dtype == np.float32
+
+
+# The chains.
+
+
+def test_training_yields_the_crop_size_and_leaves_its_input_untouched():
+    chain = transforms.train_transforms(
+        image_size=(64, 256), crop_size=(64, 80), ratio_range=(0.5, 2.0), mean=MEAN, std=STD
+    )
+    original = random_example(60, 90)
+    for rng in generators(30):
+        example = copies(original)
+        inputs = dict(example)
+        for transform in chain:
+            is_map = hasattr(transform, "map")
+            example = transform.map(example) if is_map else transform.random_map(example, rng)
+        assert example["image"].shape == (64, 80, 3)
+        assert example["image"].dtype == np.float32
+        assert example["label"].shape == (64, 80)
+        assert example["id"] == "a"
+        for key in ("image", "label"):
+            np.testing.assert_array_equal(inputs[key], original[key])
+
+
+def test_evaluation_normalises_a_resized_image():
+    example = random_example(60, 90)
+    resize, normalise = transforms.eval_transforms(image_size=(30, 90), mean=MEAN, std=STD)
+    result = normalise.map(resize.map(example))
+    assert result["image"].shape == (30, 45, 3)
+    np.testing.assert_array_equal(
+        result["image"], normalize(resize_image(example["image"], (30, 45)), mean=MEAN, std=STD)
+    )
