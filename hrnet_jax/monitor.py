@@ -63,10 +63,10 @@ class Monitor:
         steps = [(step, jax.device_get(metrics), ids) for step, metrics, ids in self._pending]
         for step, metrics, ids in steps:
             self._check(step, metrics, ids)
-        good = [metrics for _, metrics, _ in steps if metrics["finite"]]
+        good = [metrics for _, metrics, _ in steps if metrics.finite]
         elapsed = max(time.perf_counter() - self._begin, 1e-9)
         entry = {
-            name: sum(float(m[name]) for m in good) / len(good) if good else math.nan
+            name: sum(float(getattr(m, name)) for m in good) / len(good) if good else math.nan
             for name in ("loss", "accuracy", "grad_norm")
         } | {
             "lr": float(self._schedule(done - 1)),
@@ -83,13 +83,13 @@ class Monitor:
         self._pending, self._waited, self._begin = [], 0.0, time.perf_counter()
 
     def _check(self, step: int, metrics: Metrics, ids: list[str]) -> None:
-        if metrics["finite"]:
+        if metrics.finite:
             self._bad_steps = 0
             return
         self._bad_steps += 1
         what = (
-            f"step {step + 1}: loss {float(metrics['loss']):.4g}, gradient norm "
-            f"{float(metrics['grad_norm']):.4g} are not both finite"
+            f"step {step + 1}: loss {float(metrics.loss):.4g}, gradient norm "
+            f"{float(metrics.grad_norm):.4g} are not both finite"
         )
         shown = ", ".join(ids[:4]) + (", ..." if len(ids) > 4 else "")
         if self._bad_steps >= self._max_bad_steps:

@@ -18,7 +18,7 @@ from hrnet_jax.data.transforms import eval_transforms, train_transforms
 from hrnet_jax.evaluator import Evaluator, Pictures
 from hrnet_jax.optim import poly_schedule, sgd
 from hrnet_jax.sharding import check_batch_size, make_mesh, replicate
-from hrnet_jax.step import State, split
+from hrnet_jax.step import State, initial_state, split
 from hrnet_jax.types import Batch, Example
 from hrnet_jax.writer import Terminal
 
@@ -79,7 +79,7 @@ class Setup:
         """Random weights, on every device; float64 if the computation is, else float32."""
         precise = jnp.promote_types(self.dtype, jnp.float32)
         params, stats = jax.tree.map(lambda leaf: leaf.astype(precise), self._model[1:])
-        return replicate(State(params, stats, optimizer.init(params)), mesh=self.mesh)
+        return replicate(initial_state(params, stats, optimizer), mesh=self.mesh)
 
     def train_batches(self, start: int) -> Iterator[Batch]:
         """This host's batches from step `start` on."""

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 
 from hrnet_jax.compiling import compiler_options
@@ -20,10 +21,21 @@ class State(NamedTuple):
 
     params: dict[str, Any]
     stats: dict[str, Any]  # running mean and variance of every batch normalisation
-    optimizer: optax.OptState
+    optimizer: optax.OptState  # of all parameters as one vector
 
 
-Metrics = dict[str, jax.Array]  # scalars: loss, accuracy, grad_norm, finite
+def initial_state(params: dict, stats: dict, optimizer: optax.GradientTransformation) -> State:
+    """The state before the first step."""
+    return State(params, stats, optimizer.init(ravel_pytree(params)[0]))
+
+
+class Metrics(NamedTuple):
+    """Of one step, as scalars on the device."""
+
+    loss: jax.Array
+    accuracy: jax.Array
+    grad_norm: jax.Array
+    finite: jax.Array  # whether the step changed anything
 
 
 def split(model: Segmentor) -> tuple[nnx.GraphDef, dict, dict]:
@@ -66,16 +78,22 @@ def make_train_step(
         (loss, (accuracy, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
             state.params, state.stats, batch
         )
-        updates, opt_state = optimizer.update(grads, state.optimizer, state.params)
-        new = State(optax.apply_updates(state.params, updates), stats, opt_state)
-        finite = _all_finite((loss, grads, stats))
-        metrics = {
-            "loss": loss,
-            "accuracy": accuracy,
-            "grad_norm": optax.global_norm(grads),
-            "finite": finite,
-        }
-        return _keep_unless(finite, new=new, old=state), metrics
+        # As one vector: hundreds of small tensors would mean thousands of small kernels, which
+        # took XLA longer to compile than the network.
+        gradient, unravel = ravel_pytree(grads)
+        grad_norm = optax.global_norm(gradient)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        update, opt_state = optimizer.update(
+            gradient, state.optimizer, ravel_pytree(state.params)[0]
+        )
+        # A step that is not finite adds -0.0, which changes no bit of any number.
+        params = optax.apply_updates(state.params, unravel(jnp.where(finite, update, -0.0)))
+        new = State(
+            params,
+            _keep_unless(finite, new=stats, old=state.stats),
+            _keep_unless(finite, new=opt_state, old=state.optimizer),
+        )
+        return new, Metrics(loss, accuracy, grad_norm, finite)
 
     same, split_over_data = replicated(mesh), batch_sharding(mesh)
     return jax.jit(
@@ -87,12 +105,7 @@ def make_train_step(
     )
 
 
-def _all_finite(tree: Any) -> jax.Array:
-    """Whether loss, every gradient and every statistic is a number: NaN * 0 is NaN."""
-    return jnp.isfinite(sum((leaf * 0).sum() for leaf in jax.tree.leaves(tree)))
-
-
-def _keep_unless(finite: jax.Array, *, new: State, old: State) -> State:
+def _keep_unless(finite: jax.Array, *, new: Any, old: Any) -> Any:
     """A step that is not finite changes nothing but the optimiser's count of steps."""
 
     def choose(fresh: jax.Array, kept: jax.Array) -> jax.Array:

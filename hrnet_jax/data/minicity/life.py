@@ -136,6 +136,8 @@ def _people(scene: Scene, side: int) -> None:
         spots += [(float(rng.uniform(-5, 3)), plan.zebra + float(rng.uniform(-1, 1)))
                   for _ in range(int(rng.integers(1, 4)))]  # fmt: skip
     for x, z in spots:
+        if scene.occupied(x, z):  # nobody crosses through a tram
+            continue
         on_walk = walk.left < x < walk.right
         turn = float(rng.uniform(-0.4, 0.4)) if on_walk else float(rng.choice((-1.0, 1.0)))
         ax, az = heading(turn)

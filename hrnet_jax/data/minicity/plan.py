@@ -157,6 +157,11 @@ class Scene:
         """Put something small at a place."""
         self.things.append(Thing(x - half, x + half, z - half, z + half, draw))
 
+    def occupied(self, x: Number, z: Number) -> bool:
+        """Tell whether something already stands at a place."""
+        return any(t.left - 0.3 < x < t.right + 0.3 and t.near - 0.4 < z < t.far + 0.4
+                   for t in self.things)  # fmt: skip
+
     def add_vehicle(
         self, pose: Pose, draw: Callable[[], None], *, size: tuple[Number, Number]
     ) -> None:

@@ -37,7 +37,7 @@ CITIES = {
 SCENES_PER_WORKER = 16  # at least, for a process to be worth its start
 _SPLIT_SEEDS = {"train": 0, "val": 1}
 # Fixed, so that the bytes of a file depend on its pixels alone.
-_PNG = (cv2.IMWRITE_PNG_COMPRESSION, 4, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_DEFAULT,
+_PNG = (cv2.IMWRITE_PNG_COMPRESSION, 2, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE,
         cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_SUB)  # fmt: skip
 
 
