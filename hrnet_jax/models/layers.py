@@ -4,6 +4,7 @@ Every layer computes in the dtype of its input: parameters are cast to it, so bf
 and float64 need no switch anywhere in the model. Batch statistics are never below float32.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -85,24 +86,54 @@ class BatchNorm(nnx.Module):
         self.use_running_average = True
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        precise = at_least_float32(x)
+        scale, bias = self.scale[...], self.bias[...]
         if self.use_running_average:
-            mean, var = self.mean[...], self.var[...]
-        else:
-            mean = precise.mean((0, 1, 2))
-            var = jnp.square(precise - mean).mean((0, 1, 2))
-            self._update_running(mean, var, count=x.size // x.shape[-1])
-        gain = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
-        return ((precise - mean) * gain + self.bias[...]).astype(x.dtype)
+            gain = scale * jax.lax.rsqrt(self.var[...] + self.epsilon)
+            return ((at_least_float32(x) - self.mean[...]) * gain + bias).astype(x.dtype)
+        y, mean, var = _normalize_batch(x, scale, bias, self.epsilon)
+        count = x.size // x.shape[-1]
+        self._update(self.mean, mean)
+        self._update(self.var, var * (count / max(count - 1, 1)))
+        return y
 
-    def _update_running(
-        self, mean: Float[Array, " c"], var: Float[Array, " c"], *, count: int
-    ) -> None:
-        # The statistics' history needs no gradient.
-        mean, var = jax.lax.stop_gradient((mean, var))
-        unbiased = var * (count / max(count - 1, 1))
-        self.mean[...] = (1 - self.momentum) * self.mean[...] + self.momentum * mean
-        self.var[...] = (1 - self.momentum) * self.var[...] + self.momentum * unbiased
+    def _update(self, running: nnx.BatchStat, batch: Float[Array, " c"]) -> None:
+        # `running[...] = x` would ask the tracer for its sharding: 40 ms for each statistic.
+        running.set_value((1 - self.momentum) * running[...] + self.momentum * batch)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _normalize_batch(
+    x: Float[Array, "b h w c"], scale: Float[Array, " c"], bias: Float[Array, " c"], epsilon: float
+) -> tuple[Float[Array, "b h w c"], Float[Array, " c"], Float[Array, " c"]]:
+    """Normalise by the batch's own mean and biased variance; return these two as well.
+
+    With a derivative of its own (Ioffe & Szegedy, 2015, section 3): two passes over the batch
+    instead of the six that differentiating mean and variance step by step takes. Nothing flows
+    back through the returned statistics, which only feed running averages.
+    """
+    return _normalize_batch_forward(x, scale, bias, epsilon)[0]
+
+
+def _normalize_batch_forward(x: Array, scale: Array, bias: Array, epsilon: float):
+    precise = at_least_float32(x)
+    mean = precise.mean((0, 1, 2))
+    var = jnp.square(precise - mean).mean((0, 1, 2))
+    inverse = jax.lax.rsqrt(var + epsilon)
+    y = (precise - mean) * (inverse * scale) + bias
+    return (y.astype(x.dtype), mean, var), (x, scale, mean, inverse)
+
+
+def _normalize_batch_backward(epsilon: float, saved: tuple, gradients: tuple):
+    x, scale, mean, inverse = saved
+    dy = at_least_float32(gradients[0])
+    normal = (at_least_float32(x) - mean) * inverse
+    dbias, dscale = dy.sum((0, 1, 2)), (dy * normal).sum((0, 1, 2))
+    count = x.size // x.shape[-1]
+    dx = (scale * inverse) * (dy - (dbias + normal * dscale) / count)
+    return dx.astype(x.dtype), dscale, dbias
+
+
+_normalize_batch.defvjp(_normalize_batch_forward, _normalize_batch_backward)
 
 
 class ConvBN(nnx.Module):
