@@ -53,6 +53,7 @@ def default(*, name: str, dataset: str, variant: str) -> ConfigDict:
     config.train.image_size = (1024, 2048)  # long and short side before the random scale
     config.train.ratio_range = (0.5, 2.0)  # of the random scale
     config.train.crop_size = (512, 1024)
+    config.train.class_weights = ()  # of the loss, one per class; empty: every class weighs 1
     config.train.max_bad_steps = 10  # stop after so many steps in a row that are not finite
 
     config.optim = ConfigDict()
@@ -111,6 +112,13 @@ def validate(config: ConfigDict) -> None:
         raise ValueError(
             "config.data.classes is empty; name the classes in the order of their label values, "
             "for example --config.data.classes=\"('road', 'car')\"."
+        )
+
+    weights, num_classes = config.train.class_weights, dataset_of(config).num_classes
+    if weights and (len(weights) != num_classes or min(weights) < 0):
+        raise ValueError(
+            f"config.train.class_weights has {len(weights)} values, the smallest {min(weights)}; "
+            f"give {num_classes} that are not negative, one per class, or ()."
         )
 
 

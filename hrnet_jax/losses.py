@@ -1,5 +1,6 @@
 """The training loss of the zoo."""
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import jax
@@ -21,13 +22,15 @@ def cross_entropy(
     label: Integer[Array, "b h w"],
     *,
     ignore_label: int,
+    class_weights: Sequence[float] = (),
     reference: Literal["v0", "v1"] = "v0",
 ) -> PixelLoss:
     """Softmax cross-entropy, averaged over *all* pixels: ignored ones count with loss 0.
 
     That is the reference's `avg_non_ignore=False`: an image half covered by the ignored label
     yields half the gradient. Its logged accuracy divides by all pixels in v0 and by the pixels
-    that are not ignored in v1.
+    that are not ignored in v1. `class_weights` multiply the loss of each pixel by the weight of
+    its class and leave the denominator as it is; without them every class weighs 1.
     """
     logits = at_least_float32(logits)
     valid = label != ignore_label
@@ -36,6 +39,9 @@ def cross_entropy(
     classes = jax.lax.broadcasted_iota(label.dtype, logits.shape, 3)
     picked = jnp.where(classes == label[..., None], shifted, 0).sum(-1)
     pixel_loss = jnp.where(valid, jnp.log(jnp.exp(shifted).sum(-1)) - picked, 0)
+    if class_weights:
+        weights = jnp.asarray(class_weights, logits.dtype)
+        pixel_loss = pixel_loss * jnp.where(classes == label[..., None], weights, 0).sum(-1)
     right = (valid & (picked == 0)).sum()  # the label's logit is the largest one
     counted = label.size if reference == "v0" else jnp.maximum(valid.sum(), 1)
     return PixelLoss(pixel_loss.sum() / label.size, (right / counted).astype(logits.dtype))

@@ -118,7 +118,7 @@ def _claim(workdir: Path, config: ConfigDict) -> None:
     path.write_text(configs.to_json(config))
 
 
-def _parse_flags(argv: Sequence[str]) -> list[str]:
+def parse_flags(argv: Sequence[str]) -> list[str]:
     """Parse the command line; a mistake in it ends in one line, not in a traceback."""
     try:
         return flags.FLAGS(list(argv))
@@ -145,4 +145,4 @@ def _explain_field(argv: Sequence[str]) -> str | None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=_parse_flags)
+    app.run(main, flags_parser=parse_flags)

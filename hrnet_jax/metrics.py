@@ -63,7 +63,7 @@ class Scores:
         return {
             "mIoU": 100 * _mean(self.iou),
             "mAcc": 100 * _mean(self.accuracy),
-            "aAcc": 100 * float(_ratio(self._right.sum(), total)),
+            "aAcc": 100 * float(_ratio(np.array(self._right.sum()), np.array(total))),
         }
 
     def __str__(self) -> str:

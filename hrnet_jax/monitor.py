@@ -50,6 +50,7 @@ class Monitor:
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Keep evaluations and saves out of the images per second."""
+        jax.block_until_ready([metrics for _, metrics, _ in self._pending])
         stopped = time.perf_counter()
         yield
         self._begin += time.perf_counter() - stopped

@@ -1,5 +1,6 @@
 """The train step: a pure function of state and batch."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -51,6 +52,7 @@ def make_train_step(
     mesh: Mesh,
     dtype: jnp.dtype,
     ignore_label: int,
+    class_weights: Sequence[float] = (),
     reference: Literal["v0", "v1"] = "v0",
 ) -> jax.stages.Wrapped:
     """Build (state, batch) -> (state, metrics), the batch split over the mesh, the state donated.
@@ -61,6 +63,7 @@ def make_train_step(
         mesh: the devices that share each batch.
         dtype: of the forward and backward pass; parameters keep theirs.
         ignore_label: of pixels that have no class.
+        class_weights: of the loss, one per class; empty: all 1.
         reference: whose accuracy is logged, see `cross_entropy`.
     """
 
@@ -70,7 +73,11 @@ def make_train_step(
         logits = at_least_float32(model(batch["image"].astype(dtype)))
         logits = resize_bilinear(logits, batch["label"].shape[1:])
         scores = cross_entropy(
-            logits, batch["label"], ignore_label=ignore_label, reference=reference
+            logits,
+            batch["label"],
+            ignore_label=ignore_label,
+            class_weights=class_weights,
+            reference=reference,
         )
         return scores.loss, (scores.accuracy, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
 

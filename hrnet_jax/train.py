@@ -42,6 +42,7 @@ def train(config: ConfigDict, *, workdir: Path, terminal: Terminal) -> Scores | 
         mesh=setup.mesh,
         dtype=jnp.dtype(config.model.dtype),
         ignore_label=IGNORE_LABEL,
+        class_weights=config.train.class_weights,
         reference=config.reference,
     )
     with terminal.announced("Compiling the training step"):

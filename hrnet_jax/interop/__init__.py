@@ -1,0 +1,1 @@
+"""Other formats: published PyTorch weights in and out, without running their code."""

@@ -4,7 +4,7 @@ import numpy as np
 
 from hrnet_jax.data.minicity import street, walls
 from hrnet_jax.data.minicity.plan import FAR, Scene
-from hrnet_jax.data.minicity.stage import Number, Surface, mix, paint
+from hrnet_jax.data.minicity.stage import Number, mix, paint
 
 BUILDING, WALL, FENCE, VEGETATION = 11, 12, 13, 21
 
@@ -16,13 +16,13 @@ def build_backdrop(scene: Scene) -> None:
     while x < 90:
         width, height = float(rng.uniform(8, 18)), float(rng.uniform(5, 17))
         if rng.random() < 0.6:
-            front = walls.house_front(stage, height=height, light=0.95)
-            stage.panel((x, FAR), (x + width, FAR), low=0, high=height, material=front,
-                        label=BUILDING)  # fmt: skip
+            front = walls.house(stage, height=height, light=0.95).front(width, fine=12)
+            stage.panel((x, FAR), (x + width, FAR), texture=front, label=BUILDING)
         else:
             for _ in range(3):
                 cx = x + float(rng.uniform(0, width))
-                stage.foliage((cx, 3.5, FAR - 1), (6, 4.5), scene.leaves * 0.9, label=VEGETATION)
+                stage.foliage("clump", (cx, 3.5, FAR - 1), (7.8, 5.9), scene.leaves * 0.9,
+                              label=VEGETATION)  # fmt: skip
         x += width
 
 
@@ -63,30 +63,22 @@ def _segment(scene: Scene, x: Number, side: int, near: Number, far: Number, kind
         for z in np.arange(far - 0.4, near, -0.8).tolist():
             street.hedge(stage, x + side * 0.6, z, colour=scene.leaves)
     elif kind == "wall":
-        height = float(rng.uniform(1.8, 3.4))
-        material = walls.WallMaterial(paint(rng), int(rng.integers(3)), height, stage.grain,
-                                       stage.stain, light)  # fmt: skip
-        stage.panel((x, near), (x, far), low=0, high=height, material=material, label=WALL)
-        stage.panel((x, near), (x + side * 6, near), low=0, high=height, material=material,
-                    label=WALL)  # fmt: skip
+        texture = walls.garden_wall(stage, far - near, light=light)
+        stage.panel((x, near), (x, far), texture=texture, label=WALL)
+        stage.panel((x, near), (x + side * 6, near), texture=texture.part(6), label=WALL)
     else:
-        _fence(scene, x, near, far, light)
-
-
-def _fence(scene: Scene, x: Number, near: Number, far: Number, light: Number) -> None:
-    rng, stage = scene.rng, scene.stage
-    height = float(rng.uniform(1.4, 2.3))
-    material = walls.FenceMaterial(paint(rng), int(rng.integers(3)), height, light)
-    stage.panel((x, near), (x, far), low=0, high=height, material=material, label=FENCE)
-    corners = [(x, 0.0, near), (x, 0.0, far), (x, height, far), (x, height, near)]
-    stage.relabel(corners, label=FENCE)
+        texture = walls.fence(stage, far - near, light=light)
+        stage.panel((x, near), (x, far), texture=texture, label=FENCE)
+        high = texture.height
+        corners = [(x, 0.0, near), (x, 0.0, far), (x, high, far), (x, high, near)]
+        stage.relabel(corners, label=FENCE)
 
 
 def _house(scene: Scene, x: Number, side: int, near: Number, far: Number, light: Number) -> None:
     """Draw one house: the end that faces the camera, the front along the street, the roof."""
     rng, stage = scene.rng, scene.stage
     height = 3.5 + float(rng.uniform(2.9, 3.5)) * int(rng.integers(1, 5)) + 0.7
-    front = walls.house_front(stage, height=height, light=light)
+    house = walls.house(stage, height=height, light=light)
     depth = 9.0
     if rng.random() < 0.55:
         tile = mix(paint(rng), (96, 66, 58), 0.6)
@@ -95,12 +87,9 @@ def _house(scene: Scene, x: Number, side: int, near: Number, far: Number, light:
                  (ridge, top, far), (ridge, top, near)]  # fmt: skip
         stage.polygon(slope, tile * np.float32(light), label=BUILDING)
         gable = [(x, height, near), (x + side * depth, height, near), (ridge, top, near)]
-        stage.polygon(gable, front.wall * np.float32(0.8), label=BUILDING)
+        stage.polygon(gable, house.wall * np.float32(0.8), label=BUILDING)
 
-    def blank(s: np.ndarray, y: np.ndarray) -> Surface:
-        dirt = 1 + 0.09 * stage.stain[(y * 24).astype(int) % 512, (s * 24).astype(int) % 512]
-        return Surface(front.wall * (0.82 * dirt)[..., None])
-
-    stage.panel((x, near), (x + side * depth, near), low=0, high=height, material=blank,
+    fine = stage.fineness((x, near), (x, far))
+    stage.panel((x, near), (x + side * depth, near), texture=house.blank(depth, fine=fine),
                 label=BUILDING)  # fmt: skip
-    stage.panel((x, near), (x, far), low=0, high=height, material=front, label=BUILDING)
+    stage.panel((x, near), (x, far), texture=house.front(far - near, fine=fine), label=BUILDING)

@@ -28,20 +28,20 @@ def _traffic(scene: Scene) -> None:
                           size=(half, 1.3))  # fmt: skip
     big = [k for k in ("bus", "truck") if rng.random() < 0.72]
     rng.shuffle(big)
-    lead = big.pop() if big and rng.random() < 0.5 else "car"
+    lead = big.pop() if big and (rng.random() < 0.5 or not plan.parking) else "car"
     _drive(scene, lead, Pose(float(rng.uniform(-0.3, 0.3)), float(rng.uniform(15, 26)), 0, 1))
-    oncoming = big.pop() if big and rng.random() < 0.6 else "car"
+    oncoming = big.pop() if big and (rng.random() < 0.6 or not plan.parking) else "car"
     z = float(rng.uniform(11, 20))
     _drive(scene, oncoming, Pose(plan.oncoming, z, 0, -1))
     _drive(scene, "car", Pose(plan.oncoming, z + float(rng.uniform(14, 22)), 0, -1))
-    if big:
-        side = int(rng.choice(sorted(plan.parking))) if plan.parking else 1
-        spot = plan.parking[side].middle if plan.parking else 3.0
+    if big:  # without a parking lane, there is none left
+        side = int(rng.choice(sorted(plan.parking)))
+        spot = plan.parking[side].middle
         _drive(scene, big.pop(), Pose(spot, float(rng.uniform(11, 18)), 0, side))
     if rng.random() < 0.8:
-        _two_wheeler(scene, Pose(float(rng.uniform(0.7, 1.4)), float(rng.uniform(6, 10)),
-                                 *heading(float(rng.uniform(-0.2, 0.2)))))  # fmt: skip
-    if rng.random() < 0.5:
+        _two_wheeler(scene, Pose(float(rng.uniform(0.7, 1.4)), float(rng.uniform(5.5, 9.5)),
+                                 *heading(float(rng.uniform(-0.3, 0.3)))))  # fmt: skip
+    if rng.random() < 0.55:
         _two_wheeler(scene, Pose(plan.oncoming + 1.2, float(rng.uniform(7, 10)), 0, -1))
 
 
@@ -52,8 +52,12 @@ def _drive(scene: Scene, kind: str, pose: Pose) -> None:
     scene.add_vehicle(pose, partial(draw, stage, pose), size=size)
 
 
-def _two_wheeler(scene: Scene, pose: Pose, *, ridden: bool = True) -> None:
-    stage, motor = scene.stage, bool(scene.rng.random() < 0.5)
+def _two_wheeler(
+    scene: Scene, pose: Pose, *, ridden: bool = True, motor: bool | None = None
+) -> None:
+    stage = scene.stage
+    if motor is None:
+        motor = scene.rng.random() < 0.5
 
     def draw() -> None:
         (vehicles.motorcycle if motor else vehicles.bicycle)(stage, pose)
@@ -116,9 +120,12 @@ def _furniture(scene: Scene, side: int) -> None:
 def _clutter(scene: Scene, walk: Strip, side: int) -> None:
     rng, stage = scene.rng, scene.stage
     inner = walk.left + 0.5 if side < 0 else walk.right - 0.5
-    if rng.random() < 0.5:
-        pose = Pose(walk.middle, float(rng.uniform(7, 13)), *heading(float(rng.uniform(0.4, 1.0))))
-        _two_wheeler(scene, pose, ridden=False)
+    if rng.random() < 0.55:  # one motorcycle, or one to three bicycles side by side
+        z, turn = float(rng.uniform(6.5, 12)), heading(float(rng.uniform(0.4, 1.0)))
+        motor = rng.random() < 0.4
+        for i in range(1 if motor else int(rng.integers(1, 4))):
+            pose = Pose(walk.middle, z + 0.8 * i, *turn)
+            _two_wheeler(scene, pose, ridden=False, motor=motor)
     if rng.random() < 0.4:
         zb = float(rng.uniform(8, 18))
         scene.add(inner, zb, partial(street.bin_or_box, stage, inner, zb), half=0.4)

@@ -41,6 +41,7 @@ class Plan:
     right: Number
     crossing: Number | None  # distance of a side street
     zebra: Number | None
+    waste: Strip | None = None  # ground without a label beside a house wall
     parking: dict[int, Strip] = field(default_factory=dict)
     walk: dict[int, Strip] = field(default_factory=dict)
     verge: dict[int, Strip] = field(default_factory=dict)
@@ -70,6 +71,11 @@ def make_plan(rng: np.random.Generator) -> Plan:
         else:
             plan.right = end
     strips.sort(key=lambda s: s.left)
+    if rng.random() < 0.3:
+        width = float(rng.uniform(0.4, 0.9))
+        plan.waste = Strip(plan.right - width, plan.right, 0)
+        if rng.random() < 0.5:
+            plan.waste = Strip(plan.left, plan.left + width, 0)
     if rng.random() < 0.4:
         plan.crossing = float(rng.uniform(22, 40))
     if rng.random() < 0.35:

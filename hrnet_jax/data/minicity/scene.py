@@ -45,8 +45,8 @@ def _bonnet(scene: Scene) -> None:
     for shrink, tone in ((0, 0.6), (0.004, 1.0), (0.01, 1.12), (0.022, 1.03), (0.04, 0.95)):
         axes = (int(w * (0.46 - 3 * shrink)), max(middle[1] - top - int(w * shrink / 2), 1))
         r, g, b = np.clip(colour * np.float32(tone), 0, 255).astype(int).tolist()
-        cv2.ellipse(stage.pixels, middle, axes, 0, 180, 360, (r, g, b, EGO), -1)
-        cv2.ellipse(stage.extra, middle, axes, 0, 180, 360, (2, 0), -1)
+        cv2.ellipse(stage.pixels, middle, axes, 0, 180, 360, (r, g, b, 0), -1)
+        cv2.ellipse(stage.tags, middle, axes, 0, 180, 360, (EGO, 2), -1)
 
 
 def _borders(image: np.ndarray, label: np.ndarray) -> None:

@@ -8,7 +8,8 @@ To give the same pixels on every machine, arithmetic on pixels uses only operati
 rounds exactly (+ - * / and comparisons) or integers: no `exp`, no `sin` and no float blurs.
 """
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import no_type_check
 
@@ -53,13 +54,13 @@ def mix(first: Colour, second: Colour, share: Number) -> np.ndarray:
 
 def fractal(rng: np.random.Generator, *, size: int, cells: int, octaves: int) -> np.ndarray:
     """Smooth random texture in [-1, 1], [size size]; each octave is half as strong."""
-    total = np.zeros((size, size), np.int32)
+    total = np.zeros((size, size), np.uint16)
     for octave in range(octaves):
         n = min(cells << octave, size)
         grid = rng.integers(0, 256, (n, n), dtype=np.uint8)
         # the fixed-point variant of bilinear interpolation is the same on every processor
         smooth = cv2.resize(grid, (size, size), interpolation=cv2.INTER_LINEAR_EXACT)
-        total += np.asarray(smooth, np.int32) >> octave
+        total += np.asarray(smooth, np.uint16) >> np.uint16(octave)
     peak = sum(255 >> octave for octave in range(octaves))
     return (total.astype(np.float32) * np.float32(2 / peak) - 1).astype(np.float32)
 
@@ -97,16 +98,62 @@ class Camera:
         return self.focal / max(z, NEAR)
 
 
-@dataclass
-class Surface:
-    """What a material gives for a patch of wall: colours, and where it exists and shines."""
-
-    colour: np.ndarray  # float32 [h w 3]
-    solid: np.ndarray | None = None  # bool [h w]; None: everywhere
-    shine: np.ndarray | None = None  # uint8 [h w]
+CLEAR = 255  # in the shine of a texture: nothing is there
 
 
-Material = Callable[[np.ndarray, np.ndarray], Surface]
+@no_type_check  # as above
+def packed(colour: Colour, last: int = 0) -> np.uint32:
+    """Pack a colour and the byte that goes with it (shine or label) into one element."""
+    r, g, b = (min(max(int(c), 0), 255) for c in np.asarray(colour).tolist())
+    return np.array((r, g, b, last), np.uint8).view(np.uint32)[0]
+
+
+def modulated(ink: np.ndarray, grey: np.ndarray) -> np.ndarray:
+    """Multiply uint8 colours [h w 4] by `grey` / 128 in whole numbers; the last byte stays."""
+    factor = cv2.merge((grey, grey, grey, np.full_like(grey, 128)))
+    product = np.multiply(ink, factor, dtype=np.uint16)
+    product >>= np.uint16(7)
+    return np.minimum(product, np.uint16(255), out=product).astype(np.uint8)
+
+
+@no_type_check  # at run time, in tests: its methods are called thousands of times per scene
+class Texture:
+    """The picture of an upright surface, in metres from its lower left corner."""
+
+    def __init__(self, length: Number, height: Number, ink: np.uint32, *, fine: int):
+        self.height, self.fine = height, fine  # fine: texels per metre
+        shape = (max(int(height * fine), 1), max(int(length * fine), 1))
+        self.texels = np.full(shape, ink, np.uint32)  # bytes R G B and shine
+        rows, columns = shape
+        self.s = (np.arange(columns, dtype=np.float32)[None, :] + np.float32(0.5)) / fine
+        self.y = height - (np.arange(rows, dtype=np.float32)[:, None] + np.float32(0.5)) / fine
+
+    def row(self, y: Number) -> int:
+        """Give the texel row at a height."""
+        return max(int((self.height - y) * self.fine), 0)
+
+    def fill(self, left: Number, right: Number, low: Number, high: Number, ink: np.uint32) -> None:
+        """Fill a rectangle given in metres."""
+        columns = slice(max(int(left * self.fine), 0), max(int(right * self.fine), 0))
+        self.texels[self.row(high) : self.row(low), columns] = ink
+
+    def part(self, length: Number) -> "Texture":
+        """Give the first `length` metres."""
+        part = copy.copy(self)
+        part.texels = self.texels[:, : max(int(length * self.fine), 1)]
+        return part
+
+    def shade(self, light: np.ndarray, dirt: np.ndarray) -> None:
+        """Multiply by the light at each height [h 1] and by a tile of dirt (1 is 128)."""
+        step = len(dirt) // (512 // (24 // min(self.fine, 24)))
+        rows, columns = self.texels.shape
+        part = dirt[::step, ::step]
+        tall, wide = -(-rows // len(part)), -(-columns // len(part))
+        if tall * wide > 1:
+            part = np.tile(part, (tall, wide))
+        grey = (part[:rows, :columns] * light.astype(np.float32)).astype(np.uint8)
+        shaded = modulated(self.texels.view(np.uint8).reshape(rows, columns, 4), grey)
+        self.texels = shaded.view(np.uint32)[..., 0]
 
 
 @no_type_check  # as above
@@ -117,79 +164,93 @@ class Stage:
         self.rng = rng
         self.camera = camera
         self.sun = sun  # -1: light from the left, 1: from the right
-        self.pixels = np.zeros((camera.height, camera.width, 4), np.uint8)  # RGB and label id
-        self.extra = np.zeros((camera.height, camera.width, 2), np.uint8)  # half metres, shine
-        self.extra[..., 0] = SKY_DEPTH
+        self.pixels = np.zeros((camera.height, camera.width, 4), np.uint8)  # RGB and shine
+        self.tags = np.zeros((camera.height, camera.width, 2), np.uint8)  # label id, half metres
+        self.tags[..., 1] = SKY_DEPTH
         self.grain = mirrored(fractal(rng, size=256, cells=64, octaves=3))
         self.stain = mirrored(fractal(rng, size=256, cells=8, octaves=5))
+        self.dirt = 128 + np.float32(128 * 0.08) * self.stain
+        self.rough = self.dirt + np.float32(128 * 0.08) * self.stain
+        self.rough += np.float32(128 * 0.12) * self.grain
+        leaves = self.grain * np.float32(0.72) + self.stain * np.float32(0.42)
+        self.leaves = np.tile(leaves[::2, ::2], (2, 2))  # in texels of the sprites of plants
+        self._sprites: dict[str, list[np.ndarray]] = {}
         self._inks: dict[tuple[int, ...], np.ndarray] = {}
-        self.leaves = self.grain * np.float32(0.72) + self.stain * np.float32(0.42)
-
-    def _ink(self, colour: Colour, label: int) -> tuple[int, ...]:
-        r, g, b = (min(max(int(c), 0), 255) for c in colour)
-        return (r, g, b, label)
 
     @staticmethod
-    def _depth(z: Number, shine: int) -> tuple[int, int]:
-        return (min(max(int(2 * z), 0), SKY_DEPTH - 1), shine)
+    def _ink(colour: Colour, shine: int) -> tuple[int, ...]:
+        r, g, b = colour.tolist() if isinstance(colour, np.ndarray) else colour
+        return (min(max(int(r), 0), 255), min(max(int(g), 0), 255), min(max(int(b), 0), 255), shine)
+
+    @staticmethod
+    def _tag(z: Number, label: int) -> tuple[int, int]:
+        return (label, min(max(int(2 * z), 0), SKY_DEPTH - 1))
+
+    def spot(self, point: Point) -> tuple[int, int]:
+        """Give the canvas pixel of one point in the world."""
+        cam = self.camera
+        x, y, z = point
+        if z < NEAR:
+            z = NEAR
+        u = cam.centre + cam.focal * (x + cam.bend * z * z) / z
+        v = cam.horizon + cam.focal * (cam.eye - y) / z
+        if -8000 < u < 8000 and -8000 < v < 8000:
+            return round(u), round(v)
+        return round(min(max(u, -8000), 8000)), round(min(max(v, -8000), 8000))
 
     def polygon(
         self, points: Sequence[Point], colour: Colour, *, label: int, shine: int = 0
     ) -> None:
         """Fill a polygon in the world."""
-        flat = np.rint(self.camera.project(points)).astype(np.int32)
-        flat = np.clip(flat, -8000, 8000)
+        flat = np.array([self.spot(p) for p in points], np.int32)
         z = sum(p[2] for p in points) / len(points)
-        cv2.fillPoly(self.pixels, [flat], self._ink(colour, label))
-        cv2.fillPoly(self.extra, [flat], self._depth(z, shine))
+        cv2.fillPoly(self.pixels, [flat], self._ink(colour, shine))
+        cv2.fillPoly(self.tags, [flat], self._tag(z, label))
 
     def relabel(self, points: Sequence[Point], *, label: int) -> None:
         """Give a region to a class without painting it, as annotators do with nets."""
-        flat = np.rint(self.camera.project(points)).astype(np.int32)
+        flat = np.array([self.spot(p) for p in points], np.int32)
         u0, v0 = np.maximum(flat.min(0), 0)
         u1, v1 = np.minimum(flat.max(0) + 1, [self.camera.width, self.camera.height])
         if u1 <= u0 or v1 <= v0:
             return
         mask = np.zeros((v1 - v0, u1 - u0), np.uint8)
         cv2.fillPoly(mask, [flat - [u0, v0]], 1)
-        self.pixels[v0:v1, u0:u1, 3][mask > 0] = label
+        self.tags[v0:v1, u0:u1, 0][mask > 0] = label
 
     def limb(
         self, a: Point, b: Point, radius: Number, colour: Colour, *, label: int, shine: int = 0
     ) -> None:
         """Draw a round bar between two points: an arm, a pole, a tube."""
         z = (a[2] + b[2]) / 2
-        ends = np.clip(np.rint(self.camera.project([a, b])), -8000, 8000).astype(int)
+        first, last = self.spot(a), self.spot(b)
         thick = max(int(2 * radius * self.camera.scale(z) + 0.5), 1)
-        first, last = tuple(ends[0].tolist()), tuple(ends[1].tolist())
-        cv2.line(self.pixels, first, last, self._ink(colour, label), thick)
-        cv2.line(self.extra, first, last, self._depth(z, shine), thick)
+        cv2.line(self.pixels, first, last, self._ink(colour, shine), thick)
+        cv2.line(self.tags, first, last, self._tag(z, label), thick)
 
     def ball(
         self, centre: Point, radius: Number, colour: Colour, *, label: int, shine: int = 0
     ) -> None:
         """Draw a disc that faces the camera."""
-        u, v = np.clip(np.rint(self.camera.project([centre])[0]), -8000, 8000).astype(int).tolist()
+        spot = self.spot(centre)
         r = max(int(radius * self.camera.scale(centre[2]) + 0.5), 1)
-        cv2.circle(self.pixels, (u, v), r, self._ink(colour, label), -1)
-        cv2.circle(self.extra, (u, v), r, self._depth(centre[2], shine), -1)
+        cv2.circle(self.pixels, spot, r, self._ink(colour, shine), -1)
+        cv2.circle(self.tags, spot, r, self._tag(centre[2], label), -1)
+
+    def fineness(self, start: tuple[Number, Number], end: tuple[Number, Number]) -> int:
+        """Give the texels per metre which a wall from `start` to `end` (x, z) deserves."""
+        return 24 if self.camera.scale(min(start[1], end[1])) > 30 else 12
 
     def panel(
         self,
         start: tuple[Number, Number],
         end: tuple[Number, Number],
         *,
-        low: Number,
-        high: Number,
-        material: Material,
+        texture: Texture,
         label: int,
     ) -> None:
-        """Draw an upright wall from `start` to `end` (x, z), coloured by `material`.
-
-        The material sees metres along the wall and metres above the ground, both [h w].
-        """
-        cam = self.camera
-        length = float(np.sqrt((end[0] - start[0]) ** 2 + (end[1] - start[1]) ** 2))
+        """Draw an upright wall from `start` to `end` (x, z) on the ground."""
+        cam, high = self.camera, texture.height
         (u0, _), (u1, _) = cam.project([(start[0], 0, start[1]), (end[0], 0, end[1])])
         z0, z1 = max(start[1], NEAR), max(end[1], NEAR)
         coarse = 2 if min(z0, z1) < 17 else 1  # what is near has no fine detail
@@ -198,89 +259,164 @@ class Stage:
         if last <= first or abs(u1 - u0) < 1:
             return
         along = (np.arange(first, last, coarse) + 0.5 * coarse - u0) / (u1 - u0)
-        along = np.clip(along, 0, 1)
+        along = np.minimum(np.maximum(along, 0), 1)
         inverse = (1 - along) / z0 + along / z1  # 1/z, not z, is linear on the screen
         z = 1 / inverse
-        s = along / z1 / inverse * length
+        tall, wide = texture.texels.shape
+        ix = np.minimum((along / z1 / inverse * wide).astype(np.int32), wide - 1)
         top = max(int((cam.horizon + cam.focal * (cam.eye - high) * inverse).min()), 0) // 2 * 2
-        bottom = float((cam.horizon + cam.focal * (cam.eye - low) * inverse).max())
+        bottom = float((cam.horizon + cam.focal * cam.eye * inverse).max())
         bottom = min(int(bottom) // 2 * 2 + 2, cam.height)
         if bottom <= top:
             return
         rows = np.arange(top, bottom, coarse, dtype=np.float32)[:, None] + np.float32(0.5 * coarse)
-        drop = (z / cam.focal).astype(np.float32)
-        y = np.float32(cam.eye) - (rows - np.float32(cam.horizon)) * drop
-        surface = material(np.broadcast_to(s.astype(np.float32), y.shape), y)
-        solid = (y >= low) & (y <= high)
-        if surface.solid is not None:
-            solid &= surface.solid
-        self._stamp((top, bottom), (first, last), solid=solid, surface=surface, label=label, z=z)
+        drop = (z * (texture.fine / cam.focal)).astype(np.float32)
+        # + 1 for the clear row above; negative numbers are rounded towards 0 as well
+        iy = (rows - np.float32(cam.horizon)) * drop
+        iy += np.float32((high - cam.eye) * texture.fine + 1)
+        where = iy.astype(np.int32)
+        np.maximum(where, 0, out=where)
+        np.minimum(where, tall + 1, out=where)
+        where *= wide
+        where += ix
+        clear = np.full((1, wide), packed((0, 0, 0), CLEAR))
+        seen = np.concatenate([clear, texture.texels, clear]).take(where)
+        depth = np.minimum((2 * z).astype(np.uint8), SKY_DEPTH - 1)
+        self._stamp((top, bottom), (first, last), seen=seen, label=label, depth=depth)
 
     def _stamp(
         self,
         rows: tuple[int, int],
         columns: tuple[int, int],
         *,
-        solid: np.ndarray,
-        surface: Surface,
+        seen: np.ndarray,
         label: int,
-        z: np.ndarray,
+        depth: np.ndarray,
     ) -> None:
-        mask = np.ascontiguousarray(solid, np.bool_).view(np.uint8)
-        ink = np.empty((*mask.shape, 4), np.uint8)
-        ink[..., :3] = np.clip(surface.colour, 0, 255)
-        ink[..., 3] = label
-        extra = np.empty((*mask.shape, 2), np.uint8)
-        extra[..., 0] = np.clip(2 * z, 0, SKY_DEPTH - 1)
-        extra[..., 1] = 0 if surface.shine is None else surface.shine
-        window = (slice(*rows), slice(*columns))
+        ink = seen.view(np.uint8).reshape(*seen.shape, 4)
         size = (columns[1] - columns[0], rows[1] - rows[0])
+        window = (slice(*rows), slice(*columns))
+        tags = np.empty((size[1], len(depth), 2), np.uint8)
+        tags[..., 0] = label
+        tags[..., 1] = depth
+        mask = (ink[..., 3] != CLEAR).view(np.uint8)
+        if len(depth) != size[0]:
+            ink, mask, tags = (
+                np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_NEAREST), np.uint8)
+                for part in (ink, mask, tags)
+            )
         # copyTo is several times faster than numpy's assignment through a mask
-        cover = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
-        for source, target in ((ink, self.pixels), (extra, self.extra)):
-            large = cv2.resize(source, size, interpolation=cv2.INTER_NEAREST)
-            cv2.copyTo(large, cover, target[window])
+        cv2.copyTo(ink, mask, self.pixels[window])
+        cv2.copyTo(tags, mask, self.tags[window])
 
     def foliage(
-        self, centre: Point, size: tuple[Number, Number], colour: Colour, *, label: int
+        self,
+        kind: str,
+        centre: Point,
+        size: tuple[Number, Number],
+        colour: Colour,
+        *,
+        label: int,
     ) -> None:
-        """Draw one fluffy clump of leaves with half-axes `size` metres, lit from the sun's side."""
+        """Stamp one of the scene's plants of a kind, with half-axes `size` metres."""
         cam = self.camera
         scale = cam.scale(centre[2])
-        (u, v), rx, ry = cam.project([centre])[0], size[0] * scale, size[1] * scale
-        # computed for every second pixel and doubled: leaves need no anti-aliasing
-        left, right = max(int(u - 1.3 * rx), 0) & ~1, min(int(u + 1.3 * rx) + 2, cam.width) & ~1
-        top, bottom = max(int(v - 1.3 * ry), 0) & ~1, min(int(v + 1.3 * ry) + 2, cam.height) & ~1
-        if right - left < 2 or bottom - top < 2:
+        u, v = self.spot(centre)
+        rx, ry = size[0] * scale, size[1] * scale
+        sprite = self._sprite(kind)
+        tall, wide = sprite.shape
+        left, right = max(int(u - rx), 0), min(int(u + rx) + 1, cam.width)
+        top, bottom = max(int(v - ry), 0), min(int(v + ry) + 1, cam.height)
+        if right <= left or bottom <= top:
             return
-        dx = ((np.arange(left, right, 2) + 1 - u) / rx).astype(np.float32)[None, :]
-        dy = ((np.arange(top, bottom, 2) + 1 - v) / ry).astype(np.float32)[:, None]
-        step = 3.2 * 30 / scale  # texture cells per pixel: leaves have a size in the world
-        ox, oy = self.rng.integers(0, 512, 2)
-        ix = ((np.arange(0, right - left, 2) * step).astype(np.int64) + ox) & 511
-        iy = ((np.arange(0, bottom - top, 2) * step).astype(np.int64) + oy) & 511
-        leaf = self.leaves[iy][:, ix]
-        solid = leaf > dx * dx + dy * dy - np.float32(0.95)
-        light = leaf + (np.float32(0.16 * self.sun) * dx + np.float32(0.82) - np.float32(0.3) * dy)
-        grade = np.clip(light * 150, 42, 250).astype(np.uint8)
-        ink = self._leaf_inks(colour, label)[grade]
-        doubled = (right - left, bottom - top)
-        ink = cv2.resize(ink, doubled, interpolation=cv2.INTER_NEAREST)
-        mask = cv2.resize(solid.view(np.uint8), doubled, interpolation=cv2.INTER_NEAREST)
+        x0, x1 = int((left - u + rx) / (2 * rx) * wide), int((right - u + rx) / (2 * rx) * wide)
+        y0, y1 = int((top - v + ry) / (2 * ry) * tall), int((bottom - v + ry) / (2 * ry) * tall)
+        part = sprite[max(y0, 0) : max(y1, y0 + 1), max(x0, 0) : max(x1, x0 + 1)]
+        if not part.size:
+            return
+        shape = (right - left, bottom - top)
+        grade = np.asarray(cv2.resize(part, shape, interpolation=cv2.INTER_NEAREST), np.uint8)
+        ink = self._leaf_inks(colour).take(grade).view(np.uint8).reshape(*grade.shape, 4)
+        tag = np.array(self._tag(centre[2], label), np.uint8).view(np.uint16)[0]
+        tags = np.full(grade.shape, tag, np.uint16).view(np.uint8).reshape(*grade.shape, 2)
         window = (slice(top, bottom), slice(left, right))
-        cv2.copyTo(ink, mask, self.pixels[window])
-        depth = np.full((*mask.shape, 2), self._depth(centre[2], 0), np.uint8)
-        cv2.copyTo(depth, mask, self.extra[window])
+        cv2.copyTo(ink, grade, self.pixels[window])
+        cv2.copyTo(tags, grade, self.tags[window])
 
-    def _leaf_inks(self, colour: Colour, label: int) -> np.ndarray:
-        """Tabulate the inks of leaves from shade to sun, uint8 [256 4]."""
-        key = (*(int(c) for c in colour), label)
+    def _sprite(self, kind: str) -> np.ndarray:
+        if kind not in self._sprites:
+            draw = {"tree": _tree_sprite, "conifer": _conifer_sprite, "clump": _clump_sprite}[kind]
+            self._sprites[kind] = [draw(self) for _ in range(3)]
+        return self._sprites[kind][int(self.rng.integers(3))]
+
+    def _leaf_inks(self, colour: Colour) -> np.ndarray:
+        """Tabulate the inks of leaves from shade to sun, uint32 [256]."""
+        r, g, b, _ = key = self._ink(colour, 0)
         if key not in self._inks:
-            light = np.arange(256, dtype=np.float32)[:, None] / 150
-            inks = np.empty((256, 4), np.float32)
-            inks[:, :3] = light * np.asarray(colour, np.float32)
+            light = np.arange(256, dtype=np.float32) / 150
+            inks = np.zeros((256, 4), np.float32)
             # sunlit leaves are yellower
-            inks[:, :1] += 14 * np.clip(light - 0.9, 0, 1)
-            inks[:, 3] = label
-            self._inks[key] = np.clip(inks, 0, 255).astype(np.uint8)
+            inks[:, 0] = light * r + 14 * np.minimum(np.maximum(light - np.float32(0.9), 0), 1)
+            inks[:, 1] = light * g
+            inks[:, 2] = light * b
+            self._inks[key] = np.minimum(inks, 255).astype(np.uint8).view(np.uint32)[:, 0]
         return self._inks[key]
+
+
+def _clump(
+    stage: Stage,
+    sprite: np.ndarray,
+    centre: tuple[Number, Number],
+    size: tuple[Number, Number],
+    tone: Number = 1.0,
+) -> None:
+    """Add one fluffy clump of leaves, lit from the sun's side, to a sprite [h w] of grades."""
+    (u, v), (rx, ry) = centre, size
+    tall, wide = sprite.shape
+    left, right = max(int(u - 1.3 * rx), 0), min(int(u + 1.3 * rx) + 1, wide)
+    top, bottom = max(int(v - 1.3 * ry), 0), min(int(v + 1.3 * ry) + 1, tall)
+    dx = ((np.arange(left, right) - u) / rx).astype(np.float32)[None, :]
+    dy = ((np.arange(top, bottom) - v) / ry).astype(np.float32)[:, None]
+    ox, oy = stage.rng.integers(0, 256, 2).tolist()
+    leaf = stage.leaves[oy:, ox:][: bottom - top, : right - left]
+    solid = leaf > dx * dx + (dy * dy - np.float32(0.95))
+    light = np.float32(0.16 * stage.sun) * dx + (np.float32(0.82) - np.float32(0.3) * dy)
+    light += leaf
+    light *= np.float32(150 * tone)
+    grade = np.minimum(np.maximum(light, 42), 250).astype(np.uint8)
+    np.copyto(sprite[top:bottom, left:right], grade, where=solid)
+
+
+def _sprite_unit(stage: Stage) -> Number:
+    """Give the size of sprites: 1 unless the canvas is small."""
+    return min(max(stage.camera.height / 512, 0.25), 1.0)
+
+
+def _tree_sprite(stage: Stage) -> np.ndarray:
+    """Draw the crown of a broad-leaved tree, clump by clump from back to front."""
+    rng, unit = stage.rng, 80 * _sprite_unit(stage)
+    middle = int(1.75 * unit)
+    sprite = np.zeros((2 * middle, 2 * middle), np.uint8)
+    for i in range(9):
+        far = 1 - i / 9
+        u = middle + unit * float(rng.uniform(-0.75, 0.75))
+        v = middle - unit * float(rng.uniform(-0.75, 0.75)) * (0.5 + 0.5 * far)
+        r = unit * float(rng.uniform(0.45, 0.7))
+        _clump(stage, sprite, (u, v), (r, r * 0.85), 0.72 + 0.3 * i / 9)
+    return sprite
+
+
+def _conifer_sprite(stage: Stage) -> np.ndarray:
+    unit = _sprite_unit(stage)
+    sprite = np.zeros((int(280 * unit), int(144 * unit)), np.uint8)
+    for i in range(7):
+        centre = (72 * unit, (236 - 34 * i) * unit)
+        _clump(stage, sprite, centre, (52 * unit * (1 - 0.137 * i), 38 * unit))
+    return sprite
+
+
+def _clump_sprite(stage: Stage) -> np.ndarray:
+    unit = _sprite_unit(stage)
+    sprite = np.zeros((int(104 * unit), int(104 * unit)), np.uint8)
+    _clump(stage, sprite, (52 * unit, 52 * unit), (40 * unit, 40 * unit))
+    return sprite

@@ -190,16 +190,9 @@ def tree(stage: Stage, x: Number, z: Number, *, colour: Colour) -> None:
         stage.limb((x, fork - 0.4, z), (x + side * spread, fork + 1.1, z), 0.1, bark,
                    label=VEGETATION)  # fmt: skip
     tint = np.asarray(colour, np.float32) * np.float32(rng.choice((0.86, 1.0, 1.12)))
-    middle = (fork + high) / 2 + 0.3
-    clumps = 9 if z < 25 else 4
-    for i in range(clumps):
-        far = 1 - i / clumps
-        cx = x + float(rng.uniform(-0.75, 0.75)) * spread
-        cy = middle + float(rng.uniform(-0.5, 0.5)) * (high - fork) * (0.5 + 0.5 * far)
-        r = spread * float(rng.uniform(0.45, 0.7))
-        stage.foliage(
-            (cx, cy, z), (r, r * 0.85), tint * (0.72 + 0.3 * i / clumps), label=VEGETATION
-        )
+    tall = 0.5 * spread + 0.28 * (high - fork)
+    stage.foliage("tree", (x, (fork + high) / 2 + 0.3, z), (1.75 * spread, 1.75 * tall), tint,
+                  label=VEGETATION)  # fmt: skip
 
 
 def conifer(stage: Stage, x: Number, z: Number, *, colour: Colour) -> None:
@@ -207,22 +200,20 @@ def conifer(stage: Stage, x: Number, z: Number, *, colour: Colour) -> None:
     high = float(stage.rng.uniform(4.5, 8))
     stage.limb((x, 0, z), (x, 1.2, z), 0.15, (78, 62, 48), label=VEGETATION)
     tint = np.asarray(colour, np.float32) * np.array((0.62, 0.75, 0.72), np.float32)
-    for i in range(7):
-        t = i / 6
-        r = 1.25 * (1 - 0.82 * t)
-        stage.foliage((x, 0.9 + t * (high - 1.2), z), (r, high * 0.13), tint, label=VEGETATION)
+    half = (high + 0.4) / 2
+    stage.foliage("conifer", (x, half - 0.1, z), (1.75, half), tint, label=VEGETATION)
 
 
 def hedge(stage: Stage, x: Number, z: Number, *, colour: Colour) -> None:
     """Draw one metre of a hedge."""
-    stage.foliage((x, 0.62, z), (0.8, 0.85), colour, label=VEGETATION)
+    stage.foliage("clump", (x, 0.62, z), (1.04, 1.1), colour, label=VEGETATION)
 
 
 def bush(stage: Stage, x: Number, z: Number, *, colour: Colour, size: Number = 0.8) -> None:
     """Draw a bush of three clumps."""
     for side, up in ((-0.5, 0.45), (0.5, 0.5), (0.0, 0.62)):
         centre = (x + side * size, up * size, z)
-        stage.foliage(centre, (0.75 * size, 0.66 * size), colour, label=VEGETATION)
+        stage.foliage("clump", centre, (0.98 * size, 0.86 * size), colour, label=VEGETATION)
 
 
 def bin_or_box(stage: Stage, x: Number, z: Number) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from hrnet_jax.data.minicity.stage import SKY_DEPTH, Number, Stage, fractal
+from hrnet_jax.data.minicity.stage import Number, Stage, fractal, mirrored
 
 ROAD, SKY = 7, 23
 
@@ -55,107 +55,126 @@ def choose_weather(rng: np.random.Generator) -> Weather:
 def paint_sky(stage: Stage, weather: Weather) -> None:
     """Fill the canvas with a sky: a gradient, a bright side, clouds which flatten far away."""
     cam, rng = stage.camera, stage.rng
-    rows, width = (int(cam.horizon) + cam.height // 10) // 2, cam.width // 2
-    lift = ((np.arange(rows, dtype=np.float32) + 0.5) * 2 / np.float32(cam.horizon))[:, None]
-    lift = np.clip(lift, 0, 1)
+    # clouds are soft: a quarter of the canvas's resolution is enough
+    rows, width = (int(cam.horizon) + cam.height // 10) // 4 + 1, cam.width // 4
+    lift = ((np.arange(rows, dtype=np.float32) + 0.5) * 4 / np.float32(cam.horizon))[:, None]
+    lift = np.minimum(lift, 1).astype(np.float32)
     across = (np.arange(width, dtype=np.float32) + 0.5)[None, :] / np.float32(width)
-    zenith, haze, cloud = (np.array(c, np.float32) for c in (weather.zenith, weather.haze,
-                                                             weather.cloud))  # fmt: skip
-    fade = (lift * (0.35 + 0.65 * lift))[..., None]
-    sky = zenith + (haze - zenith) * np.broadcast_to(fade, (rows, width, 3))
-    bright = across if stage.sun > 0 else 1 - across
-    sky = sky + ((bright * lift * 22)[..., None] * np.array((1.0, 0.9, 0.7), np.float32))
-    tile = (fractal(rng, size=512, cells=4, octaves=7) + 0.1) * 1.9
+    tile = mirrored((fractal(rng, size=512, cells=4, octaves=7) + 0.1) * 1.9)
     # seen from below, a layer of clouds gets denser towards the horizon
     height = 1.0 / (1.25 - lift)
-    iy = (height * 150).astype(np.int64) + int(rng.integers(512))
-    ix = ((across - 0.5) * height * 320).astype(np.int64) + int(rng.integers(512, 1024))
-    noise = tile[np.abs(511 - iy % 1022), np.abs(511 - ix % 1022)]
-    cover = np.clip((noise + weather.clouds * 0.9 - 0.12) * 2.2, 0, 1)
-    cover = cover * cover * (3 - 2 * cover) * 0.92
-    body = cloud * (1.0 - 0.13 * np.clip(noise + weather.clouds - 0.5, 0, 1))[..., None]
-    sky = sky + (body - sky) * cover[..., None]
-    small = np.clip(sky, 0, 255).astype(np.uint8)
-    for dy, dx in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        stage.pixels[dy : 2 * rows : 2, dx : 2 * width : 2, :3] = small
-    stage.pixels[2 * rows :, :, :3] = np.clip(haze, 0, 255).astype(np.uint8)
-    stage.pixels[..., 3] = SKY
+    iy = (height * 150).astype(np.int32) + int(rng.integers(512))
+    ix = ((across - 0.5) * height * 320).astype(np.int32) + int(rng.integers(512, 1024))
+    noise = tile.take((iy & 1023) * 1024 + (ix & 1023))
+    cover = np.clip((noise + np.float32(weather.clouds * 0.9 - 0.12)) * np.float32(2.2), 0, 1)
+    cover = cover * cover * (3 - 2 * cover) * np.float32(0.92)
+    dense = 1 - np.float32(0.13) * np.clip(noise + np.float32(weather.clouds - 0.5), 0, 1)
+    bright = (across if stage.sun > 0 else 1 - across) * lift
+    fade = lift * (np.float32(0.35) + np.float32(0.65) * lift)
+    planes = []
+    for zenith, haze, cloud, sun in zip(weather.zenith, weather.haze, weather.cloud, (22, 20, 15),
+                                        strict=True):  # fmt: skip
+        sky = bright * np.float32(sun) + (zenith + np.float32(haze - zenith) * fade)
+        sky += (dense * np.float32(cloud) - sky) * cover
+        planes.append(_bytes(sky))
+    small = cv2.merge((*planes, np.zeros((rows, width), np.uint8)))
+    rows = min(4 * rows, cam.height)
+    sky = cv2.resize(small, (cam.width, rows), interpolation=cv2.INTER_LINEAR_EXACT)
+    stage.pixels[:rows] = sky
+    stage.pixels[rows:, :, :3] = np.array(weather.haze, np.uint8)
+    stage.tags[..., 0] = SKY
 
 
-def _halved(a: np.ndarray, step: int) -> np.ndarray:
-    """Average blocks of `step` pixels in whole numbers."""
-    h, w = a.shape[0] // step * step, a.shape[1] // step * step
-    wide = np.zeros((h // step, w, a.shape[2]), np.uint16)
-    for i in range(step):
-        wide += a[i:h:step, :w]
-    total = np.full((h // step, w // step, a.shape[2]), step * step // 2, np.uint16)
-    for i in range(step):
-        total += wide[:, i::step]
-    return (total // np.uint16(step * step)).astype(np.uint8)
+def _bytes(a: np.ndarray) -> np.ndarray:
+    """Round down to uint8, within its range."""
+    return np.minimum(np.maximum(a, 0), 255).astype(np.uint8)
 
 
-def soften(image: np.ndarray) -> np.ndarray:
-    """Blur by (1 2 1)/4 in both directions."""
-    p = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode="edge")
-    p = (p[:-2] + p[1:-1] + p[1:-1] + p[2:]) * np.float32(0.25)
-    return (p[:, :-2] + p[:, 1:-1] + p[:, 1:-1] + p[:, 2:]) * np.float32(0.25)
+def halved(a: np.ndarray) -> np.ndarray:
+    """Average blocks of 2 x 2; this interpolation of OpenCV is exact on every processor."""
+    size = (max(a.shape[1] // 2, 1), max(a.shape[0] // 2, 1))
+    return np.asarray(cv2.resize(a, size, interpolation=cv2.INTER_LINEAR_EXACT))
+
+
+def soften(plane: np.ndarray) -> np.ndarray:
+    """Blur uint8 [h w] by (1 2 1)/4 in both directions, in whole numbers."""
+    p = cv2.copyMakeBorder(plane, 1, 1, 1, 1, cv2.BORDER_REPLICATE).astype(np.uint16)
+    rows = p[1:-1] * np.uint16(2)
+    rows += p[:-2]
+    rows += p[2:]
+    both = rows[:, 1:-1] * np.uint16(2)
+    both += rows[:, :-2]
+    both += rows[:, 2:]
+    both += np.uint16(8)
+    both >>= np.uint16(4)
+    return both.astype(np.uint8)
 
 
 def _bloom(light: np.ndarray) -> np.ndarray:
-    """Spread what shines over its neighbourhood."""
-    h, w = light.shape[:2]
+    """Spread what shines (uint8 [h w]) over its neighbourhood."""
+    h, w = light.shape
     total = np.zeros(light.shape, np.float32)
-    source = np.clip(light, 0, 255).astype(np.uint8)
-    for step in (4, 12):
-        small = _halved(source, step)
-        for _ in range(2):
-            small = np.clip(soften(small.astype(np.float32)), 0, 255).astype(np.uint8)
-        total += cv2.resize(small, (w, h), interpolation=cv2.INTER_LINEAR_EXACT)
+    small = light
+    for halvings in (2, 2):
+        for _ in range(halvings):
+            small = halved(small)
+        wide = soften(soften(small))
+        total += cv2.resize(wide, (w, h), interpolation=cv2.INTER_LINEAR_EXACT)
     return total
 
 
-def _reflect(image: np.ndarray, label: np.ndarray, horizon: Number, *, wet: Number) -> np.ndarray:
+def _reflect(planes: list[np.ndarray], label: np.ndarray, horizon: int, *, wet: Number) -> None:
     """Mirror the scene in a wet road."""
-    h = image.shape[0]
-    rows = np.arange(h)
-    mirror = np.clip(2 * int(horizon) - rows, 0, h - 1)
-    mirror = np.where(rows > horizon, np.maximum(int(horizon) - (rows - int(horizon)), 0), rows)
-    ghost = soften(soften(image[mirror]))
-    share = (np.isin(label, (ROAD, 9, 10)) * np.float32(wet * 0.55))[..., None]
-    return image + (ghost - image) * share
+    rows = np.maximum(2 * horizon - np.arange(horizon, len(label)), 0)
+    share = np.isin(label[horizon:], (ROAD, 9, 10)) * np.float32(wet * 0.55)
+    for plane in planes:
+        ghost = soften(soften(_bytes(plane)[rows]))
+        plane[horizon:] += (ghost - plane[horizon:]) * share
 
 
 def develop(stage: Stage, weather: Weather) -> tuple[np.ndarray, np.ndarray]:
     """Turn the canvas into a picture of half its size: fog, light, glow, lens and sensor."""
     rng = stage.rng
-    image = _halved(stage.pixels[..., :3], 2).astype(np.float32)
-    label = np.ascontiguousarray(stage.pixels[::2, ::2, 3])
-    extra = _halved(stage.extra, 2).astype(np.float32)
-    far = extra[..., 0] * np.float32(0.5)
-    ratio = far / np.float32(weather.sight * rng.uniform(0.8, 1.25))
-    fog = (ratio / (1 + ratio))[..., None] * (extra[..., :1] < SKY_DEPTH - 1)
-    shine = (extra[..., 1:] * np.float32(weather.glow / 255)).astype(np.float32)
-    lit: np.ndarray = image * np.array(weather.light, np.float32)
-    own = image * np.array((1.08, 0.98, 0.78), np.float32)
-    lit = np.where((label == SKY)[..., None], image, lit + (own - lit) * shine)
-    lit = lit + (np.array(weather.haze, np.float32) - lit) * fog * (1 - np.float32(0.6) * shine)
+    *colours, shine = cv2.split(halved(stage.pixels))
+    label = np.ascontiguousarray(stage.tags[::2, ::2, 0])
+    ratio = halved(stage.tags)[..., 1] / np.float32(2 * weather.sight * rng.uniform(0.8, 1.25))
+    below = label != SKY
+    shine = shine * below * np.float32(weather.glow / 255)
+    fog = ratio / (1 + ratio) * below * (1 - np.float32(0.6) * shine)
+    planes = []
+    for plane, light, warm, haze in zip(colours, weather.light, (1.08, 0.98, 0.78), weather.haze,
+                                        strict=True):  # fmt: skip
+        gain = shine * np.float32(warm - light) + np.float32(light - 1) * below
+        gain += 1
+        gain *= plane
+        gain += (np.float32(haze) - gain) * fog
+        planes.append(gain)
     if weather.wet:
-        lit = _reflect(lit, label, stage.camera.horizon / 2, wet=weather.wet)
+        _reflect(planes, label, int(stage.camera.horizon / 2), wet=weather.wet)
     if weather.glow:
-        lit = lit + _bloom(lit * shine) * np.float32(0.32)
-    return _expose(lit, rng), label
+        for plane in planes:
+            plane += _bloom(_bytes(plane * shine)) * np.float32(0.32)
+    return _expose(planes, rng), label
 
 
-def _expose(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _expose(planes: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
     """Apply what the camera does: vignette, softness, exposure, contrast, cast and noise."""
-    h, w = image.shape[:2]
+    h, w = planes[0].shape
     dx = ((np.arange(w, dtype=np.float32) + 0.5) / np.float32(w) - np.float32(0.5))[None, :]
     dy = ((np.arange(h, dtype=np.float32) + 0.5) / np.float32(h) - np.float32(0.5))[:, None]
-    image = image * (1 - np.float32(0.5) * (dx * dx + dy * dy))[..., None]
-    image = image + (soften(image) - image) * np.float32(rng.uniform(0.0, 0.7))
-    cast = rng.uniform(0.91, 1.09, 3).astype(np.float32)
-    image = image * (cast * np.float32(rng.uniform(0.84, 1.2)))
-    image = (image - 118) * np.float32(rng.uniform(0.88, 1.14)) + 118
-    noise = rng.integers(-64, 65, (2, h, w, 3), dtype=np.int8).astype(np.float32)
-    image = image + (noise[0] + noise[1]) * np.float32(rng.uniform(0.02, 0.11))
-    return np.clip(image + np.float32(0.5), 0, 255).astype(np.uint8)
+    vignette = 1 - np.float32(0.5) * (dx * dx + dy * dy)
+    soft, exposure = float(rng.uniform(0.0, 0.7)), float(rng.uniform(0.84, 1.2))
+    contrast, amount = float(rng.uniform(0.88, 1.14)), float(rng.uniform(0.01, 0.055))
+    noise = np.frombuffer(rng.bytes(6 * h * w), np.int8).reshape(2, 3, h, w)
+    out = []
+    for i, plane in enumerate(planes):
+        sharp = _bytes(plane)
+        image = soften(sharp) * np.float32(soft)
+        image += sharp * np.float32(1 - soft)
+        image *= vignette * np.float32(rng.uniform(0.91, 1.09) * exposure * contrast)
+        grain = noise[0, i] * np.float32(amount)
+        grain += noise[1, i] * np.float32(amount)
+        grain += np.float32(118 * (1 - contrast) + 0.5)
+        image += grain
+        out.append(_bytes(image))
+    return np.asarray(cv2.merge(out))

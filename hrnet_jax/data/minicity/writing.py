@@ -3,13 +3,16 @@
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -28,7 +31,7 @@ from rich.text import Text
 from hrnet_jax.data.minicity.scene import draw_scene
 from hrnet_jax.types import Image, Label
 
-VERSION = 1  # of the drawings; raised whenever the same seed gives other pixels
+VERSION = 2  # of the drawings; raised whenever the same seed gives other pixels
 CITIES = {
     "train": ("aldermoor", "brunnthal", "castelvento", "dornhaven", "eskeby", "fontmarin",
               "grauberg", "hollinsea"),
@@ -88,6 +91,17 @@ def _write_scene(entry: Entry, *, root: Path, height: int, width: int) -> None:
     _write_png(root / entry.path("gtFine"), label)
 
 
+@contextmanager
+def _no_main() -> Iterator[None]:
+    """Keep new workers from importing the main module: `hrnet_jax.main` would pull in JAX."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
 def _each(job: Callable[[Entry], None], todo: list[Entry]) -> Iterator[None]:
     """Do the job for every scene, on all cores if there is enough to do."""
     workers = min(os.cpu_count() or 1, len(todo) // SCENES_PER_WORKER)
@@ -98,7 +112,9 @@ def _each(job: Callable[[Entry], None], todo: list[Entry]) -> Iterator[None]:
     with ProcessPoolExecutor(
         workers, mp_context=get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
     ) as pool:
-        yield from pool.map(job, todo, chunksize=4)
+        with _no_main():
+            done = pool.map(job, todo, chunksize=2)  # submits everything, which starts the workers
+        yield from done
 
 
 def _write_all(job: Callable[[Entry], None], todo: list[Entry], *, console: Console) -> None:

@@ -1,0 +1,53 @@
+# Everything a newcomer needs: `make demo`, `make test`. Each sets up its own environment once.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CONFIG := configs/hr18s_minicity.py
+
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+demo: $(VENV)/.installed  ## draw street scenes, train a network on them, show what it sees
+	@$(BIN)/python -m hrnet_jax.main --config $(CONFIG)
+	@$(BIN)/python -m hrnet_jax.main --config $(CONFIG) --mode eval
+
+test: check fast-tests  ## what CI runs: format, lint, types, fast tests
+
+check: $(VENV)/.installed-test  ## format, lint, types
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+
+fast-tests: $(VENV)/.installed-test
+	@$(BIN)/python -m pytest -q -n 2 -m "not slow"
+
+test-slow: $(VENV)/.installed-test  ## full-size checks
+	@$(BIN)/python -m pytest -q -m slow
+
+format: $(VENV)/.installed-test  ## rewrite the code in the house's format
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/ruff check --quiet --fix .
+
+colour-table: $(VENV)/.installed  ## what a classifier that sees only colours reaches on minicity
+	@$(BIN)/python -m benchmarks.colour_table --root data/minicity
+
+$(VENV)/.installed: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; \
+	this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else 0'
+	@test -x $(BIN)/python || { echo "Making $(VENV) ..."; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing hrnet_jax and what it needs (once, a minute or two) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	@echo "Installing the tools of the tests ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test]"
+	@touch $@
+
+clean:  ## remove the environment, caches, runs and drawn data
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info runs data
+
+.PHONY: help demo test check fast-tests test-slow format colour-table clean

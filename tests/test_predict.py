@@ -1,0 +1,70 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from hrnet_jax import models
+from hrnet_jax.checkpoint import Weights
+from hrnet_jax.predict import Predictor, image_files, predict
+from hrnet_jax.step import split
+from hrnet_jax.writer import Terminal
+from tests import tiny  # noqa: F401 -- adds the variant "tiny"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    _, params, stats = split(models.build("tiny", num_classes=2))
+    meta = {
+        "variant": "tiny", "classes": ["a", "b"], "palette": [[255, 0, 0], [0, 255, 0]],
+        "mean": [120, 120, 120], "std": [60, 60, 60],
+        "config": {"eval": {"image_size": [32, 64]}, "model": {"dtype": "float32"}},
+    }  # fmt: skip
+    return Weights(
+        params=params, stats=stats, meta=meta, step=0, path=tmp_path_factory.getbasetemp()
+    )
+
+
+def test_a_label_for_every_pixel_of_any_size(weights, tmp_path):
+    predictor = Predictor(weights)
+    image = np.random.default_rng(0).integers(0, 256, (37, 53, 3), np.uint8)
+    label = predictor(image)
+    assert label.shape == (37, 53)
+    assert label.max() < 2
+    predictor.save(image, label, tmp_path / "new" / "x")
+    stored = Image.open(tmp_path / "new" / "x_label.png")
+    np.testing.assert_array_equal(np.asarray(stored), label)
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["x_label.png", "x_overlay.png"]
+
+
+def test_folders_keep_their_inner_structure(weights, tmp_path):
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    for name in ("one.png", "deep/two.jpg", "deep/notes.txt"):
+        path = tmp_path / "in" / name
+        if path.suffix == ".txt":
+            path.write_text("no image")
+        else:
+            Image.new("RGB", (40, 20), (90, 60, 30)).save(path)
+    terminal = Terminal(Console(file=io.StringIO()))
+    predict(weights, [tmp_path / "in"], output=tmp_path / "out", terminal=terminal)
+    found = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.png"))
+    assert found == [
+        "deep/two_label.png", "deep/two_overlay.png", "one_label.png", "one_overlay.png"
+    ]  # fmt: skip
+
+
+def test_inputs_that_hold_no_image_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        list(image_files([tmp_path / "nothing.png"]))
+    with pytest.raises(FileNotFoundError, match=r"holds no images \(looked for .png"):
+        list(image_files([tmp_path]))
+
+
+def test_a_broken_image_is_named(weights, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG nothing")
+    with pytest.raises(ValueError, match=r"broken\.png"):
+        predict(
+            weights, [tmp_path], output=tmp_path / "out",
+            terminal=Terminal(Console(file=io.StringIO())),
+        )  # fmt: skip
