@@ -79,6 +79,11 @@ class Checkpoints:
 
         A damaged one is named and the one before it is used.
         """
+        if "source" in (self.meta() or {}):
+            raise ValueError(
+                f"{self._manager.directory} holds converted weights, not a run to go on with; "
+                "start from them in another --workdir, with --config.init_from=<this folder>."
+            )
         for step in reversed(self.steps):
             try:
                 return step, self._restore(step, like)
@@ -126,6 +131,28 @@ class Checkpoints:
         """Wait, then release the folder."""
         self.wait()
         self._manager.close()
+
+
+def save_weights(folder: Path, params: dict, stats: dict, *, meta: Mapping[str, Any]) -> Path:
+    """Write weights that no training of ours made: step 0 of a folder without checkpoints.
+
+    `meta` is what `load_weights` gives back, and has an entry `source`.
+    """
+    manager = _open(folder.absolute() / FOLDER, keep_newest=1)
+    if manager.all_steps():
+        manager.close()
+        raise ValueError(f"{folder} holds a checkpoint already; choose another folder.")
+    model = {"params": params, "stats": stats}
+    sums = {"model": leaf_checksums(model)}
+    manager.save(
+        0,
+        args=ocp.args.Composite(
+            model=ocp.args.StandardSave(model),
+            meta=ocp.args.JsonSave({**meta, "step": 0, "checksums": sums}),
+        ),
+    )
+    manager.close()  # waits until everything is on disk
+    return folder / FOLDER / "0"
 
 
 def load_weights(path: Path) -> Weights:

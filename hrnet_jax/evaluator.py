@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 from rich.table import Table
 
 from hrnet_jax.compiling import compiler_options
@@ -33,7 +34,7 @@ class Evaluator:
         num_classes: int,
         mesh: Mesh,
         batch_size: int,
-        dtype: jnp.dtype,
+        dtype: DTypeLike,
         terminal: Terminal,
     ):
         devices = mesh.shape["data"]

@@ -9,6 +9,7 @@ import optax
 from flax import nnx
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
 from hrnet_jax.compiling import compiler_options
 from hrnet_jax.losses import cross_entropy
@@ -50,7 +51,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     *,
     mesh: Mesh,
-    dtype: jnp.dtype,
+    dtype: DTypeLike,
     ignore_label: int,
     class_weights: Sequence[float] = (),
     reference: Literal["v0", "v1"] = "v0",
@@ -88,7 +89,7 @@ def make_train_step(
         # As one vector: hundreds of small tensors would mean thousands of small kernels, which
         # took XLA longer to compile than the network.
         gradient, unravel = ravel_pytree(grads)
-        grad_norm = optax.global_norm(gradient)
+        grad_norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         update, opt_state = optimizer.update(
             gradient, state.optimizer, ravel_pytree(state.params)[0]

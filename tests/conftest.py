@@ -1,17 +1,20 @@
 """What all tests share: eight simulated devices, and small datasets of real files."""
 
 import os
-
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-
 from pathlib import Path
 
 import jax
 import pytest
 
+from hrnet_jax.compiling import enable_compilation_cache
 from hrnet_jax.data import minicity
 
+os.environ["JAX_PLATFORMS"] = "cpu"
+# Also for the processes that tests start: a program is compiled once for all of them.
+os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parent.parent / ".pytest_cache" / "xdg")
+jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
+enable_compilation_cache()
 
 
 @pytest.fixture(scope="session")

@@ -89,7 +89,12 @@ def test_the_table_shows_absent_classes_as_a_dash():
 
 def test_pictures_are_spread_over_the_split(tmp_path):
     pictures = Pictures(
-        tmp_path, DATASETS["cityscapes"], count=2, total=6, mean=(0, 0, 0), std=(1, 1, 1)
+        tmp_path,
+        DATASETS["cityscapes"],
+        count=2,
+        total=6,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
     )
     for i in range(6):
         item = example(f"city/{i}")

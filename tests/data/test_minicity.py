@@ -36,7 +36,7 @@ def draw(split: str, count: int, **size) -> list:
 
 @pytest.fixture(scope="module")
 def train_scenes():
-    return draw("train", 10, **SMALL)
+    return draw("train", 8, **SMALL)
 
 
 @pytest.fixture(scope="module")

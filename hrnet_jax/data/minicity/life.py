@@ -26,7 +26,7 @@ def _traffic(scene: Scene) -> None:
         pose = Pose(plan.tram, float(rng.uniform(9, 17)) + half, 0, 1 if away else -1)
         scene.add_vehicle(pose, partial(vehicles.train, stage, pose, half_length=half),
                           size=(half, 1.3))  # fmt: skip
-    big = [k for k in ("bus", "truck") if rng.random() < 0.72]
+    big = [k for k in ("bus", "truck") if rng.random() < 0.77]
     rng.shuffle(big)
     lead = big.pop() if big and (rng.random() < 0.5 or not plan.parking) else "car"
     _drive(scene, lead, Pose(float(rng.uniform(-0.3, 0.3)), float(rng.uniform(15, 26)), 0, 1))
@@ -120,7 +120,7 @@ def _furniture(scene: Scene, side: int) -> None:
 def _clutter(scene: Scene, walk: Strip, side: int) -> None:
     rng, stage = scene.rng, scene.stage
     inner = walk.left + 0.5 if side < 0 else walk.right - 0.5
-    if rng.random() < 0.55:  # one motorcycle, or one to three bicycles side by side
+    if rng.random() < 0.65:  # one motorcycle, or one to three bicycles side by side
         z, turn = float(rng.uniform(6.5, 12)), heading(float(rng.uniform(0.4, 1.0)))
         motor = rng.random() < 0.4
         for i in range(1 if motor else int(rng.integers(1, 4))):
@@ -138,7 +138,7 @@ def _people(scene: Scene, side: int) -> None:
     rng, stage, plan = scene.rng, scene.stage, scene.plan
     walk = plan.walk[side]
     spots = [(float(rng.uniform(walk.left + 0.4, walk.right - 0.4)), float(rng.uniform(7, 26)))
-             for _ in range(int(rng.integers(2, 6)))]  # fmt: skip
+             for _ in range(int(rng.integers(3, 7)))]  # fmt: skip
     if plan.zebra and plan.zebra > 7 and side > 0:
         spots += [(float(rng.uniform(-5, 3)), plan.zebra + float(rng.uniform(-1, 1)))
                   for _ in range(int(rng.integers(1, 4)))]  # fmt: skip

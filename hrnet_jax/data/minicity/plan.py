@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import no_type_check
 
 import numpy as np
 
@@ -105,6 +106,7 @@ def _roadside(rng: np.random.Generator, plan: Plan, *, side: int, edge: Number) 
     return edge
 
 
+@no_type_check  # at run time, in tests: compared thousands of times per scene
 @dataclass
 class Thing:
     """Something upright on the street with the ground it covers, so that it can be sorted."""
@@ -114,9 +116,17 @@ class Thing:
     near: Number
     far: Number
     draw: Callable[[], None]
+    overhang: Number = 0.0  # metres by which it is wider above the ground
+
+    def __post_init__(self):
+        near, far = max(self.near, 1), max(self.far, 1)
+        left, right = self.left - self.overhang, self.right + self.overhang
+        self.seen = min(left / near, left / far), max(right / near, right / far)
 
     def behind(self, other: "Thing") -> bool:
         """Tell whether this must be drawn before the other."""
+        if self.seen[0] >= other.seen[1] or other.seen[0] >= self.seen[1]:
+            return False  # apart in the picture; demands beyond need would end in circles
         if self.near >= other.far:
             return True
         if other.near >= self.far:
@@ -131,13 +141,17 @@ class Thing:
 
 def back_to_front(things: list[Thing]) -> list[Thing]:
     """Order things so that nearer ones are drawn over farther ones."""
-    rest = sorted(things, key=lambda t: -(t.near + t.far))
-    ordered = []
+    things = sorted(things, key=lambda t: -(t.near + t.far))
+    first = [{i for i, o in enumerate(things) if o is not t and o.behind(t)} for t in things]
+    rest, ordered = list(range(len(things))), []
     while rest:
-        free = (t for t in rest if not any(o is not t and o.behind(t) for o in rest))
-        chosen = next(free, rest[0])
+        left = set(rest)
+        free = (i for i in rest if not first[i] & left)
+        chosen = next(free, -1)
+        if chosen < 0:  # a circle
+            chosen = max(rest, key=lambda i: things[i].near)
         rest.remove(chosen)
-        ordered.append(chosen)
+        ordered.append(things[chosen])
     return ordered
 
 
@@ -161,7 +175,7 @@ class Scene:
 
     def add(self, x: Number, z: Number, draw: Callable[[], None], *, half: Number = 0.3) -> None:
         """Put something small at a place."""
-        self.things.append(Thing(x - half, x + half, z - half, z + half, draw))
+        self.things.append(Thing(x - half, x + half, z - half, z + half, draw, overhang=1.2))
 
     def occupied(self, x: Number, z: Number) -> bool:
         """Tell whether something already stands at a place."""

@@ -57,6 +57,7 @@ class Body:
     flank: Colour
 
 
+@no_type_check  # as above
 def face(
     stage: Stage,
     pose: Pose,
@@ -100,6 +101,7 @@ def hull(stage: Stage, pose: Pose, body: Body, *, label: int) -> Number:
     return side
 
 
+@no_type_check  # as above
 def plate(
     stage: Stage,
     pose: Pose,
@@ -116,6 +118,7 @@ def plate(
     face(stage, pose, quad, colour, label=label, shine=shine)
 
 
+@no_type_check  # as above
 def strip(
     stage: Stage,
     pose: Pose,

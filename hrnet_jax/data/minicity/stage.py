@@ -9,6 +9,7 @@ rounds exactly (+ - * / and comparisons) or integers: no `exp`, no `sin` and no 
 """
 
 import copy
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import no_type_check
@@ -34,6 +35,7 @@ PAINTS = (
 )  # fmt: skip
 
 
+@no_type_check  # at run time, in tests: called very often
 def paint(rng: np.random.Generator) -> np.ndarray:
     """Draw one colour of the common palette, slightly varied."""
     base = np.array(PAINTS[int(rng.integers(len(PAINTS)))], np.float32)
@@ -41,11 +43,13 @@ def paint(rng: np.random.Generator) -> np.ndarray:
     return np.clip(varied, 8, 248).astype(np.float32)
 
 
+@no_type_check  # at run time, in tests: called very often
 def pick(rng: np.random.Generator, options: tuple) -> np.ndarray:
     """Choose one colour of a short list."""
     return np.array(options[int(rng.integers(len(options)))], np.float32)
 
 
+@no_type_check  # at run time, in tests: called very often
 def mix(first: Colour, second: Colour, share: Number) -> np.ndarray:
     """Blend two colours; `share` is the part of the second one."""
     a, b = np.asarray(first, np.float32), np.asarray(second, np.float32)
@@ -104,8 +108,9 @@ CLEAR = 255  # in the shine of a texture: nothing is there
 @no_type_check  # as above
 def packed(colour: Colour, last: int = 0) -> np.uint32:
     """Pack a colour and the byte that goes with it (shine or label) into one element."""
-    r, g, b = (min(max(int(c), 0), 255) for c in np.asarray(colour).tolist())
-    return np.array((r, g, b, last), np.uint8).view(np.uint32)[0]
+    r, g, b = colour.tolist() if isinstance(colour, np.ndarray) else colour
+    r, g, b = (0 if c < 0 else 255 if c > 255 else int(c) for c in (r, g, b))
+    return np.uint32(int.from_bytes(bytes((r, g, b, last)), sys.byteorder))
 
 
 def modulated(ink: np.ndarray, grey: np.ndarray) -> np.ndarray:
@@ -145,7 +150,7 @@ class Texture:
 
     def shade(self, light: np.ndarray, dirt: np.ndarray) -> None:
         """Multiply by the light at each height [h 1] and by a tile of dirt (1 is 128)."""
-        step = len(dirt) // (512 // (24 // min(self.fine, 24)))
+        step = max(24 // self.fine, 1)
         rows, columns = self.texels.shape
         part = dirt[::step, ::step]
         tall, wide = -(-rows // len(part)), -(-columns // len(part))
@@ -167,14 +172,14 @@ class Stage:
         self.pixels = np.zeros((camera.height, camera.width, 4), np.uint8)  # RGB and shine
         self.tags = np.zeros((camera.height, camera.width, 2), np.uint8)  # label id, half metres
         self.tags[..., 1] = SKY_DEPTH
-        self.grain = mirrored(fractal(rng, size=256, cells=64, octaves=3))
-        self.stain = mirrored(fractal(rng, size=256, cells=8, octaves=5))
-        self.dirt = 128 + np.float32(128 * 0.08) * self.stain
-        self.rough = self.dirt + np.float32(128 * 0.08) * self.stain
-        self.rough += np.float32(128 * 0.12) * self.grain
-        leaves = self.grain * np.float32(0.72) + self.stain * np.float32(0.42)
-        self.leaves = np.tile(leaves[::2, ::2], (2, 2))  # in texels of the sprites of plants
-        self._sprites: dict[str, list[np.ndarray]] = {}
+        grain = fractal(rng, size=256, cells=64, octaves=3)
+        stain = fractal(rng, size=256, cells=8, octaves=5)
+        self.grain, self.stain = mirrored(grain), mirrored(stain)
+        self.dirt = mirrored(128 + np.float32(128 * 0.08) * stain)
+        self.rough = mirrored(128 + 128 * (np.float32(0.16) * stain + np.float32(0.12) * grain))
+        leaves = grain[::2, ::2] * np.float32(0.72) + stain[::2, ::2] * np.float32(0.42)
+        self.leaves = np.tile(mirrored(leaves), (2, 2))  # in texels of the sprites of plants
+        self._sprites: dict[tuple[str, int], np.ndarray] = {}
         self._inks: dict[tuple[int, ...], np.ndarray] = {}
 
     @staticmethod
@@ -344,10 +349,11 @@ class Stage:
         cv2.copyTo(tags, grade, self.tags[window])
 
     def _sprite(self, kind: str) -> np.ndarray:
-        if kind not in self._sprites:
+        key = kind, int(self.rng.integers(3))
+        if key not in self._sprites:
             draw = {"tree": _tree_sprite, "conifer": _conifer_sprite, "clump": _clump_sprite}[kind]
-            self._sprites[kind] = [draw(self) for _ in range(3)]
-        return self._sprites[kind][int(self.rng.integers(3))]
+            self._sprites[key] = draw(self)
+        return self._sprites[key]
 
     def _leaf_inks(self, colour: Colour) -> np.ndarray:
         """Tabulate the inks of leaves from shade to sun, uint32 [256]."""

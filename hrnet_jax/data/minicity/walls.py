@@ -74,14 +74,19 @@ class House:
                 lit, dull, dark = panes[int(chance * 5)]
                 t.fill(s - w - 0.12, s + w + 0.12, y - h - 0.12, y + h + 0.12, frame)
                 t.fill(s - w - 0.22, s + w + 0.22, y - h - 0.24, y - h, sill)
-                t.fill(s - w, s + w, y - h, y + h, dark)  # the wall's own shadow on the glass
-                pane = (s - w + 0.12, s + w, y - h, y + h - 0.16)
-                t.fill(*pane, lit if chance < 0.45 else dull)
-                if chance > 0.72:
-                    low = y + (chance - 0.85) * 2 * self.storey
-                    low = min(max(low, y - h), y + h)
-                    t.fill(s - w, s + w, low, y + h, curtain_shade)
-                    t.fill(s - w + 0.12, s + w, low, y + h - 0.16, curtain)
+                shown = lit if chance < 0.45 else dull
+                blind_from = y + max((chance - 0.85) * 2 * self.storey, -h)
+                if t.fine < 24:  # far away
+                    t.fill(s - w, s + w, y - h, y + h, shown)
+                    if 0.72 < chance < 0.85:
+                        t.fill(s - w, s + w, blind_from, y + h, curtain)
+                    continue
+                # the wall's own shadow lies on the glass
+                t.fill(s - w, s + w, y - h, y + h, dark)
+                t.fill(s - w + 0.12, s + w, y - h, y + h - 0.16, shown)
+                if chance > 0.72 and blind_from < y + h:
+                    t.fill(s - w, s + w, blind_from, y + h, curtain_shade)
+                    t.fill(s - w + 0.12, s + w, blind_from, y + h - 0.16, curtain)
                 if self.style != 2:
                     t.fill(s - 0.045, s + 0.045, y - h, y + h, bars)
                     t.fill(s - w, s + w, y + 0.3, y + 0.385, bars)

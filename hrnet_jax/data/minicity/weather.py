@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from hrnet_jax.data.minicity.stage import Number, Stage, fractal, mirrored
+from hrnet_jax.data.minicity.stage import Number, Stage, fractal
 
 ROAD, SKY = 7, 23
 
@@ -60,12 +60,13 @@ def paint_sky(stage: Stage, weather: Weather) -> None:
     lift = ((np.arange(rows, dtype=np.float32) + 0.5) * 4 / np.float32(cam.horizon))[:, None]
     lift = np.minimum(lift, 1).astype(np.float32)
     across = (np.arange(width, dtype=np.float32) + 0.5)[None, :] / np.float32(width)
-    tile = mirrored((fractal(rng, size=512, cells=4, octaves=7) + 0.1) * 1.9)
+    tile = (fractal(rng, size=256, cells=4, octaves=6) + np.float32(0.1)) * np.float32(1.9)
     # seen from below, a layer of clouds gets denser towards the horizon
     height = 1.0 / (1.25 - lift)
-    iy = (height * 150).astype(np.int32) + int(rng.integers(512))
-    ix = ((across - 0.5) * height * 320).astype(np.int32) + int(rng.integers(512, 1024))
-    noise = tile.take((iy & 1023) * 1024 + (ix & 1023))
+    iy = (height * 75).astype(np.int32) + int(rng.integers(256))
+    ix = ((across - 0.5) * height * 160).astype(np.int32) + int(rng.integers(256, 512))
+    iy, ix = (np.minimum(i & 511, 511 - (i & 511)) for i in (iy, ix))  # there and back
+    noise = tile.take(iy * 256 + ix)
     cover = np.clip((noise + np.float32(weather.clouds * 0.9 - 0.12)) * np.float32(2.2), 0, 1)
     cover = cover * cover * (3 - 2 * cover) * np.float32(0.92)
     dense = 1 - np.float32(0.13) * np.clip(noise + np.float32(weather.clouds - 0.5), 0, 1)

@@ -1,0 +1,41 @@
+"""Convert a checkpoint into a file that mmsegmentation loads with strict=True.
+
+    python -m convert.to_pytorch DIR --output FILE.pth
+
+A file ending in .safetensors holds the same tensors under the same names.
+"""
+
+import argparse
+import os
+import sys
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing is computed
+
+from absl import logging
+from rich.console import Console
+
+from hrnet_jax.interop.convert import report_table, to_file
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Convert; a user's mistake ends in one message and exit code 1."""
+    parser = argparse.ArgumentParser(
+        prog="python -m convert.to_pytorch",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("checkpoint", metavar="DIR", help="a workdir (its best checkpoint by mIoU, "
+                        "else the newest), or one checkpoint in it")  # fmt: skip
+    parser.add_argument("--output", required=True, metavar="FILE",
+                        help="file to write, .pth or .safetensors")  # fmt: skip
+    given = parser.parse_args(arguments)
+    logging.set_verbosity(logging.ERROR)
+    try:
+        report = to_file(given.checkpoint, given.output)
+    except (ValueError, OSError) as error:
+        sys.exit(f"Error: {error}")
+    Console(highlight=False).print(report_table(report, title="Converted"))
+
+
+if __name__ == "__main__":
+    main()

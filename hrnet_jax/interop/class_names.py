@@ -1,0 +1,67 @@
+"""Which classes a network tells apart: from its file, else from their number."""
+
+import dataclasses
+
+from hrnet_jax.data import ade20k, cityscapes, pascal_context, voc12aug
+from hrnet_jax.data.dataset import Color, voc_palette
+
+# Number of classes -> dataset, classes and colours: no two of the zoo have the same number.
+_KNOWN: dict[int, tuple[str, dict[str, Color]]] = {
+    len(classes): (name, classes)
+    for name, classes in (
+        ("cityscapes", cityscapes.CLASSES),
+        ("ade20k", ade20k.CLASSES),
+        ("voc12aug", voc12aug.CLASSES),
+        ("pascal_context", pascal_context.CLASSES_60),
+        ("pascal_context_59", pascal_context.CLASSES_59),
+    )
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassNames:
+    """Names and colours in the order of the logits."""
+
+    dataset: str  # of the zoo, else "custom"
+    names: tuple[str, ...]
+    palette: tuple[Color, ...]
+    origin: str  # where they come from, for the report
+
+
+def class_names(
+    num_classes: int,
+    *,
+    names: tuple[str, ...] | None = None,
+    palette: tuple[Color, ...] | None = None,
+) -> ClassNames:
+    """Name the classes of a network.
+
+    Args:
+        num_classes: of the network.
+        names: what its file says; None if nothing.
+        palette: what its file says; None if nothing.
+    """
+    dataset, known = _KNOWN.get(num_classes, ("custom", {}))
+    usual = tuple(known) or tuple(f"class {index}" for index in range(num_classes))
+    if names is None:
+        names, origin = usual, "from their number"
+    elif len(names) != num_classes:
+        origin = f"from their number (the file names {len(names)})"
+        names = usual
+    elif _is_misordered_context(names):
+        origin = "from their number (the file has the order of 2020's code, the logits have not)"
+        names = usual
+    else:
+        origin = "from the file"
+    if names != tuple(known):
+        dataset = "custom"
+    if palette is None or len(palette) != num_classes:
+        palette = tuple(known.values()) if dataset != "custom" else voc_palette(num_classes)
+    return ClassNames(dataset=dataset, names=names, palette=palette, origin=origin)
+
+
+def _is_misordered_context(names: tuple[str, ...]) -> bool:
+    """Whether these are the 60 classes with Pascal VOC's first, as in mmsegmentation 0.8."""
+    voc_first = ("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car")
+    known = pascal_context.CLASSES_60
+    return names[:8] == voc_first and sorted(names) == sorted(known)

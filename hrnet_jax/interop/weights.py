@@ -1,0 +1,214 @@
+"""Weights of a file -> a network's arrays, strictly: nothing is missing, left over or guessed."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+from flax import nnx
+
+from hrnet_jax import models
+from hrnet_jax.interop.keys import (
+    Path,
+    from_torch_layout,
+    leaf_paths,
+    to_torch_layout,
+    torch_key,
+    torch_state_dict,
+)
+from hrnet_jax.interop.looks import (
+    CLASSIFIER,
+    check_classes,
+    check_looks,
+    classes_of,
+    num_classes_of,
+    variant_of,
+)
+from hrnet_jax.interop.sources import Source
+
+HeadPolicy = Literal["strict", "match", "new"]
+HEAD_POLICIES: tuple[HeadPolicy, ...] = ("strict", "match", "new")
+
+_HEAD = "decode_head."
+_LISTED = 40  # problems of one kind that are spelled out
+_WIDENED = ("float16", "bfloat16", "float64")  # if all tensors of a file are
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A network's arrays, and how many of them came from where."""
+
+    params: dict[str, Any]
+    stats: dict[str, Any]
+    origin: str
+
+
+def load(source: Source, *, variant: str | None = None, num_classes: int | None = None) -> Loaded:
+    """Arrange the tensors of a whole file as a network's arrays.
+
+    Raises:
+        ValueError: that lists everything that does not fit.
+    """
+    check_looks(source, variant=variant, num_classes=num_classes)
+    count = num_classes_of(source)
+    template = _template(variant_of(source), count or 1)
+    if count is None:
+        template = {key: entry for key, entry in template.items() if not key.startswith(_HEAD)}
+    tensors = _checked(source, {key: shape for key, (_, shape) in template.items()})
+    params, stats = _trees({key: path for key, (path, _) in template.items()}, tensors)
+    return Loaded(params=params, stats=stats, origin=f"{len(tensors)} tensors from {source.path}")
+
+
+def start_from(
+    source: Source,
+    params: dict,
+    stats: dict,
+    *,
+    variant: str,
+    classes: tuple[str, ...],
+    head: HeadPolicy = "strict",
+) -> Loaded:
+    """Put what a file holds into a network with fresh weights.
+
+    Args:
+        source: a whole network or a backbone.
+        params: fresh ones; what the file lacks or `head` refuses stays as it is.
+        stats: fresh ones.
+        variant: of the network; the file's must be the same.
+        classes: of the network, in order.
+        head: what to do with the file's head. "strict": its classes must be the same; "match":
+            take it, but of its classifier the classes of equal names only; "new": leave it.
+
+    Raises:
+        ValueError: that lists everything that does not fit.
+    """
+    check_looks(source, variant=variant)
+    fresh = torch_state_dict(params, stats)
+    paths = {torch_key(path): path for path in leaf_paths(params) | leaf_paths(stats)}
+    use_head = source.has_head and head != "new"
+    shapes = {key: fresh[key].shape for key in paths if use_head or not key.startswith(_HEAD)}
+    kept = len(classes)
+    if use_head and head == "strict":
+        check_classes(source, classes)
+    if not use_head:
+        kept, tensors = 0, _checked(_without_head(source), shapes)
+    elif head == "strict":
+        tensors = _checked(source, shapes)
+    else:
+        count = num_classes_of(source) or 0
+        theirs = {key: (count, *fresh[key].shape[1:]) for key in CLASSIFIER}
+        tensors = _checked(source, shapes | theirs)
+        kept = _match(tensors, fresh, source=source, classes=classes)
+    new_params, new_stats = _trees(paths, fresh | tensors)
+    backbone = sum(not key.startswith(_HEAD) for key in tensors)
+    origin = f"{source.path.name} ({source.family}): {backbone} tensors of the backbone"
+    if use_head:
+        origin += f", {len(tensors) - backbone} of the head"
+        origin += f" ({kept} of {len(classes)} classes by name)" if head == "match" else ""
+    else:
+        origin += f"; the {len(paths) - len(tensors)} of the head are random"
+    return Loaded(params=new_params, stats=new_stats, origin=origin)
+
+
+def _match(
+    tensors: dict[str, np.ndarray],
+    fresh: Mapping[str, np.ndarray],
+    *,
+    source: Source,
+    classes: tuple[str, ...],
+) -> int:
+    """Replace the file's classifier by a fresh one with the file's rows of equal names."""
+    theirs = classes_of(source)
+    assert theirs is not None
+    if source.classes is None and theirs.dataset == "custom":
+        raise ValueError(
+            f"{source.path} does not name its {len(theirs.names)} classes, so none can be "
+            "matched; use the head policy new."
+        )
+    row = {name: index for index, name in enumerate(theirs.names)}
+    pairs = [(index, row[name]) for index, name in enumerate(classes) if name in row]
+    for key in CLASSIFIER:
+        merged = fresh[key].copy()
+        for here, there in pairs:
+            merged[here] = tensors[key][there]
+        tensors[key] = merged
+    return len(pairs)
+
+
+def _without_head(source: Source) -> Source:
+    keep = {key: value for key, value in source.tensors.items() if not key.startswith(_HEAD)}
+    counters = {key: value for key, value in source.counters.items() if not key.startswith(_HEAD)}
+    return dataclasses.replace(source, tensors=keep, counters=counters)
+
+
+def _checked(source: Source, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """The tensors as float32, if they are what `shapes` asks for; else one error for all."""
+    kinds = {str(value.dtype) for value in source.tensors.values()}
+    kind = kinds.pop() if len(kinds) == 1 else "float32"
+    allowed = kind if kind in _WIDENED else "float32"
+    counters = {key.replace("running_var", "num_batches_tracked") for key in shapes
+                if key.endswith("running_var")}  # fmt: skip
+    problems: dict[str, list[str]] = {
+        "missing": sorted(set(shapes) - set(source.tensors)),
+        "not of this network": sorted(
+            [*(set(source.tensors) - set(shapes)), *(set(source.counters) - counters)]
+        ),
+        "of another shape": [],
+        "of another type": [],
+        "not finite": [],
+    }
+    if source.counters:
+        problems["missing"] += sorted(counters - set(source.counters))
+    for key, value in source.counters.items():
+        if value.shape != () or value.dtype.kind not in "iu":
+            problems["of another type"].append(f"{key} is {value.dtype} {value.shape}, not a count")
+    for key in sorted(set(shapes) & set(source.tensors)):
+        value = source.tensors[key]
+        if value.shape != shapes[key]:
+            problems["of another shape"].append(f"{key} is {value.shape}, not {shapes[key]}")
+        if str(value.dtype) != allowed:
+            problems["of another type"].append(f"{key} is {value.dtype}, not {allowed}")
+        elif not np.isfinite(value).all():
+            problems["not finite"].append(
+                f"{key} has {np.count_nonzero(~np.isfinite(value))} of {value.size}"
+            )
+    _raise_if_any(source, problems)
+    return {key: np.asarray(source.tensors[key], np.float32) for key in shapes}
+
+
+def _raise_if_any(source: Source, problems: Mapping[str, list[str]]) -> None:
+    lines = []
+    for kind, found in problems.items():
+        if found:
+            more = f"\n    ... and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+            listed = "\n    ".join(found[:_LISTED])
+            lines.append(f"\n  {len(found)} {kind}:\n    {listed}{more}")
+    if lines:
+        raise ValueError(
+            f"{source.path} looks like {variant_of(source)}, but its tensors do not fit:"
+            + "".join(lines)
+        )
+
+
+def _trees(paths: Mapping[str, Path], tensors: Mapping[str, np.ndarray]) -> tuple[dict, dict]:
+    """Nested dicts of parameters and of statistics, in our layout."""
+    params: dict = {}
+    stats: dict = {}
+    for key, path in paths.items():
+        target = stats if path[-1] in ("mean", "var") else params
+        for name in path[:-1]:
+            target = target.setdefault(name, {})
+        target[path[-1]] = np.ascontiguousarray(from_torch_layout(path, tensors[key]))
+    return params, stats
+
+
+@functools.lru_cache(maxsize=4)
+def _template(variant: str, num_classes: int) -> dict[str, tuple[Path, tuple[int, ...]]]:
+    """Every tensor of a network by its published key: our path, PyTorch's shape."""
+    model = nnx.eval_shape(lambda: models.build(variant, num_classes=num_classes))
+    leaves = leaf_paths(nnx.to_pure_dict(nnx.state(model)))
+    return {
+        torch_key(path): (path, to_torch_layout(path, np.broadcast_to(0.0, leaf.shape)).shape)
+        for path, leaf in leaves.items()
+    }
