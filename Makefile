@@ -1,6 +1,7 @@
 # Everything a newcomer needs: `make demo`, `make test`. Each sets up its own environment once.
 
 PYTHON ?= python3
+ARGS ?=  # more flags for the demo, as in make demo ARGS=--config.train.steps=600
 VENV := .venv
 BIN := $(VENV)/bin
 CONFIG := configs/hr18s_minicity.py
@@ -11,8 +12,7 @@ help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 demo: $(VENV)/.installed  ## draw street scenes, train a network on them, show what it sees
-	@$(BIN)/python -m hrnet_jax.main --config $(CONFIG)
-	@$(BIN)/python -m hrnet_jax.main --config $(CONFIG) --mode eval
+	@$(BIN)/python -m hrnet_jax.main --config $(CONFIG) $(ARGS)
 
 test: check fast-tests  ## what CI runs: format, lint, types, fast tests
 

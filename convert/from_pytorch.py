@@ -27,16 +27,29 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", help="a .pth or .safetensors file: FCN-HRNet of mmsegmentation 0.x "
-                        "or 1.x, official HRNet, ImageNet backbone (also timm's), our export")  # fmt: skip
+    parser.add_argument(
+        "file",
+        help="a .pth or .safetensors file: FCN-HRNet of mmsegmentation 0.x "
+        "or 1.x, official HRNet, ImageNet backbone (also timm's), our export",
+    )
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the checkpoint")
-    parser.add_argument("--config", metavar="FILE[:SCHEDULE]",
-                        help="check that the file is what this recipe describes")  # fmt: skip
-    parser.add_argument("--head", choices=HEAD_POLICIES, default="strict",
-                        help="if the recipe's classes are others: refuse (strict), keep those of "
-                        "equal names (match), or keep the backbone only (new)")  # fmt: skip
-    parser.add_argument("--any-hash", action="store_true",
-                        help="accept a file whose SHA-256 is not the one its name promises")  # fmt: skip
+    parser.add_argument(
+        "--config",
+        metavar="FILE[:SCHEDULE]",
+        help="check that the file is what this recipe describes",
+    )
+    parser.add_argument(
+        "--head",
+        choices=HEAD_POLICIES,
+        default="strict",
+        help="if the recipe's classes are others: refuse (strict), keep those of "
+        "equal names (match), or keep the backbone only (new)",
+    )
+    parser.add_argument(
+        "--any-hash",
+        action="store_true",
+        help="accept a file whose SHA-256 is not the one its name promises",
+    )
     given = parser.parse_args(arguments)
     logging.set_verbosity(logging.ERROR)
     try:

@@ -24,10 +24,14 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("checkpoint", metavar="DIR", help="a workdir (its best checkpoint by mIoU, "
-                        "else the newest), or one checkpoint in it")  # fmt: skip
-    parser.add_argument("--output", required=True, metavar="FILE",
-                        help="file to write, .pth or .safetensors")  # fmt: skip
+    parser.add_argument(
+        "checkpoint",
+        metavar="DIR",
+        help="a workdir (its best checkpoint by mIoU, else the newest), or one checkpoint in it",
+    )
+    parser.add_argument(
+        "--output", required=True, metavar="FILE", help="file to write, .pth or .safetensors"
+    )
     given = parser.parse_args(arguments)
     logging.set_verbosity(logging.ERROR)
     try:

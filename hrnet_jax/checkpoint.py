@@ -17,6 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
+from hrnet_jax.metrics import Scores
 from hrnet_jax.step import State
 
 FOLDER = "checkpoints"  # within a workdir
@@ -52,7 +53,7 @@ class Checkpoints:
         state: State,
         *,
         meta: Mapping[str, Any],
-        scores: Mapping[str, float] | None = None,
+        scores: Scores | None = None,
     ) -> None:
         """Write a checkpoint in the background; call `wait` before trusting that it is there.
 
@@ -71,7 +72,7 @@ class Checkpoints:
                 optimizer=ocp.args.StandardSave(state.optimizer),
                 meta=ocp.args.JsonSave({**meta, "step": step, "checksums": sums}),
             ),
-            metrics=dict(scores) if scores else None,
+            metrics=None if scores is None else scores.summary(),
         )
 
     def restore_latest(self, like: State) -> tuple[int, State] | None:

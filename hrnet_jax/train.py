@@ -49,6 +49,7 @@ def train(config: ConfigDict, *, workdir: Path, terminal: Terminal) -> Scores | 
         train_step = program.lower(state, setup.batch_shape()).compile()
     evaluator = setup.evaluator()
     writer = MetricsWriter(workdir, start=start)
+    scores: Scores | None = None
 
     def evaluate(state: State, done: int) -> Scores:
         scores = evaluator(
@@ -73,7 +74,6 @@ def train(config: ConfigDict, *, workdir: Path, terminal: Terminal) -> Scores | 
             live=live,
             terminal=terminal,
         )
-        scores = None
         for step in range(start, last):
             batch = to_global(monitor.next_batch(), mesh=setup.mesh)
             state, metrics = train_step(state, batch)
@@ -81,19 +81,19 @@ def train(config: ConfigDict, *, workdir: Path, terminal: Terminal) -> Scores | 
             done = step + 1
             if is_due(done, config.log.every_steps, last=last):
                 monitor.report(done)
-            with monitor.paused():
-                evaluated = is_due(done, config.eval.every_steps, last=last)
-                if evaluated:
-                    scores = evaluate(state, done)
-                if is_due(done, config.checkpoint.every_steps, last=last):
-                    summary = scores.summary() if evaluated and scores else None
-                    checkpoints.save(done, state, meta=setup.meta(), scores=summary)
+            evaluates = is_due(done, config.eval.every_steps, last=last)
+            saves = is_due(done, config.checkpoint.every_steps, last=last)
+            if evaluates or saves:
+                with monitor.paused():  # scores first: the checkpoint then knows whether it is best
+                    scores = evaluate(state, done) if evaluates else None
+                    if saves:
+                        checkpoints.save(done, state, meta=setup.meta(), scores=scores)
     with terminal.announced("Waiting for the last checkpoint"):
         checkpoints.close()
     writer.close()
-    if scores is not None:
-        terminal.table(class_table(scores, setup.dataset))
-        terminal.line(f"Protocol: {PROTOCOL}.")
+    assert scores is not None, "the last step is always evaluated"
+    terminal.table(class_table(scores, setup.dataset))
+    terminal.line(f"Protocol: {PROTOCOL}.")
     terminal.line(f"Pictures: {workdir / 'pictures'}    Curves: {workdir / 'curves.png'}")
     return scores
 

@@ -40,10 +40,8 @@ def variant_of(source: Source) -> str:
 
 def num_classes_of(source: Source) -> int | None:
     """Count the classes of the head; None for a backbone."""
-    counts = [
-        source.tensors[key].shape[0] for key in _CLASSIFIER if source.tensors.get(key, _NO).ndim
-    ]
-    return counts[0] if counts else None
+    found = [source.tensors[key] for key in CLASSIFIER if key in source.tensors]
+    return next((tensor.shape[0] for tensor in found if tensor.ndim), None)
 
 
 def classes_of(source: Source) -> ClassNames | None:
