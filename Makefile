@@ -22,10 +22,13 @@ check: $(VENV)/.installed-test  ## format, lint, types
 	@$(BIN)/mypy
 
 fast-tests: $(VENV)/.installed-test
-	@$(BIN)/python -m pytest -q -n 2 -m "not slow"
+	@$(BIN)/python -m pytest -q -n 2 -m "not slow and not parity"
 
 test-slow: $(VENV)/.installed-test  ## full-size checks
 	@$(BIN)/python -m pytest -q -m slow
+
+parity: $(VENV)/.installed-test .venv-parity/.installed  ## beside the real mmsegmentation (PyTorch, 30 min)
+	@HRNET_PARITY_PYTHON=.venv-parity/bin/python $(BIN)/python -m pytest -q -m parity tests/parity
 
 format: $(VENV)/.installed-test  ## rewrite the code in the house's format
 	@$(BIN)/ruff format --quiet .
@@ -47,7 +50,17 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test]"
 	@touch $@
 
+# PyTorch for CPUs; where the index has none: make parity PEER_INSTALL="--index-url <its CPU index>"
+.venv-parity/.installed: Makefile
+	@echo "Making .venv-parity with mmsegmentation and PyTorch (once, a few minutes) ..."
+	@test -x .venv-parity/bin/python || $(PYTHON) -m venv .venv-parity
+	@.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check $(PEER_INSTALL) \
+	torch==2.13.0
+	@.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check \
+	mmsegmentation==1.2.2 mmengine==0.10.7 mmcv-lite==2.1.0 ftfy regex "setuptools<81"
+	@touch $@
+
 clean:  ## remove the environment, caches, runs and drawn data
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info runs data
 
-.PHONY: help demo test check fast-tests test-slow format colour-table clean
+.PHONY: help demo test check fast-tests test-slow format parity colour-table clean

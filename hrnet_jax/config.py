@@ -28,6 +28,12 @@ def default(*, name: str, dataset: str, variant: str) -> ConfigDict:
     # denominator of the logged accuracy.
     config.reference = "v0"
     config.seed = 0  # of initial weights, example order and augmentation
+    # What a new run starts from: "" for random weights, else a .pth or .safetensors file (a whole
+    # network or an ImageNet backbone), a workdir or a checkpoint. A resumed run does not read it.
+    config.init_from = ""
+    # What of its head is used: "strict" (the classes must be the same), "match" (the classes of
+    # equal names), or "new" (nothing: the backbone only).
+    config.init_head = "strict"
 
     config.model = ConfigDict()
     config.model.variant = variant  # hr18s, hr18 or hr48
@@ -85,6 +91,7 @@ def validate(config: ConfigDict) -> None:
         ValueError: for the first field that cannot work.
     """
     _one_of(config, "reference", ("v0", "v1"))
+    _one_of(config, "init_head", ("strict", "match", "new"))
     _one_of(config, "model.variant", tuple(VARIANTS))
     _one_of(config, "model.dtype", ("float32", "bfloat16", "float64"))
     _one_of(config, "data.name", (*DATASETS, "custom"))

@@ -16,7 +16,7 @@ from hrnet_jax.data.dataset import Dataset
 from hrnet_jax.inference import label_map, whole
 from hrnet_jax.metrics import Scores, confusion_matrix
 from hrnet_jax.sharding import batch_sharding, replicated, to_global
-from hrnet_jax.types import IGNORE_LABEL, Example, Image, Label
+from hrnet_jax.types import IGNORE_LABEL, Example, Label
 from hrnet_jax.visualize import panel
 from hrnet_jax.writer import Terminal
 
@@ -144,13 +144,10 @@ class Pictures:
         *,
         count: int,  # pictures in all
         total: int,  # examples in all
-        mean: tuple[float, float, float],
-        std: tuple[float, float, float],
     ):
         self._folder, self._dataset = folder, dataset
         self._every = max(1, total // count) if count else 0
         self._left, self._seen = count, 0
-        self._mean, self._std = np.array(mean, np.float32), np.array(std, np.float32)
 
     def __call__(self, example: Example, predicted: Label) -> None:
         """See one example; draw it if its turn has come."""
@@ -159,7 +156,7 @@ class Pictures:
             return
         self._left -= 1
         picture = panel(
-            self._original(example["image"]),
+            example["original"],
             truth=example["label"],
             predicted=predicted,
             classes=self._dataset.classes,
@@ -168,7 +165,3 @@ class Pictures:
         path = self._folder / f"{example['id'].replace('/', '_')}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path)
-
-    def _original(self, normalized: np.ndarray) -> Image:
-        pixels = normalized * self._std + self._mean
-        return np.clip(np.round(pixels), 0, 255).astype(np.uint8)

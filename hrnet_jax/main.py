@@ -68,6 +68,11 @@ def _run(terminal: Terminal) -> None:
         train(config, workdir=workdir, terminal=terminal)
         return
     weights = load_weights(checkpoint)
+    if not weights.meta["classes"]:
+        raise ValueError(
+            f"{weights.path} holds a backbone without a head, which labels nothing; train from it "
+            f"with --config.init_from={checkpoint}."
+        )
     config = configs.from_dict(weights.meta["config"]) if config is None else config
     _prepare(config, terminal)
     if mode == "eval":

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import jax
 import optax
 
+from hrnet_jax.metrics import Scores
 from hrnet_jax.step import Metrics
 from hrnet_jax.types import Batch
 from hrnet_jax.writer import LiveLine, MetricsWriter, Terminal
@@ -82,6 +83,11 @@ class Monitor:
         )
         self._terminal.line_if_plain(f"step {done}/{self._live.total}  {self._live.text}")
         self._pending, self._waited, self._begin = [], 0.0, time.perf_counter()
+
+    def report_scores(self, done: int, scores: Scores) -> None:
+        """Write and show an evaluation."""
+        self._writer.write(done, scores.summary())
+        self._terminal.line(f"step {done}/{self._live.total}  {scores}")
 
     def _check(self, step: int, metrics: Metrics, ids: list[str]) -> None:
         if metrics.finite:

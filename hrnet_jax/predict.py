@@ -1,7 +1,7 @@
 """Image files -> label maps and overlays. A checkpoint is all it needs."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import jax
@@ -14,7 +14,7 @@ from hrnet_jax import models
 from hrnet_jax.checkpoint import Weights
 from hrnet_jax.compiling import compiler_options
 from hrnet_jax.data.decode import decode_image
-from hrnet_jax.data.transforms import fit_size, normalize, resize_image
+from hrnet_jax.data.transforms import Channels, fit_size, normalize, resize_image
 from hrnet_jax.inference import label_map, whole
 from hrnet_jax.step import split
 from hrnet_jax.types import Image, Label
@@ -31,7 +31,7 @@ class Predictor:
         meta = weights.meta
         self.classes: tuple[str, ...] = tuple(meta["classes"])
         self.palette: list[tuple[int, int, int]] = [tuple(color) for color in meta["palette"]]
-        self._mean, self._std = tuple(meta["mean"]), tuple(meta["std"])
+        self._mean, self._std = _channels(meta["mean"]), _channels(meta["std"])
         self._box = tuple(meta["config"]["eval"]["image_size"])
         dtype = jnp.dtype(meta["config"]["model"]["dtype"])
         structure, _, _ = split(models.build(meta["variant"], num_classes=len(self.classes)))
@@ -60,6 +60,11 @@ class Predictor:
             part = path.with_name(f".{path.name}_{kind}.part")
             picture.save(part, format="PNG")
             os.replace(part, path.with_name(f"{path.name}_{kind}.png"))  # whole or not at all
+
+
+def _channels(values: Sequence[float]) -> Channels:
+    red, green, blue = map(float, values)
+    return red, green, blue
 
 
 def predict(weights: Weights, images: list[Path], *, output: Path, terminal: Terminal) -> None:

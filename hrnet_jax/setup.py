@@ -1,6 +1,6 @@
 """From a config to the things it describes: data, model, optimiser, evaluation."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,19 @@ from hrnet_jax.data.pipeline import eval_examples, steps_per_epoch, train_batche
 from hrnet_jax.data.sources import FolderSource
 from hrnet_jax.data.transforms import eval_transforms, train_transforms
 from hrnet_jax.evaluator import Evaluator, Pictures
+from hrnet_jax.interop.sources import read_source
+from hrnet_jax.interop.weights import start_from
 from hrnet_jax.optim import poly_schedule, sgd
 from hrnet_jax.sharding import check_batch_size, make_mesh, replicate
 from hrnet_jax.step import State, initial_state, split
 from hrnet_jax.types import Batch, Example
 from hrnet_jax.writer import Terminal
+
+_BACKBONES = {  # what the published runs started from
+    "hr18s": "hrnetv2_w18_small-b5a04e21.pth",
+    "hr18": "hrnetv2_w18-00eb2006.pth",
+    "hr48": "hrnetv2_w48-d2186c55.pth",
+}
 
 
 class Setup:
@@ -31,6 +39,7 @@ class Setup:
         self.dataset = dataset_of(config)
         self.mesh = make_mesh()
         self.dtype = jnp.dtype(config.model.dtype)  # of the computation
+        self._origin = f"random weights, seed {config.seed}"  # of the weights of step 0
 
     def check_training(self) -> None:
         """Find what would stop a training run before anything expensive begins."""
@@ -75,13 +84,42 @@ class Setup:
         )
         return sgd(schedule, momentum=optim.momentum, weight_decay=optim.weight_decay), schedule
 
-    def initial_state(self, optimizer: optax.GradientTransformation) -> State:
-        """Random weights, on every device; float64 if the computation is, else float32."""
+    def initial_state(
+        self, optimizer: optax.GradientTransformation, *, resuming: bool = False
+    ) -> State:
+        """Random weights or those of `config.init_from`, on every device.
+
+        They are float64 if the computation is, else float32. What a resumed run begins with is
+        replaced anyway, so nothing is read for it.
+        """
         precise = jnp.promote_types(self.dtype, jnp.float32)
-        params, stats = jax.tree.map(lambda leaf: leaf.astype(precise), self._model[1:])
+        params, stats = jax.tree.map(
+            lambda leaf: leaf.astype(precise), self._model[1:] if resuming else self._start()
+        )
         return replicate(initial_state(params, stats, optimizer), mesh=self.mesh)
 
-    def train_batches(self, start: int) -> Iterator[Batch]:
+    def _start(self) -> tuple[dict, dict]:
+        """The weights of step 0; says where they come from."""
+        config = self.config
+        if config.init_from:
+            loaded = start_from(
+                read_source(config.init_from),
+                *self._model[1:],
+                variant=config.model.variant,
+                classes=self.dataset.classes,
+                head=config.init_head,
+            )
+            self._origin = loaded.origin
+            return loaded.params, loaded.stats
+        if config.data.name not in ("minicity", "custom"):
+            self.terminal.warn(
+                "training starts from random weights, but the published run started from the "
+                f"ImageNet backbone {_BACKBONES.get(config.model.variant, 'of this variant')}: "
+                "expect a far lower mIoU, or give the file with --config.init_from=FILE."
+            )
+        return self._model[1:]
+
+    def train_batches(self, start: int) -> Generator[Batch, None, None]:
         """This host's batches from step `start` on."""
         config = self.config
         return train_batches(
@@ -141,8 +179,6 @@ class Setup:
             self.dataset,
             count=self.config.log.pictures,
             total=len(self.validation),
-            mean=self.config.data.mean,
-            std=self.config.data.std,
         )
 
     def meta(self) -> dict[str, Any]:
@@ -167,7 +203,7 @@ class Setup:
             reference=config.reference,
         )
         devices = jax.devices()
-        origin = f"resumed at step {start}" if start else f"from random weights, seed {config.seed}"
+        origin = f"resumed at step {start}" if start else f"from {self._origin}"
         self.terminal.line(
             f"{config.name}: {config.model.variant}, {parameters:,} parameters, "
             f"{self.dataset.num_classes} classes, {config.model.dtype}, {origin}\n"

@@ -1,8 +1,10 @@
 """The training loop, nothing else: step, report, evaluate, save."""
 
+from contextlib import closing
 from pathlib import Path
 
-import jax.numpy as jnp
+import jax
+import optax
 from ml_collections import ConfigDict
 
 from hrnet_jax.checkpoint import Checkpoints
@@ -14,88 +16,92 @@ from hrnet_jax.sharding import to_global
 from hrnet_jax.step import State, make_train_step
 from hrnet_jax.types import IGNORE_LABEL
 from hrnet_jax.visualize import draw_curves
-from hrnet_jax.writer import MetricsWriter, Terminal, read_metrics
+from hrnet_jax.writer import MetricsWriter, Terminal
 
 
 def train(config: ConfigDict, *, workdir: Path, terminal: Terminal) -> Scores | None:
-    """Train from the newest checkpoint in `workdir`, else from random weights.
+    """Train from the newest checkpoint in `workdir`, else from what the config starts with.
 
     Returns the scores of the last evaluation; None if nothing was left to do.
     """
     setup = Setup(config, terminal=terminal)
     setup.check_training()
     optimizer, schedule = setup.optimizer()
-    state = setup.initial_state(optimizer)
-    checkpoints = Checkpoints(workdir, keep_newest=config.checkpoint.keep, warn=terminal.warn)
-    start, state = checkpoints.restore_latest(like=state) or (0, state)
-    setup.describe(start=start)
     last = config.train.steps
-    if start >= last:
-        checkpoints.close()
-        terminal.line(f"All {last} steps are done; --mode eval scores the best checkpoint.")
-        return None
-
-    batches = setup.train_batches(start)
-    program = make_train_step(
-        setup.structure,
-        optimizer,
-        mesh=setup.mesh,
-        dtype=jnp.dtype(config.model.dtype),
-        ignore_label=IGNORE_LABEL,
-        class_weights=config.train.class_weights,
-        reference=config.reference,
-    )
-    with terminal.announced("Compiling the training step"):
-        train_step = program.lower(state, setup.batch_shape()).compile()
-    evaluator = setup.evaluator()
-    writer = MetricsWriter(workdir, start=start)
-    scores: Scores | None = None
-
-    def evaluate(state: State, done: int) -> Scores:
-        scores = evaluator(
-            state.params,
-            state.stats,
-            setup.validation_examples(),
-            total=len(setup.validation),
-            on_prediction=setup.pictures(workdir / "pictures"),
-        )
-        writer.write(done, scores.summary())
-        draw_curves(read_metrics(writer.path), workdir / "curves.png", title=config.name)
-        terminal.line(f"step {done}/{last}  {scores}")
-        return scores
-
-    with terminal.live("Training", total=last, done=start) as live:
-        monitor = Monitor(
-            batches,
-            schedule=schedule,
-            batch_size=config.train.batch_size,
-            max_bad_steps=config.train.max_bad_steps,
-            writer=writer,
-            live=live,
-            terminal=terminal,
-        )
-        for step in range(start, last):
-            batch = to_global(monitor.next_batch(), mesh=setup.mesh)
-            state, metrics = train_step(state, batch)
-            monitor.add(step, metrics)
-            done = step + 1
-            if is_due(done, config.log.every_steps, last=last):
-                monitor.report(done)
-            evaluates = is_due(done, config.eval.every_steps, last=last)
-            saves = is_due(done, config.checkpoint.every_steps, last=last)
-            if evaluates or saves:
-                with monitor.paused():  # scores first: the checkpoint then knows whether it is best
-                    scores = evaluate(state, done) if evaluates else None
-                    if saves:
-                        checkpoints.save(done, state, meta=setup.meta(), scores=scores)
-    with terminal.announced("Waiting for the last checkpoint"):
-        checkpoints.close()
-    writer.close()
+    with closing(
+        Checkpoints(workdir, keep_newest=config.checkpoint.keep, warn=terminal.warn)
+    ) as checkpoints:
+        state = setup.initial_state(optimizer)
+        start, state = checkpoints.restore_latest(like=state) or (0, state)
+        setup.describe(start=start)
+        if start >= last:
+            terminal.line(f"All {last} steps are done; --mode eval scores the best checkpoint.")
+            return None
+        train_step = compile_step(setup, optimizer, state)
+        evaluate = setup.evaluator()
+        with (
+            closing(setup.train_batches(start)) as batches,
+            closing(MetricsWriter(workdir, start=start)) as writer,
+            terminal.live("Training", total=last, done=start) as live,
+        ):
+            monitor = Monitor(
+                batches,
+                schedule=schedule,
+                batch_size=config.train.batch_size,
+                max_bad_steps=config.train.max_bad_steps,
+                writer=writer,
+                live=live,
+                terminal=terminal,
+            )
+            scores: Scores | None = None
+            for step in range(start, last):
+                batch = to_global(monitor.next_batch(), mesh=setup.mesh)
+                state, metrics = train_step(state, batch)
+                monitor.add(step, metrics)
+                done = step + 1
+                if is_due(done, config.log.every_steps, last=last):
+                    monitor.report(done)
+                evaluates = is_due(done, config.eval.every_steps, last=last)
+                saves = is_due(done, config.checkpoint.every_steps, last=last)
+                if evaluates or saves:
+                    with monitor.paused():  # scores first, so that the best one is known
+                        scores = None
+                        if evaluates:
+                            scores = evaluate(
+                                state.params,
+                                state.stats,
+                                setup.validation_examples(),
+                                total=len(setup.validation),
+                                on_prediction=setup.pictures(workdir / "pictures"),
+                            )
+                            monitor.report_scores(done, scores)
+                            draw_curves(writer.entries(), workdir / "curves.png", title=config.name)
+                        if saves:
+                            checkpoints.save(done, state, meta=setup.meta(), scores=scores)
+        with terminal.announced("Waiting for the last checkpoint"):
+            checkpoints.wait()
     assert scores is not None, "the last step is always evaluated"
     terminal.table(class_table(scores, setup.dataset))
     terminal.line(f"Protocol: {PROTOCOL}.")
     terminal.line(f"Pictures: {workdir / 'pictures'}    Curves: {workdir / 'curves.png'}")
     return scores
+
+
+def compile_step(
+    setup: Setup, optimizer: optax.GradientTransformation, state: State
+) -> jax.stages.Compiled:
+    """Compile the training step before the first batch is there, and say how long it took."""
+    program = make_train_step(
+        setup.structure,
+        optimizer,
+        mesh=setup.mesh,
+        dtype=setup.dtype,
+        ignore_label=IGNORE_LABEL,
+        class_weights=setup.config.train.class_weights,
+        reference=setup.config.reference,
+    )
+    with setup.terminal.announced("Compiling the training step"):
+        return program.lower(state, setup.batch_shape()).compile()
 
 
 def is_due(done: int, every: int, *, last: int) -> bool:

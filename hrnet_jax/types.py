@@ -1,6 +1,6 @@
 """The numpy vocabulary of the data side: what an image, a label and an example are."""
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -18,6 +18,7 @@ class Example(TypedDict):
     id: str
     image: Image | NormalizedImage
     label: Label
+    original: NotRequired[Image]  # in evaluation: the image as it was stored, to be shown
 
 
 Batch = dict[str, np.ndarray]  # {"image": float32 [b h w 3], "label": uint8 [b h w]}

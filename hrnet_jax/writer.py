@@ -131,6 +131,10 @@ class MetricsWriter:
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
 
+    def entries(self) -> list[dict]:
+        """Read back all entries of the run, earlier starts included."""
+        return read_metrics(self.path)
+
     def close(self) -> None:
         """Flush and close both files."""
         self._lines.close()

@@ -12,10 +12,11 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # A file imports from lower levels, from files before it on its own level, or from its own folder.
 LEVELS = [
     ["hrnet_jax", "types"],
-    ["models", "data", "metrics", "optim", "compiling", "visualize", "writer", "interop"],
+    ["models", "data", "metrics", "optim", "compiling", "visualize", "writer"],
     ["config", "losses", "inference", "sharding"],
     ["recipes", "step"],
     ["checkpoint", "evaluator", "monitor"],
+    ["interop"],
     ["setup", "predict"],
     ["evaluate", "train"],
     ["main"],

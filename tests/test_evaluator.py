@@ -20,6 +20,7 @@ def example(name, size=(32, 64), label_size=None, seed=0):
     return {
         "id": name,
         "image": rng.standard_normal((*size, 3)).astype(np.float32),
+        "original": rng.integers(0, 256, (*size, 3), np.uint8),
         "label": rng.choice([0, 1, 2, 255], label_size or size).astype(np.uint8),
     }
 
@@ -88,14 +89,7 @@ def test_the_table_shows_absent_classes_as_a_dash():
 
 
 def test_pictures_are_spread_over_the_split(tmp_path):
-    pictures = Pictures(
-        tmp_path,
-        DATASETS["cityscapes"],
-        count=2,
-        total=6,
-        mean=(0.0, 0.0, 0.0),
-        std=(1.0, 1.0, 1.0),
-    )
+    pictures = Pictures(tmp_path, DATASETS["cityscapes"], count=2, total=6)
     for i in range(6):
         item = example(f"city/{i}")
         pictures(item, np.zeros_like(item["label"]))

@@ -152,7 +152,7 @@ def test_a_workdir_of_another_config_is_refused(trained, tiny_city):
     )  # fmt: skip
     assert done.returncode == 1
     assert "belongs to a run with another config" in done.stderr
-    assert "optim.lr: 0.05 -> 0.5" in done.stderr
+    assert "optim.lr: 0.03 -> 0.5" in done.stderr
 
 
 def test_a_batch_that_devices_cannot_share_is_refused(tiny_city, tmp_path):

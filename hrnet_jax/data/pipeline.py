@@ -47,7 +47,7 @@ def train_batches(
     workers: int = 0,  # processes that decode and transform; 0: threads of this process
     threads: int = 2,  # per process
     prefetch: int = 4,  # batches held ready per process
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Return an endless iterator over this host's part of the batches from `start_step` on.
 
     A batch is {"image": float32 [b h w 3], "label": uint8 [b h w], "id": str [b]}. The batches of

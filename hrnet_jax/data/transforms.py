@@ -62,13 +62,14 @@ def resize_label(label: UInt8[np.ndarray, "h w"], size: Size) -> UInt8[np.ndarra
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Resize(grain.transforms.Map):
-    """Fit the image, and not the label, within `image_size`; the shape is kept."""
+    """Fit the image, and not the label, within `image_size`; keep its shape, and the original."""
 
     image_size: Size
 
     def map(self, example: Example) -> Example:
-        size = fit_size(example["image"].shape[:2], within=self.image_size)
-        return _replace(example, image=resize_image(example["image"], size))
+        original = example["image"]
+        size = fit_size(original.shape[:2], within=self.image_size)
+        return _replace(example, image=resize_image(original, size), original=original)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

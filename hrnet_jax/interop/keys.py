@@ -4,6 +4,8 @@ One function, `torch_key`; import inverts it over the model's own paths, export 
 both directions agree by construction.
 """
 
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -27,7 +29,7 @@ def torch_key(path: Path) -> str:
     return ".".join([*modules, _LEAF[leaf]])
 
 
-def leaf_paths(tree: dict) -> dict[Path, jax.Array]:
+def leaf_paths(tree: dict) -> dict[Path, Any]:
     """The leaves of nested dicts by their paths."""
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {tuple(entry.key for entry in path): leaf for path, leaf in flat}

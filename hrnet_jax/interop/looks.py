@@ -63,7 +63,8 @@ def check_classes(source: Source, classes: tuple[str, ...]) -> None:
         return
     raise ValueError(
         f"{source.path} has the classes {listed(theirs.names)}, wanted are {listed(classes)}. Use "
-        "the head policy match to keep those of equal names, or new to keep the backbone only."
+        "the head policy (--head, --config.init_head) match to keep those of equal names, or new "
+        "to keep the backbone only."
     )
 
 

@@ -52,11 +52,11 @@ def load(source: Source, *, variant: str | None = None, num_classes: int | None 
     """
     check_looks(source, variant=variant, num_classes=num_classes)
     count = num_classes_of(source)
-    template = _template(variant_of(source), count or 1)
+    expected = template(variant_of(source), count or 1)
     if count is None:
-        template = {key: entry for key, entry in template.items() if not key.startswith(_HEAD)}
-    tensors = _checked(source, {key: shape for key, (_, shape) in template.items()})
-    params, stats = _trees({key: path for key, (path, _) in template.items()}, tensors)
+        expected = {key: entry for key, entry in expected.items() if not key.startswith(_HEAD)}
+    tensors = _checked(source, {key: shape for key, (_, shape) in expected.items()})
+    params, stats = _trees({key: path for key, (path, _) in expected.items()}, tensors)
     return Loaded(params=params, stats=stats, origin=f"{len(tensors)} tensors from {source.path}")
 
 
@@ -199,12 +199,13 @@ def _trees(paths: Mapping[str, Path], tensors: Mapping[str, np.ndarray]) -> tupl
         target = stats if path[-1] in ("mean", "var") else params
         for name in path[:-1]:
             target = target.setdefault(name, {})
-        target[path[-1]] = np.ascontiguousarray(from_torch_layout(path, tensors[key]))
+        # A copy: a view would keep the whole file in memory.
+        target[path[-1]] = np.array(from_torch_layout(path, tensors[key]), order="C")
     return params, stats
 
 
 @functools.lru_cache(maxsize=4)
-def _template(variant: str, num_classes: int) -> dict[str, tuple[Path, tuple[int, ...]]]:
+def template(variant: str, num_classes: int) -> dict[str, tuple[Path, tuple[int, ...]]]:
     """Every tensor of a network by its published key: our path, PyTorch's shape."""
     model = nnx.eval_shape(lambda: models.build(variant, num_classes=num_classes))
     leaves = leaf_paths(nnx.to_pure_dict(nnx.state(model)))

@@ -6,7 +6,6 @@ from flax import nnx
 from hrnet_jax import models
 from hrnet_jax.compiling import compiler_options
 from hrnet_jax.interop.keys import torch_state_dict
-from hrnet_jax.models.hrnet import VARIANTS
 from hrnet_jax.step import split
 from tests.published import published_image, published_model, published_tensor
 
@@ -59,7 +58,7 @@ def test_logits_are_those_of_the_original(variant, height, width):
     np.testing.assert_allclose(found, LOGITS[variant, height, width], atol=9e-6)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", PARAMETERS)
 def test_parameters_and_keys_are_counted_as_published(variant):
     for num_classes, expected in PARAMETERS[variant].items():
         if variant == "hr48" and num_classes not in (19, 150):

@@ -1,0 +1,129 @@
+"""The same computations as in `worker.py`, with this package."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.flatten_util import ravel_pytree
+from jax.sharding import AxisType
+
+from hrnet_jax import models
+from hrnet_jax.compiling import compiler_options
+from hrnet_jax.interop.keys import torch_state_dict
+from hrnet_jax.optim import poly_schedule, sgd
+from hrnet_jax.step import State, initial_state, make_train_step, split
+
+Arrays = dict[str, np.ndarray]
+CROP = (64, 96)
+BATCH = 2
+
+
+def nhwc(image: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(np.moveaxis(image, -3, -1))
+
+
+def one_device() -> jax.sharding.Mesh:
+    return jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
+
+
+def cast(tree: Any, dtype: str) -> Any:
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tree)
+
+
+def logits(weights: Any, image: np.ndarray, dtype: str) -> np.ndarray:
+    """Stride-4 logits [1 k h w] of an image [1 3 h w]."""
+    structure, _, _ = split(
+        models.build(weights.meta["variant"], num_classes=len(weights.meta["classes"]))
+    )
+
+    @jax.jit
+    def forward(params, stats, image):
+        return nnx.merge(structure, params, stats)(image)
+
+    with jax.enable_x64(True):
+        arguments = cast((weights.params, weights.stats, nhwc(image)), dtype)
+        program = forward.lower(*arguments).compile(compiler_options())
+        return np.moveaxis(np.asarray(program(*arguments)), -1, 1)
+
+
+def logits_in_two_programs(weights: list, image: np.ndarray, dtype: str) -> list[np.ndarray]:
+    """The same for networks with one backbone and several heads: it is compiled once."""
+    results: list[np.ndarray] = []
+    with jax.enable_x64(True):
+        features = None
+        for each in weights:
+            structure, _, _ = split(
+                models.build(each.meta["variant"], num_classes=len(each.meta["classes"]))
+            )
+            params, stats = cast((each.params, each.stats), dtype)
+            model = nnx.merge(structure, params, stats)
+            if features is None:
+                graph, state = nnx.split(model.backbone)
+                run = jax.jit(lambda state, x: nnx.merge(graph, state)(x))  # noqa: B023
+                pixels = jnp.asarray(nhwc(image), dtype)
+                features = run.lower(state, pixels).compile(compiler_options())(state, pixels)
+            results.append(np.moveaxis(np.asarray(model.decode_head(features)), -1, 1))
+    return results
+
+
+def backward(weights: Any, batch: Arrays, dtype: str) -> Arrays:
+    """Loss and gradients by key, from the train step itself."""
+
+    def keep_gradient() -> optax.GradientTransformation:
+        """An optimiser that changes nothing and remembers what it saw."""
+        return optax.GradientTransformation(
+            jnp.zeros_like, lambda gradient, state, params=None: (0 * gradient, gradient)
+        )
+
+    with jax.enable_x64(True):
+        step, state = train_step(weights, keep_gradient(), dtype)
+        state, metrics = step(state, device_batch(batch))
+        gradients = ravel_pytree(state.params)[1](state.optimizer)
+        named = torch_state_dict(jax.device_get(gradients), {})
+        return {"loss": np.asarray(metrics.loss), **named}
+
+
+def train(weights: Any, batches: Arrays, *, total: int, snapshots: list[int]) -> Arrays:
+    """As the worker's `train`."""
+    schedule = poly_schedule(lr=0.01, min_lr=1e-4, power=0.9, steps=total, reference="v1")
+    results: dict[str, Any] = {"loss": [], "accuracy": [], "lr": []}
+    with jax.enable_x64(True):
+        optimizer = sgd(schedule, momentum=0.9, weight_decay=5e-4)
+        step, state = train_step(weights, optimizer, "float64")
+        for index in range(max(snapshots)):
+            batch = {name: batches[name][index] for name in ("image", "label")}
+            results["lr"].append(float(schedule(index)))
+            state, metrics = step(state, device_batch(batch))
+            results["loss"].append(float(metrics.loss))
+            results["accuracy"].append(float(metrics.accuracy))
+            if index + 1 in snapshots:
+                named = torch_state_dict(*jax.device_get((state.params, state.stats)))
+                results |= {f"{index + 1} {key}": value for key, value in named.items()}
+    return {name: np.asarray(value) for name, value in results.items()}
+
+
+def train_step(weights: Any, optimizer: optax.GradientTransformation, dtype: str):
+    """The compiled step of training, and the state it begins with."""
+    model = models.build(weights.meta["variant"], num_classes=len(weights.meta["classes"]))
+    program = make_train_step(
+        split(model)[0],
+        optimizer,
+        mesh=one_device(),
+        dtype=jnp.dtype(dtype),
+        ignore_label=255,
+        reference="v1",
+    )
+    params, stats = cast((weights.params, weights.stats), dtype)
+    state: State = initial_state(params, stats, optimizer)
+    shapes = {
+        "image": jax.ShapeDtypeStruct((BATCH, *CROP, 3), jnp.float32),
+        "label": jax.ShapeDtypeStruct((BATCH, *CROP), jnp.uint8),
+    }
+    return program.lower(state, shapes).compile(), state
+
+
+def device_batch(batch: Arrays) -> dict[str, jax.Array]:
+    return {"image": jnp.asarray(nhwc(batch["image"])), "label": jnp.asarray(batch["label"])}

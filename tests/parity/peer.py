@@ -1,0 +1,61 @@
+"""Our end of the pipe to `worker.py`, the real mmsegmentation."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+PYTHON = "HRNET_PARITY_PYTHON"  # set by `make parity`
+
+
+class Peer:
+    """A running worker; call its functions by name."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._files = 0
+        self._log = (folder / "worker.log").open("w")
+        self._process = subprocess.Popen(
+            [os.environ[PYTHON], "-W", "ignore", str(Path(__file__).with_name("worker.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+        )
+
+    def call(self, function: str, **arguments: Any) -> Any:
+        """Run one job; its log is in the error if it fails."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"do": function, **arguments}) + "\n")
+        self._process.stdin.flush()
+        reply = self._process.stdout.readline()
+        if not reply:
+            log = (self.folder / "worker.log").read_text()
+            raise RuntimeError(f"{function} failed:\n{log[-3000:]}")
+        return json.loads(reply)["result"]
+
+    def arrays(self, function: str, **arguments: Any) -> dict[str, np.ndarray]:
+        """Run a job that writes an .npz; arguments that are dicts of arrays become files."""
+        for name, value in arguments.items():
+            if isinstance(value, dict):
+                arguments[name] = str(self._new_file())
+                np.savez(arguments[name], **value)
+        output = self._new_file()
+        self.call(function, output=str(output), **arguments)
+        with np.load(output) as stored:
+            results = dict(stored)
+        output.unlink()
+        return results
+
+    def _new_file(self) -> Path:
+        self._files += 1
+        return self.folder / f"{self._files}.npz"
+
+    def close(self) -> None:
+        """End the worker."""
+        with self._process, self._log:  # closes the pipes, waits
+            pass

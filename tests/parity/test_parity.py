@@ -1,0 +1,321 @@
+"""Our network beside the real mmsegmentation: `make parity`. Writes `docs/parity.md`.
+
+Weights come from files that mmsegmentation saved and go through the converter, as a user's do.
+"""
+
+import hashlib
+import os
+import platform
+from pathlib import Path
+
+import flax
+import jax
+import numpy as np
+import pytest
+
+from hrnet_jax.checkpoint import Weights, load_weights
+from hrnet_jax.compiling import enable_compilation_cache
+from hrnet_jax.interop.convert import to_checkpoint, to_file
+from hrnet_jax.interop.sources import read_source
+from hrnet_jax.interop.weights import template
+from tests.parity import ours
+from tests.parity.peer import PYTHON, Peer
+from tests.published import published_tensor
+
+pytestmark = [
+    pytest.mark.parity,
+    pytest.mark.skipif(PYTHON not in os.environ, reason="run `make parity`"),
+]
+
+ROOT = Path(__file__).parents[2]
+VARIANTS = ("hr18s", "hr18", "hr48")
+SIZES = ((512, 1024), (375, 500), (513, 769), (97, 65))
+OTHER_CLASSES = (150, 21, 60, 59)
+TOTAL, SHORT, LONG = 20, 5, 20  # steps of the schedule, of the two comparisons
+NUDGED = (  # tensors of which one element is moved by one ulp, to see how far the peer drifts
+    "backbone.conv1.weight",
+    "backbone.stage3.0.branches.1.0.conv2.weight",
+    "decode_head.conv_seg.weight",
+)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory) -> Path:
+    jax.config.update("jax_default_matmul_precision", "highest")
+    enable_compilation_cache()
+    return tmp_path_factory.mktemp("parity")
+
+
+@pytest.fixture(scope="session")
+def peer(folder):
+    peer = Peer(folder)
+    yield peer
+    peer.close()
+
+
+@pytest.fixture(scope="session")
+def tables(request, peer):
+    """Rows by table; written down when all tests have passed."""
+    tables: dict[str, list[str]] = {name: [] for name in HEADS}
+    yield tables
+    for name, rows in tables.items():  # seen with `pytest -s`
+        print("", name, *rows, sep="\n")
+    if not request.session.testsfailed and all(tables.values()):
+        (ROOT / "docs" / "parity.md").write_text(document(tables, peer.call("versions")))
+
+
+@pytest.fixture(scope="session")
+def files(folder, peer):
+    """Make the file of a variant, once: weights by name, or the peer's own random ones."""
+
+    def make(variant: str, num_classes: int = 19, *, style: str = "0.x", own: bool = False) -> Path:
+        path = folder / f"{variant}_{num_classes}_{style}_{own}.pth"
+        if not path.exists():
+            tensors = folder / "tensors.npz"
+            if not own:
+                shapes = {k: shape for k, (_, shape) in template(variant, num_classes).items()}
+                np.savez(tensors, **{k: published_tensor(k, s) for k, s in shapes.items()})
+            peer.call("save", variant=variant, num_classes=num_classes, path=str(path),
+                      tensors="" if own else str(tensors), style=style)  # fmt: skip
+            tensors.unlink(missing_ok=True)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def converted(folder):
+    """Convert a file into a checkpoint, once."""
+
+    def convert(path: Path) -> Weights:
+        target = folder / path.stem
+        if not target.exists():
+            to_checkpoint(path, target)
+        return load_weights(target)
+
+    return convert
+
+
+def image(height: int, width: int, *, seed: int = 0) -> np.ndarray:
+    random = np.random.RandomState(seed)
+    return random.standard_normal((1, 3, height, width)).astype(np.float32)
+
+
+def batches(count: int, *, num_classes: int = 19) -> dict[str, np.ndarray]:
+    """Fixed batches; a quarter of every label is ignored, and single pixels besides."""
+    random = np.random.RandomState(7)
+    height, width = ours.CROP
+    images = random.standard_normal((count, ours.BATCH, 3, height, width)).astype(np.float32)
+    blocks = random.randint(0, num_classes, (count, ours.BATCH, height // 8, width // 8))
+    labels = blocks.repeat(8, 2).repeat(8, 3).astype(np.uint8)
+    labels[random.random_sample(labels.shape) < 0.02] = 255
+    labels[..., : height // 2, : width // 2] = 255
+    return {"image": images, "label": labels}
+
+
+def distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Largest absolute difference."""
+    assert a.shape == b.shape
+    return float(np.abs(np.asarray(a, np.float64) - b).max())
+
+
+def relative(a: dict, b: dict, keys: list[str]) -> float:
+    """The largest of the relative L2 distances of single tensors."""
+    return max(float(np.linalg.norm(a[k] - b[k]) / np.linalg.norm(b[k])) for k in keys)
+
+
+def whole(a: dict, b: dict, keys: list[str]) -> float:
+    """The relative L2 distance of all tensors as one vector."""
+    above = sum(float(np.square(a[k] - b[k]).sum()) for k in keys)
+    return (above / sum(float(np.square(b[k]).sum()) for k in keys)) ** 0.5
+
+
+def check_logits(tables, name: str, results32, results64, theirs32, theirs64) -> None:
+    scale = float(np.abs(theirs64).max())
+    error = distance(results32, theirs32) / scale
+    noise = distance(theirs32, theirs64) / scale
+    own = distance(results32, theirs64) / scale
+    error64 = distance(results64, theirs64) / scale
+    tables["logits"].append(
+        f"| {name} | {scale:.2f} | {error:.1e} | {own:.1e} | {noise:.1e} | {error64:.1e} |"
+    )
+    assert error <= max(1e-5, 2 * noise)
+    assert error64 <= 1e-10
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_logits_of_every_size(variant, size, peer, files, converted, tables):
+    path = files(variant)
+    weights, pixels = converted(path), image(*size)
+    theirs = peer.arrays("logits", variant=variant, num_classes=19, weights=str(path),
+                         inputs={"x": pixels}, dtypes=["float32", "float64"])  # fmt: skip
+    mine = {dtype: ours.logits(weights, pixels, dtype) for dtype in ("float32", "float64")}
+    check_logits(tables, f"{variant} | 19 | {size[0]}x{size[1]}", mine["float32"],
+                 mine["float64"], theirs["x float32"], theirs["x float64"])  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_logits_of_every_number_of_classes(variant, peer, files, converted, tables):
+    pixels = image(97, 65, seed=1)
+    paths = [files(variant, count, style="1.x") for count in OTHER_CLASSES]
+    weights = [converted(path) for path in paths]
+    mine = {
+        dtype: ours.logits_in_two_programs(weights, pixels, dtype)
+        for dtype in ("float32", "float64")
+    }
+    for index, (count, path) in enumerate(zip(OTHER_CLASSES, paths, strict=True)):
+        theirs = peer.arrays("logits", variant=variant, num_classes=count, weights=str(path),
+                             inputs={"x": pixels}, dtypes=["float32", "float64"])  # fmt: skip
+        check_logits(tables, f"{variant} | {count} | 97x65", mine["float32"][index],
+                     mine["float64"][index], theirs["x float32"], theirs["x float64"])  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_one_backward_pass(variant, peer, files, converted, tables):
+    path = files(variant, own=True)
+    batch = {name: values[0] for name, values in batches(1).items()}
+    theirs = peer.arrays("backward", variant=variant, num_classes=19, weights=str(path),
+                         batch=batch)  # fmt: skip
+    peer32, peer64 = (
+        {k.removesuffix(f" {dtype}"): v for k, v in theirs.items() if k.endswith(dtype)}
+        for dtype in ("float32", "float64")
+    )
+    mine32, mine64 = (
+        ours.backward(converted(path), batch, dtype) for dtype in ("float32", "float64")
+    )
+    keys = sorted(set(peer64) - {"loss"})
+    assert set(mine64) == {*keys, "loss"}
+    loss32, loss64 = (
+        abs(float(a["loss"] / b["loss"]) - 1) for a, b in ((mine32, peer64), (mine64, peer64))
+    )
+    gradient64 = relative(mine64, peer64, keys)
+    own, noise = whole(mine32, peer64, keys), whole(peer32, peer64, keys)
+    worst, worst_noise = relative(mine32, peer64, keys), relative(peer32, peer64, keys)
+    tables["backward"].append(
+        f"| {variant} | {loss64:.1e} | {gradient64:.1e} | {loss32:.1e} | {own:.1e} | {noise:.1e} "
+        f"| {worst:.1e} | {worst_noise:.1e} |"
+    )
+    assert loss64 <= 1e-10
+    assert gradient64 <= 1e-8
+    assert loss32 <= 1e-5
+    assert own <= 2 * noise
+    assert worst <= 2 * worst_noise
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_training(variant, peer, files, converted, tables):
+    path, steps = files(variant, own=True), batches(LONG)
+
+    def run(nudged: str) -> dict[str, np.ndarray]:
+        return peer.arrays("train", variant=variant, num_classes=19, weights=str(path),
+                           batches=steps, total=TOTAL, snapshots=[SHORT, LONG],
+                           nudged=nudged)  # fmt: skip
+
+    theirs = run("")
+    mine = ours.train(converted(path), steps, total=TOTAL, snapshots=[SHORT, LONG])
+    moved = [run(key) for key in NUDGED]
+    np.testing.assert_allclose(mine["lr"], theirs["lr"], rtol=1e-12)
+    np.testing.assert_allclose(mine["accuracy"][:SHORT], theirs["accuracy"][:SHORT], atol=1e-6)
+    row = f"| {variant} "
+    checks = []
+    for step in (SHORT, LONG):
+        keys = [k for k in theirs if k.startswith(f"{step} ") and not k.endswith("_tracked")]
+        stats = [k for k in keys if "running_" in k]
+        params = [k for k in keys if k not in stats]
+        for names in (params, stats):
+            drift = max(whole(m, theirs, names) for m in moved)
+            checks.append((step, whole(mine, theirs, names), drift))
+        loss = float(np.abs(mine["loss"][:step] / theirs["loss"][:step] - 1).max())
+        drift = max(
+            float(np.abs(m["loss"][:step] / theirs["loss"][:step] - 1).max()) for m in moved
+        )
+        checks.append((step, loss, drift))
+    row += "".join(f"| {found:.1e} ({drift:.1e}) " for _, found, drift in checks)
+    tables["training"].append(row + "|")
+    for step, found, drift in checks:
+        assert found <= (1e-7 if step == SHORT else 10 * drift)
+
+
+@pytest.mark.parametrize("style", ["0.x", "1.x"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_there_and_back(variant, style, peer, files, converted, tables, folder):
+    path, back = files(variant, style=style), folder / "back.pth"
+    converted(path)
+    to_file(folder / path.stem, back)
+    before, after = read_source(path), read_source(back)
+    for name in ("tensors", "counters"):
+        first, second = getattr(before, name), getattr(after, name)
+        assert set(first) == set(second)
+        for key in first:
+            assert first[key].dtype == second[key].dtype
+            assert first[key].tobytes() == second[key].tobytes(), key
+    assert before.classes == after.classes
+    pixels = {"x": image(97, 65)}
+    a, b = (
+        peer.arrays("logits", variant=variant, num_classes=19, weights=str(file), inputs=pixels,
+                    dtypes=["float32"])["x float32"]
+        for file in (path, back)
+    )  # fmt: skip
+    assert a.tobytes() == b.tobytes()
+    tables["round trip"].append(
+        f"| {variant} | {before.format} of {style} | {len(before.tensors)} + "
+        f"{len(before.counters)} | 0 | 0 | {hashlib.sha256(a.tobytes()).hexdigest()[:16]} |"
+    )
+
+
+HEADS = {
+    "logits": """\
+## Logits
+
+At stride 4, of standard normal images, in units of the largest logit. Demanded: the difference in
+float32 at most 1e-5, or twice the peer's own float32 error where that is larger; in float64 1e-10.
+
+| variant | classes | size | largest logit | float32: ours - peer | float32: ours - float64 peer \
+| float32: peer - float64 peer | float64: ours - peer |
+|--|--:|--|--:|--:|--:|--:|--:|""",
+    "backward": """\
+## One backward pass
+
+Two crops of 64x96, a quarter of the pixels ignored, the peer's own random weights, 19 classes.
+Relative differences; gradients by the L2 norm. Demanded in float64: loss 1e-10, every gradient
+1e-8; in float32: loss 1e-5, gradients at most twice as far from the peer's float64 as the peer's
+float32, all as one vector, and the worst single tensor of each.
+
+| variant | float64 loss | float64 worst gradient | float32 loss | float32 gradient, ours \
+| ... peer | float32 worst gradient, ours | ... peer |
+|--|--:|--:|--:|--:|--:|--:|--:|""",
+    "training": f"""\
+## Training
+
+SGD in float64 on fixed batches of two crops of 64x96 with ignored pixels: momentum 0.9, decay
+5e-4, the poly schedule of 1.x over {TOTAL} steps. Relative L2 distance of all parameters and of
+all running statistics as one vector each; the largest relative difference of a loss. In brackets
+what the peer's own result moves by when one weight moves by one ulp (the worst of {len(NUDGED)}).
+Demanded: 1e-7 after {SHORT} steps, ten times the bracket after {LONG}; learning rates to 1e-12.
+
+| variant | {SHORT} steps: parameters | statistics | losses | {LONG} steps: parameters \
+| statistics | losses |
+|--|--:|--:|--:|--:|--:|--:|""",
+    "round trip": """\
+## There and back
+
+.pth of the peer -> checkpoint -> .pth, loaded by the peer with strict=True.
+
+| variant | file | tensors + counters | bits that differ | bits of the peer's logits that differ \
+| SHA-256 of its logits |
+|--|--|--:|--:|--:|--|""",
+}
+
+
+def document(tables: dict[str, list[str]], versions: dict[str, str]) -> str:
+    theirs = ", ".join(f"{name} {version}" for name, version in versions.items())
+    mine = f"jax {jax.__version__}, flax {flax.__version__}, numpy {np.__version__}"
+    parts = [
+        "# Parity with mmsegmentation\n\nWritten by `make parity`, side by side on the same "
+        f"machine ({platform.machine()}, CPU).\nPeer: {theirs}, its released configs (BN instead "
+        f"of SyncBN).\nOurs: {mine}, Python {platform.python_version()}.\nWeights: of every "
+        "published name, drawn by `tests/published.py`, saved by the peer, converted by us."
+    ]
+    parts += [head + "\n" + "\n".join(tables[name]) for name, head in HEADS.items()]
+    return "\n\n".join(parts) + "\n"

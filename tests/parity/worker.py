@@ -1,0 +1,203 @@
+"""The real mmsegmentation, in a process and an environment of its own (it needs PyTorch).
+
+Reads one job per line from stdin, as JSON with the name of a function below and its arguments;
+arrays go through .npz files. `peer.py` talks to it.
+"""
+
+import json
+import pathlib
+import sys
+import types
+
+import numpy as np
+import torch
+
+replies, sys.stdout = sys.stdout, sys.stderr  # mmengine prints
+
+
+def _stub_ops() -> None:
+    """mmcv-lite has no compiled operations; mmseg imports their names, FCN-HRNet calls none."""
+
+    def make(name: str) -> type:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        def refuse(self, *args, **kwargs):
+            raise RuntimeError(f"mmcv.ops.{name} is a stub")
+
+        return type(name, (torch.nn.Module,), {"__init__": refuse})
+
+    stub = types.ModuleType("mmcv.ops")
+    stub.__getattr__ = make  # type: ignore[method-assign]
+    sys.modules["mmcv.ops"] = stub
+
+
+_stub_ops()
+
+import mmcv  # noqa: E402
+import mmengine  # noqa: E402
+import mmseg  # noqa: E402
+from mmengine.config import Config  # noqa: E402
+from mmengine.optim import OptimWrapper, PolyLR  # noqa: E402
+from mmengine.registry import init_default_scope  # noqa: E402
+from mmengine.runner import load_checkpoint  # noqa: E402
+from mmengine.structures import PixelData  # noqa: E402
+from mmseg.registry import MODELS  # noqa: E402
+from mmseg.structures import SegDataSample  # noqa: E402
+from mmseg.utils import register_all_modules  # noqa: E402
+
+register_all_modules()
+init_default_scope("mmseg")
+CONFIGS = pathlib.Path(mmseg.__file__).parent / ".mim/configs/hrnet"
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def versions() -> dict:
+    """Say what is compared with."""
+    return {
+        "mmsegmentation": mmseg.__version__,
+        "mmengine": mmengine.__version__,
+        "mmcv-lite": mmcv.__version__,
+        "torch": torch.__version__,
+    }
+
+
+def build(variant: str, num_classes: int) -> torch.nn.Module:
+    """The network of the released config; with BN, as SyncBN has no CPU kernel."""
+    config = Config.fromfile(CONFIGS / f"fcn_{variant}_4xb2-40k_cityscapes-512x1024.py").model
+    config.pretrained = None
+    config.backbone.norm_cfg.type = config.decode_head.norm_cfg.type = "BN"
+    config.decode_head.num_classes = num_classes
+    return MODELS.build(config)
+
+
+def _loaded(variant: str, num_classes: int, weights: str, dtype: str) -> torch.nn.Module:
+    model = build(variant, num_classes)
+    load_checkpoint(model, weights, map_location="cpu", strict=True, logger="silent")
+    return model.to(DTYPES[dtype])
+
+
+def save(variant: str, num_classes: int, path: str, tensors: str, style: str) -> None:
+    """Save weights as mmsegmentation 0.x (legacy file) or 1.x (zip) would.
+
+    Args:
+        variant: of the network.
+        num_classes: of the head.
+        path: of the file to write.
+        tensors: .npz with values by key; empty for the network's own random initialisation.
+        style: "0.x" or "1.x".
+    """
+    torch.manual_seed(0)
+    model = build(variant, num_classes)
+    model.init_weights()
+    if tensors:
+        values = dict(np.load(tensors))
+        state = {
+            key: torch.from_numpy(values[key]) if key in values else torch.tensor(40_000)
+            for key in model.state_dict()
+        }
+        model.load_state_dict(state, strict=True)
+    names = [f"name {index}" for index in range(num_classes)]
+    palette = [[index, 0, 255 - index] for index in range(num_classes)]
+    if style == "0.x":
+        meta = {"CLASSES": tuple(names), "PALETTE": palette, "iter": 40_000, "config": "a = 1\n"}
+    else:
+        meta = {"dataset_meta": {"classes": tuple(names), "palette": palette}, "iter": 40_000}
+    torch.save(
+        {"meta": meta, "state_dict": model.state_dict()},
+        path,
+        _use_new_zipfile_serialization=style == "1.x",
+    )
+
+
+def logits(
+    variant: str, num_classes: int, weights: str, inputs: str, output: str, dtypes: list
+) -> None:
+    """Stride-4 logits of each input (NCHW), in each precision: "<input> <dtype>"."""
+    results = {}
+    for dtype in dtypes:
+        model = _loaded(variant, num_classes, weights, dtype).eval()
+        with torch.no_grad():
+            for name, image in np.load(inputs).items():
+                tensor = torch.from_numpy(image).to(DTYPES[dtype])
+                results[f"{name} {dtype}"] = model._forward(tensor).numpy()
+    np.savez(output, **results)
+
+
+def _losses(model: torch.nn.Module, images: np.ndarray, labels: np.ndarray, dtype: str):
+    samples = [
+        SegDataSample(gt_sem_seg=PixelData(data=torch.from_numpy(label[None].astype(np.int64))))
+        for label in labels
+    ]
+    losses = model.loss(torch.from_numpy(images).to(DTYPES[dtype]), samples)
+    return model.parse_losses(losses)
+
+
+def backward(variant: str, num_classes: int, weights: str, batch: str, output: str) -> None:
+    """Loss and gradients of one batch in both precisions: "<key> <dtype>"."""
+    arrays, results = np.load(batch), {}
+    for dtype in DTYPES:
+        model = _loaded(variant, num_classes, weights, dtype).train()
+        loss, _ = _losses(model, arrays["image"], arrays["label"], dtype)
+        loss.backward()
+        results[f"loss {dtype}"] = loss.detach().numpy()
+        for key, parameter in model.named_parameters():
+            results[f"{key} {dtype}"] = parameter.grad.numpy()
+    np.savez(output, **results)
+
+
+def train(
+    variant: str,
+    num_classes: int,
+    weights: str,
+    batches: str,
+    output: str,
+    total: int,
+    snapshots: list,
+    nudged: str,
+) -> None:
+    """SGD in float64 with the zoo's settings on fixed batches, as mmengine's runner does it.
+
+    Args:
+        variant: of the network.
+        num_classes: of the head.
+        weights: to start from.
+        batches: .npz with "image" and "label" of every step.
+        output: .npz: "loss", "accuracy" and "lr" of every step, "<step> <key>" at `snapshots`.
+        total: steps of the schedule.
+        snapshots: numbers of steps after which the weights are kept.
+        nudged: key of a tensor whose first element moves by one ulp; or empty.
+    """
+    arrays = np.load(batches)
+    model = _loaded(variant, num_classes, weights, "float64").train()
+    if nudged:
+        first = model.state_dict()[nudged].view(-1)[:1]
+        first.copy_(torch.nextafter(first, first + 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+    wrapper = OptimWrapper(optimizer)
+    schedule = PolyLR(optimizer, eta_min=1e-4, power=0.9, begin=0, end=total, by_epoch=False)
+    results: dict = {"loss": [], "accuracy": [], "lr": []}
+    for step in range(max(snapshots)):
+        loss, log = _losses(model, arrays["image"][step], arrays["label"][step], "float64")
+        results["loss"].append(loss.item())
+        results["accuracy"].append(log["decode.acc_seg"].item() / 100)
+        results["lr"].append(optimizer.param_groups[0]["lr"])
+        wrapper.update_params(loss)
+        schedule.step()
+        if step + 1 in snapshots:
+            for key, tensor in model.state_dict().items():
+                results[f"{step + 1} {key}"] = tensor.numpy().copy()
+    np.savez(output, **results)
+
+
+def main() -> None:
+    """Do the jobs."""
+    torch.set_num_threads(2)
+    for line in sys.stdin:
+        job = json.loads(line)
+        result = globals()[job.pop("do")](**job)
+        print(json.dumps({"result": result}), file=replies, flush=True)
+
+
+if __name__ == "__main__":
+    main()
