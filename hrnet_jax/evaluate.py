@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from hrnet_jax.checkpoint import Weights
 from hrnet_jax.evaluator import PROTOCOL, class_table
+from hrnet_jax.files import write_text
 from hrnet_jax.metrics import Scores
 from hrnet_jax.setup import Setup
 from hrnet_jax.sharding import replicate
@@ -40,7 +41,7 @@ def evaluate(config: ConfigDict, weights: Weights, *, workdir: Path, terminal: T
         "iou": dict(zip(setup.dataset.classes, scores.iou_percent(), strict=True)),
         "confusion": scores.confusion.tolist(),
     }
-    (folder / "scores.json").write_text(json.dumps(receipt, indent=2) + "\n")
+    write_text(folder / "scores.json", json.dumps(receipt, indent=2) + "\n")
     terminal.table(class_table(scores, setup.dataset))
     terminal.line(f"Protocol: {PROTOCOL}.")
     terminal.line(f"Scores: {folder / 'scores.json'}    Pictures: {folder / 'pictures'}")

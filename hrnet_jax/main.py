@@ -25,6 +25,7 @@ from hrnet_jax.checkpoint import load_weights
 from hrnet_jax.compiling import enable_compilation_cache
 from hrnet_jax.data import minicity
 from hrnet_jax.evaluate import evaluate
+from hrnet_jax.files import write_text
 from hrnet_jax.predict import predict
 from hrnet_jax.train import train
 from hrnet_jax.writer import Terminal
@@ -97,7 +98,10 @@ def _paths(config: ConfigDict | None) -> tuple[Path, Path]:
 def _prepare(config: ConfigDict, terminal: Terminal) -> None:
     """Check the config, set jax up for it, draw minicity where it is looked for."""
     configs.validate(config)
-    enable_compilation_cache()
+    try:
+        enable_compilation_cache()
+    except OSError as error:
+        terminal.warn(f"no folder to keep compiled programs in ({error}); starts will be slower.")
     if config.model.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     if config.model.dtype != "bfloat16":
@@ -120,7 +124,7 @@ def _claim(workdir: Path, config: ConfigDict) -> None:
                 "Give the old values to go on with it, or another --workdir to start anew."
             )
     workdir.mkdir(parents=True, exist_ok=True)
-    path.write_text(configs.to_json(config))
+    write_text(path, configs.to_json(config))
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:

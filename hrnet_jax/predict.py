@@ -1,6 +1,5 @@
 """Image files -> label maps and overlays. A checkpoint is all it needs."""
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from hrnet_jax.checkpoint import Weights
 from hrnet_jax.compiling import compiler_options
 from hrnet_jax.data.decode import decode_image
 from hrnet_jax.data.transforms import Channels, fit_size, normalize, resize_image
+from hrnet_jax.files import written_in_one_piece
 from hrnet_jax.inference import label_map, whole
 from hrnet_jax.step import split
 from hrnet_jax.types import Image, Label
@@ -57,9 +57,8 @@ class Predictor:
         indexed.putpalette(np.asarray(self.palette, np.uint8).tobytes())
         blended = PILImage.fromarray(overlay(image, label, self.palette))
         for kind, picture in (("label", indexed), ("overlay", blended)):
-            part = path.with_name(f".{path.name}_{kind}.part")
-            picture.save(part, format="PNG")
-            os.replace(part, path.with_name(f"{path.name}_{kind}.png"))  # whole or not at all
+            with written_in_one_piece(path.with_name(f"{path.name}_{kind}.png")) as file:
+                picture.save(file, format="PNG")
 
 
 def _channels(values: Sequence[float]) -> Channels:

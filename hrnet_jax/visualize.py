@@ -4,10 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
 
@@ -92,6 +89,10 @@ def _legend(entries: list[tuple[str, Color]], *, width: int, font: Font) -> PILI
 
 def draw_curves(entries: Sequence[dict], path: Path, *, title: str) -> None:
     """Draw loss and mIoU against the step, from the entries of `metrics.jsonl`, into a PNG."""
+    # Here, because it takes a second of every start.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(11, 4), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     for axis, name, label in zip(
@@ -105,7 +106,7 @@ def draw_curves(entries: Sequence[dict], path: Path, *, title: str) -> None:
             [step for step, _ in points],
             [value for _, value in points],
             marker="o" if name == "mIoU" else None,
-            color=matplotlib.colormaps["tab10"](0 if name == "loss" else 2),
+            color="tab:blue" if name == "loss" else "tab:green",
         )
         if name == "mIoU":
             for step, value in points:

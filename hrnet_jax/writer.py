@@ -3,7 +3,6 @@
 import contextlib
 import json
 import math
-import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -13,6 +12,8 @@ import tensorboardX
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
+
+from hrnet_jax.files import write_text
 
 T = TypeVar("T")
 
@@ -117,7 +118,7 @@ class MetricsWriter:
     def __init__(self, workdir: Path, *, start: int):
         self.path = workdir / "metrics.jsonl"
         kept = [entry for entry in read_metrics(self.path) if entry["step"] <= start]
-        _write_atomically(self.path, "".join(json.dumps(entry) + "\n" for entry in kept))
+        write_text(self.path, "".join(json.dumps(entry) + "\n" for entry in kept))
         self._lines = self.path.open("a")
         self._events = tensorboardX.SummaryWriter(
             str(workdir / "tensorboard"), purge_step=start + 1 if start else None
@@ -148,9 +149,3 @@ def read_metrics(path: Path) -> list[dict]:
         with contextlib.suppress(json.JSONDecodeError):
             entries.append(json.loads(line))
     return entries
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(text)
-    os.replace(part, path)

@@ -62,5 +62,5 @@ def test_a_broken_file_in_the_data_is_named(config, tiny_city, tmp_path):
     label[3, 5] = 77
     Image.fromarray(label).save(victim)
     config.data.root = str(tmp_path / "city")
-    with pytest.raises(ValueError, match=rf"(?s){victim.name}.*value 77.*\(3, 5\)"):
+    with pytest.raises(ValueError, match=rf"(?s){victim.name}.*value 77.*y=3, x=5"):
         train(config, workdir=tmp_path / "run", terminal=quiet())

@@ -1,4 +1,4 @@
-"""Reading files nobody vouches for, and writing files in one piece."""
+"""Reading files nobody vouches for."""
 
 import contextlib
 import errno
@@ -7,7 +7,6 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -56,18 +55,3 @@ def read_whole(path: str | os.PathLike[str]) -> tuple[memoryview, str]:
         if file.readinto(data) != size:
             raise CorruptFileError(f"It shrank while it was read. {AGAIN}")
     return data, hashlib.sha256(data).hexdigest()
-
-
-@contextlib.contextmanager
-def written_in_one_piece(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a temporary neighbour, which takes the place of `path` if the block succeeds."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

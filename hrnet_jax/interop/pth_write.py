@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from hrnet_jax.interop.files import written_in_one_piece
+from hrnet_jax.files import written_in_one_piece
 from hrnet_jax.interop.pth import DTYPES
 
 _KINDS = {dtype: name for name, dtype in DTYPES.items() if name != "torch.UntypedStorage"}
