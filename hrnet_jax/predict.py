@@ -61,7 +61,7 @@ class Predictor:
                 picture.save(file, format="PNG")
 
 
-def _channels(values: Sequence[float]) -> Channels:
+def _channels(values: Sequence[float | int]) -> Channels:
     red, green, blue = map(float, values)
     return red, green, blue
 
