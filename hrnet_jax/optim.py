@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+import jax
+import jax.numpy as jnp
 import optax
 
 
@@ -14,7 +16,14 @@ def poly_schedule(
     and reaches it.
     """
     denominator = steps if reference == "v0" else max(steps - 1, 1)
-    return optax.polynomial_schedule(lr, min_lr, power, denominator)
+
+    def schedule(step: jax.typing.ArrayLike) -> jax.Array:
+        # Compiled, the quotient is a product with the reciprocal, which may exceed 1 at the last
+        # step; optax's own polynomial then takes a power of a negative number, which is NaN.
+        left = jnp.maximum(1 - jnp.asarray(step) / denominator, 0)
+        return (lr - min_lr) * left**power + min_lr
+
+    return schedule
 
 
 def sgd(

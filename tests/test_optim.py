@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -20,6 +21,17 @@ from hrnet_jax.optim import poly_schedule, sgd
 def test_poly_has_the_published_values(reference, step, expected):
     schedule = poly_schedule(lr=0.01, min_lr=1e-4, power=0.9, steps=40_000, reference=reference)
     assert float(schedule(step)) == pytest.approx(expected, rel=2e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 20, 100, 20_000, 40_000, 80_000, 160_000])
+@pytest.mark.parametrize("x64", [False, True])
+def test_the_compiled_schedule_ends_at_its_minimum(steps, x64):
+    """As optax's own, it once was NaN there: 19 * (1 / 19) is more than 1."""
+    schedule = poly_schedule(lr=0.01, min_lr=1e-4, power=0.9, steps=steps, reference="v1")
+    with jax.enable_x64(x64):
+        last = jax.jit(schedule)(jnp.asarray(max(steps - 1, 1), jnp.int32))
+        assert float(last) == pytest.approx(1e-4, rel=1e-6)
+        assert last.dtype == (jnp.float64 if x64 else jnp.float32)
 
 
 def test_a_single_step_has_a_schedule():

@@ -1,5 +1,6 @@
 """Weight files of the tiny network, as their various origins write them."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,17 @@ State = dict[str, np.ndarray]
 NAMES = ("road", "sky", "car")
 
 
-def mmseg_state(num_classes: int = 3, variant: str = "tiny") -> State:
+def mmseg_state(num_classes: int = 3) -> State:
     """A state dict of mmsegmentation, with counters of batches."""
-    _, params, stats = split(published_model(variant, num_classes=num_classes))
-    return torch_state_dict(params, stats) | {
-        key: np.asarray(40_000, np.int64)
-        for key in torch_state_dict({}, stats)
-        if key.endswith("num_batches_tracked")
-    }
+    return dict(_mmseg_state(num_classes))
+
+
+@functools.cache
+def _mmseg_state(num_classes: int) -> State:
+    _, params, stats = split(published_model("tiny", num_classes=num_classes))
+    state = torch_state_dict(params, stats)
+    counters = {key for key in state if key.endswith("num_batches_tracked")}
+    return state | dict.fromkeys(counters, np.asarray(40_000, np.int64))
 
 
 def backbone_state() -> State:

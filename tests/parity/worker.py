@@ -192,7 +192,9 @@ def train(
 
 def main() -> None:
     """Do the jobs."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(
+        1
+    )  # more would wait for each other on a busy machine, small layer by layer
     for line in sys.stdin:
         job = json.loads(line)
         result = globals()[job.pop("do")](**job)
