@@ -38,9 +38,10 @@ colour-table: $(VENV)/.installed  ## what a classifier that sees only colours re
 	@$(BIN)/python -m benchmarks.colour_table --root data/minicity
 
 $(VENV)/.installed: pyproject.toml
-	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; \
-	this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else 0'
-	@test -x $(BIN)/python || { echo "Making $(VENV) ..."; $(PYTHON) -m venv $(VENV); }
+	@"$(PYTHON)" -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is \
+	needed, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.12 demo")'
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || \
+		{ echo "Making $(VENV) ..."; "$(PYTHON)" -m venv --clear $(VENV); }
 	@echo "Installing hrnet_jax and what it needs (once, a minute or two) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
@@ -60,7 +61,7 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	mmsegmentation==1.2.2 mmengine==0.10.7 mmcv-lite==2.1.0 ftfy regex "setuptools<81"
 	@touch $@
 
-clean:  ## remove the environment, caches, runs and drawn data
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info runs data
+clean:  ## remove the environment, caches and the drawn scenes; runs and datasets stay
+	rm -rf $(VENV) .venv-parity .pytest_cache .mypy_cache .ruff_cache build dist data/minicity
 
 .PHONY: help demo test check fast-tests test-slow format parity colour-table clean

@@ -5,8 +5,10 @@ statistics), `optimizer`, and `meta` (JSON: resolved config, class names, palett
 a CRC-32 of every leaf). Weights without training have no `optimizer`.
 """
 
+import contextlib
 import dataclasses
 import json
+import shutil
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -39,7 +41,8 @@ class Checkpoints:
     """The checkpoints of one workdir: the newest `keep_newest`, and the best by mIoU."""
 
     def __init__(self, workdir: Path, *, keep_newest: int, warn: Callable[[str], None]):
-        self._manager = _open(workdir.absolute() / FOLDER, keep_newest=keep_newest)
+        self._folder = workdir.absolute() / FOLDER
+        self._manager = _open(self._folder, keep_newest=keep_newest)
         self._warn = warn
 
     @property
@@ -65,7 +68,7 @@ class Checkpoints:
         """
         model = {"params": state.params, "stats": state.stats}
         sums = {"model": leaf_checksums(model), "optimizer": leaf_checksums(state.optimizer)}
-        self._manager.save(
+        saved = self._manager.save(
             step,
             args=ocp.args.Composite(
                 model=ocp.args.StandardSave(model),
@@ -74,31 +77,49 @@ class Checkpoints:
             ),
             metrics=None if scores is None else scores.summary(),
         )
+        if not saved:
+            raise RuntimeError(f"Orbax did not save step {step} in {self._folder}.")
 
     def restore_latest(self, like: State) -> tuple[int, State] | None:
         """Return the newest undamaged checkpoint, laid out as `like`; None if there is none.
 
-        A damaged one is named and the one before it is used.
+        A damaged one is named, the one before it is used, and the damaged one is moved to
+        `damaged/` in the workdir: its step will be saved anew.
         """
         if "source" in (self.meta() or {}):
             raise ValueError(
                 f"{self._manager.directory} holds converted weights, not a run to go on with; "
                 "start from them in another --workdir, with --config.init_from=<this folder>."
             )
+        damaged: list[int] = []
         for step in reversed(self.steps):
             try:
-                return step, self._restore(step, like)
+                state = self._restore(step, like)
+                self._set_aside(damaged)
+                return step, state
             except Exception as error:  # Orbax raises many types on damage
                 self._warn(
                     f"checkpoint {step} in {self._manager.directory} is damaged "
                     f"({_first_line(error)}); trying the one before it."
                 )
+                damaged.append(step)
         if self.steps:
             raise ValueError(
                 f"None of the checkpoints {self.steps} in {self._manager.directory} can be read; "
                 "move that folder away to start anew."
             )
         return None
+
+    def _set_aside(self, steps: list[int]) -> None:
+        """Move checkpoints out of the way; Orbax would not save a step that is not the newest."""
+        for step in steps:
+            target = self._folder.parent / "damaged" / str(step)
+            target.parent.mkdir(exist_ok=True)
+            if target.exists():
+                shutil.rmtree(target)
+            (self._folder / str(step)).rename(target)
+        if steps:
+            self._manager.reload()
 
     def _restore(self, step: int, like: State) -> State:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
@@ -121,7 +142,8 @@ class Checkpoints:
         for step in reversed(self.steps):
             path = Path(self._manager.directory) / str(step) / "meta" / "metadata"
             if path.exists():
-                return json.loads(path.read_text())
+                with contextlib.suppress(ValueError, OSError):
+                    return json.loads(path.read_text())
         return None
 
     def wait(self) -> None:
@@ -164,16 +186,27 @@ def load_weights(path: Path) -> Weights:
         ValueError: if the file contents do not match their checksums.
     """
     folder, step = _locate(path.expanduser().absolute())
-    meta = json.loads((folder / str(step) / "meta" / "metadata").read_text())
-    with ocp.StandardCheckpointer() as reader:
-        model = jax.tree.map(np.asarray, reader.restore(folder / str(step) / "model"))
-    _check_sums(model, meta["checksums"]["model"])
+    place = folder / str(step)
+    try:
+        meta = json.loads((place / "meta" / "metadata").read_text())
+        with ocp.PyTreeCheckpointer() as reader:
+            # As numpy arrays: on any number and kind of devices, in the dtype they were saved in.
+            saved = reader.metadata(place / "model").item_metadata.tree
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
+            model = reader.restore(
+                place / "model", args=ocp.args.PyTreeRestore(restore_args=as_numpy)
+            )
+        _check_sums(model, meta["checksums"]["model"])
+    except Exception as error:  # Orbax raises many types on damage
+        raise ValueError(
+            f"{place} is damaged ({_first_line(error)}); give another one with --checkpoint."
+        ) from error
     return Weights(
         params=with_int_keys(model["params"]),
         stats=with_int_keys(model["stats"]),
         meta=meta,
         step=step,
-        path=folder / str(step),
+        path=place,
     )
 
 

@@ -7,6 +7,7 @@ images per device) is computed where it is used, so no override can leave it sta
 
 import difflib
 import json
+import math
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -16,7 +17,10 @@ from hrnet_jax.data.dataset import Dataset, folder_dataset
 from hrnet_jax.models import VARIANTS
 
 # Fields that may change between two starts in one workdir; all others decide the result.
-_OPERATIONAL = ("log", "eval", "checkpoint", "data.root", "data.workers", "data.threads")
+_OPERATIONAL = (
+    "log", "eval.every_steps", "eval.batch_size", "checkpoint", "data.root", "data.workers",
+    "data.threads", "train.max_bad_steps",
+)  # fmt: skip
 
 
 def default(*, name: str, dataset: str, variant: str) -> ConfigDict:
@@ -109,6 +113,24 @@ def validate(config: ConfigDict) -> None:
     ):  # fmt: skip
         if get(config, field) < 1:
             raise ValueError(f"config.{field}={get(config, field)} must be at least 1.")
+    for field in ("seed", "data.workers", "log.pictures", "optim.weight_decay", "optim.min_lr"):
+        if not get(config, field) >= 0:
+            raise ValueError(f"config.{field}={get(config, field)} must not be negative.")
+    if not 0 < config.optim.lr < math.inf or not 0 <= config.optim.momentum < 1:
+        raise ValueError(
+            f"config.optim.lr={config.optim.lr} must be positive, and "
+            f"config.optim.momentum={config.optim.momentum} at least 0 and below 1."
+        )
+    if config.eval.every_steps % config.checkpoint.every_steps:
+        raise ValueError(
+            f"config.eval.every_steps={config.eval.every_steps} must be a multiple of "
+            f"config.checkpoint.every_steps={config.checkpoint.every_steps}: otherwise the network "
+            "with the best evaluation would not be saved."
+        )
+    for field in ("data.mean", "data.std"):
+        values = get(config, field)
+        if len(values) != 3 or (field == "data.std" and min(values) <= 0):
+            raise ValueError(f"config.{field}={values} must be three numbers, std above 0.")
     low, high = (*config.train.ratio_range, 0, 0)[:2]
     if len(config.train.ratio_range) != 2 or not 0 < low <= high:
         raise ValueError(
@@ -121,6 +143,12 @@ def validate(config: ConfigDict) -> None:
             "for example --config.data.classes=\"('road', 'car')\"."
         )
 
+    for field in ("data.images", "data.labels"):
+        if get(config, field).replace("{split}", "").strip("/") == get(config, field).strip("/"):
+            raise ValueError(
+                f"config.{field}={get(config, field)!r} must contain {{split}}, which stands for "
+                "train and val: training images must not be scored."
+            )
     weights, num_classes = config.train.class_weights, dataset_of(config).num_classes
     if weights and (len(weights) != num_classes or min(weights) < 0):
         raise ValueError(
@@ -175,7 +203,9 @@ def from_dict(fields: dict[str, Any]) -> ConfigDict:
             return {name: tuples(item) for name, item in value.items()}
         return tuple(map(tuples, value)) if isinstance(value, list) else value
 
-    return ConfigDict(tuples(fields)).lock()
+    complete = default(name="", dataset="", variant="").unlock()  # for fields newer than the file
+    complete.update(tuples(fields))
+    return complete.lock()
 
 
 def differences(old: ConfigDict, new: ConfigDict) -> list[str]:

@@ -11,6 +11,7 @@ name: --config configs/hr18_cityscapes.py:160k.
 """
 
 import difflib
+import io
 import re
 import sys
 from collections.abc import Sequence
@@ -21,11 +22,10 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from hrnet_jax import config as configs
-from hrnet_jax.checkpoint import load_weights
+from hrnet_jax.checkpoint import FOLDER, load_weights
 from hrnet_jax.compiling import enable_compilation_cache
 from hrnet_jax.data import minicity
 from hrnet_jax.evaluate import evaluate
-from hrnet_jax.files import write_text
 from hrnet_jax.predict import predict
 from hrnet_jax.train import train
 from hrnet_jax.writer import Terminal
@@ -41,6 +41,9 @@ _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an er
 
 def main(argv: Sequence[str]) -> None:
     """Run one mode; a user's mistake ends in one line, not in a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without Unicode is no reason to stop
     logging.set_verbosity(logging.ERROR)  # Orbax tells of every file, jax of absent TPUs
     if len(argv) > 1:
         sys.exit(f"Error: {argv[1]!r} is no option; fields are given as --config.field=value.")
@@ -48,7 +51,8 @@ def main(argv: Sequence[str]) -> None:
     try:
         _run(terminal)
     except KeyboardInterrupt:
-        terminal.line("Stopped. The same command goes on from the last checkpoint.")
+        resumes = " The same command goes on from the last checkpoint."
+        terminal.line(f"Stopped.{resumes if _MODE.value == 'train' else ''}")
         sys.exit(130)
     except (ValueError, OSError, FloatingPointError) as error:
         if _TRACEBACK.value:
@@ -64,25 +68,30 @@ def _run(terminal: Terminal) -> None:
         )
     workdir, checkpoint = _paths(config)
     if mode == "train":
-        _prepare(config, terminal)
-        _claim(workdir, config)
+        configs.validate(config)
+        _set_up(config, terminal)
+        _draw_minicity(config, terminal)
         train(config, workdir=workdir, terminal=terminal)
         return
+    if mode == "predict" and not _INPUT.value:
+        raise ValueError("--input is missing; give an image file or a folder of images.")
     weights = load_weights(checkpoint)
     if not weights.meta["classes"]:
         raise ValueError(
             f"{weights.path} holds a backbone without a head, which labels nothing; train from it "
             f"with --config.init_from={checkpoint}."
         )
+    if mode == "predict":  # as it was trained, whatever --config says
+        _set_up(configs.from_dict(weights.meta["config"]), terminal)
+        output = Path(_OUTPUT.value).expanduser() if _OUTPUT.value else workdir / "predict"
+        images = [Path(name).expanduser() for name in _INPUT.value]
+        predict(weights, images, output=output, terminal=terminal)
+        return
     config = configs.from_dict(weights.meta["config"]) if config is None else config
-    _prepare(config, terminal)
-    if mode == "eval":
-        evaluate(config, weights, workdir=workdir, terminal=terminal)
-    elif not _INPUT.value:
-        raise ValueError("--input is missing; give an image file or a folder of images.")
-    else:
-        output = Path(_OUTPUT.value) if _OUTPUT.value else workdir / "predict"
-        predict(weights, [Path(name) for name in _INPUT.value], output=output, terminal=terminal)
+    configs.validate(config)
+    _set_up(config, terminal)
+    _draw_minicity(config, terminal)
+    evaluate(config, weights, workdir=workdir, terminal=terminal)
 
 
 def _paths(config: ConfigDict | None) -> tuple[Path, Path]:
@@ -91,40 +100,31 @@ def _paths(config: ConfigDict | None) -> tuple[Path, Path]:
     name = _WORKDIR.value or default or _CHECKPOINT.value
     if name is None:
         raise ValueError(f"--mode {_MODE.value} needs --checkpoint, --workdir or --config.")
-    workdir = Path(name)
-    return workdir, Path(_CHECKPOINT.value or workdir)
+    workdir = Path(name).expanduser()
+    checkpoint = Path(_CHECKPOINT.value).expanduser() if _CHECKPOINT.value else workdir
+    if workdir.parent.name == FOLDER:  # one checkpoint: results belong beside it, not into it
+        workdir = workdir.parent.parent
+    return workdir, checkpoint
 
 
-def _prepare(config: ConfigDict, terminal: Terminal) -> None:
-    """Check the config, set jax up for it, draw minicity where it is looked for."""
-    configs.validate(config)
+def _set_up(config: ConfigDict, terminal: Terminal) -> None:
+    """Set jax up for a config."""
     try:
         enable_compilation_cache()
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # a read-only home, or none
         terminal.warn(f"no folder to keep compiled programs in ({error}); starts will be slower.")
     if config.model.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     if config.model.dtype != "bfloat16":
         # TPUs and recent GPUs would otherwise multiply float32 in fewer bits.
         jax.config.update("jax_default_matmul_precision", "highest")
-    root = Path(config.data.root)
+
+
+def _draw_minicity(config: ConfigDict, terminal: Terminal) -> None:
+    """The embedded dataset is drawn where it is looked for, once."""
+    root = Path(config.data.root).expanduser()
     if config.data.name == "minicity" and not root.exists():
         minicity.write(root, console=terminal.console)
-
-
-def _claim(workdir: Path, config: ConfigDict) -> None:
-    """Write the resolved config into the workdir; refuse one that another config has made."""
-    path = workdir / "config.json"
-    if path.exists():
-        changed = configs.differences(configs.from_json(path.read_text()), config)
-        if changed:
-            listed = "\n  ".join(changed)
-            raise ValueError(
-                f"{workdir} belongs to a run with another config:\n  {listed}\n"
-                "Give the old values to go on with it, or another --workdir to start anew."
-            )
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_text(path, configs.to_json(config))
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:

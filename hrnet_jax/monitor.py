@@ -37,6 +37,8 @@ class Monitor:
 
     def next_batch(self) -> Batch:
         """Take the next batch and note how long it let the device wait."""
+        # One step at work, one waiting: more would only hide who waits for whom.
+        jax.block_until_ready([metrics for _, metrics, _ in self._pending[:-1][-1:]])
         asked = time.perf_counter()
         batch = next(self._batches)
         self._waited += time.perf_counter() - asked
@@ -62,6 +64,8 @@ class Monitor:
         Raises:
             FloatingPointError: after `max_bad_steps` steps in a row that were not finite.
         """
+        if not self._pending:
+            return
         steps = [(step, jax.device_get(metrics), ids) for step, metrics, ids in self._pending]
         for step, metrics, ids in steps:
             self._check(step, metrics, ids)
@@ -76,12 +80,13 @@ class Monitor:
             "data_wait": self._waited / elapsed,
         }
         self._writer.write(done, entry)
-        self._live.text = (
+        text = (
             f"loss {entry['loss']:.4f}  lr {entry['lr']:.5f}  "
             f"{entry['images_per_second']:.1f} images/s  data wait {entry['data_wait']:.0%}  "
             f"{self._live.eta} to go"
         )
-        self._terminal.line_if_plain(f"step {done}/{self._live.total}  {self._live.text}")
+        self._live.show(text)
+        self._terminal.line_if_plain(f"step {done}/{self._live.total}  {text}")
         self._pending, self._waited, self._begin = [], 0.0, time.perf_counter()
 
     def report_scores(self, done: int, scores: Scores) -> None:

@@ -20,7 +20,8 @@ def poly_schedule(
     def schedule(step: jax.typing.ArrayLike) -> jax.Array:
         # Compiled, the quotient is a product with the reciprocal, which may exceed 1 at the last
         # step; optax's own polynomial then takes a power of a negative number, which is NaN.
-        left = jnp.maximum(1 - jnp.asarray(step) / denominator, 0)
+        # And an int32 divided by a number is float32, even where float64 is enabled.
+        left = jnp.maximum(1 - jnp.asarray(step, float) / denominator, 0)
         return (lr - min_lr) * left**power + min_lr
 
     return schedule

@@ -69,31 +69,52 @@ def _channels(values: Sequence[float | int]) -> Channels:
 def predict(weights: Weights, images: list[Path], *, output: Path, terminal: Terminal) -> None:
     """Label image files and the images of folders into `output`."""
     predictor = Predictor(weights)
-    files = list(image_files(images))
+    files = image_files(images, output=output)
     terminal.line(
         f"Labelling {len(files)} image{'s' if len(files) > 1 else ''} with {weights.path}"
     )
+    sizes = set()
     for path, name in terminal.track(files, "Predicting", total=len(files)):
         image = decode_image(path.read_bytes(), path=str(path))
-        predictor.save(image, predictor(image), output / name)
+        if image.shape in sizes:
+            label = predictor(image)
+        else:
+            sizes.add(image.shape)
+            with terminal.announced(f"Compiling for {image.shape[0]}x{image.shape[1]} images"):
+                label = predictor(image)
+        predictor.save(image, label, output / name)
     terminal.line(f"Labels and overlays: {output.absolute()}")
 
 
-def image_files(inputs: Iterable[Path]) -> Iterable[tuple[Path, Path]]:
+def image_files(inputs: Iterable[Path], *, output: Path) -> list[tuple[Path, Path]]:
     """Find the image files meant by files and folders, each with its name for the output.
+
+    Hidden files are left out, and what lies in `output`: it may be within an input.
 
     Raises:
         FileNotFoundError: for an input that does not exist, or a folder without images.
+        ValueError: if two files would be written under one name.
     """
+    found: dict[Path, Path] = {}
     for path in inputs:
-        if path.is_file():
-            yield path, Path(path.stem)
-            continue
         if not path.exists():
             raise FileNotFoundError(f"--input {path} does not exist; give image files or a folder.")
-        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES)
-        if not found:
+        files = [path] if path.is_file() else [p for p in sorted(path.rglob("*")) if _is_image(p)]
+        files = [p for p in files if output.absolute() not in p.absolute().parents]
+        if not files:
             raise FileNotFoundError(
                 f"--input {path} holds no images (looked for {', '.join(_SUFFIXES)})."
             )
-        yield from ((p, p.relative_to(path).with_suffix("")) for p in found)
+        for file in files:
+            name = Path(file.stem) if file == path else file.relative_to(path).with_suffix("")
+            if name in found:
+                raise ValueError(
+                    f"{found[name]} and {file} would both become {name}_label.png; rename one, or "
+                    "give them in two runs with different --output."
+                )
+            found[name] = file
+    return [(file, name) for name, file in found.items()]
+
+
+def _is_image(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")

@@ -45,7 +45,8 @@ class Setup:
         """Find what would stop a training run before anything expensive begins."""
         size = self.config.train.batch_size
         check_batch_size(size, field="config.train.batch_size", mesh=self.mesh)
-        assert self.source, self.validation
+        for source in (self.source, self.validation):
+            assert len(source), "a source without images refuses to be made"
 
     @cached_property
     def source(self) -> FolderSource:

@@ -7,8 +7,10 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from hrnet_jax.checkpoint import Checkpoints
+from hrnet_jax.checkpoint import FOLDER, Checkpoints
+from hrnet_jax.config import differences, from_json, to_json
 from hrnet_jax.evaluator import PROTOCOL, class_table
+from hrnet_jax.files import write_text
 from hrnet_jax.metrics import Scores
 from hrnet_jax.monitor import Monitor
 from hrnet_jax.setup import Setup
@@ -26,12 +28,13 @@ def train(config: ConfigDict, *, workdir: Path, terminal: Terminal) -> Scores | 
     """
     setup = Setup(config, terminal=terminal)
     setup.check_training()
+    claim(workdir, config)
     optimizer, schedule = setup.optimizer()
     last = config.train.steps
     with closing(
         Checkpoints(workdir, keep_newest=config.checkpoint.keep, warn=terminal.warn)
     ) as checkpoints:
-        state = setup.initial_state(optimizer)
+        state = setup.initial_state(optimizer, resuming=bool(checkpoints.steps))
         start, state = checkpoints.restore_latest(like=state) or (0, state)
         setup.describe(start=start)
         if start >= last:
@@ -64,6 +67,7 @@ def train(config: ConfigDict, *, workdir: Path, terminal: Terminal) -> Scores | 
                 evaluates = is_due(done, config.eval.every_steps, last=last)
                 saves = is_due(done, config.checkpoint.every_steps, last=last)
                 if evaluates or saves:
+                    monitor.report(done)
                     with monitor.paused():  # scores first, so that the best one is known
                         scores = None
                         if evaluates:
@@ -85,6 +89,21 @@ def train(config: ConfigDict, *, workdir: Path, terminal: Terminal) -> Scores | 
     terminal.line(f"Protocol: {PROTOCOL}.")
     terminal.line(f"Pictures: {workdir / 'pictures'}    Curves: {workdir / 'curves.png'}")
     return scores
+
+
+def claim(workdir: Path, config: ConfigDict) -> None:
+    """Write the resolved config into the workdir; refuse one with checkpoints of another config."""
+    path = workdir / "config.json"
+    if path.exists() and any((workdir / FOLDER).glob("[0-9]*")):
+        changed = differences(from_json(path.read_text()), config)
+        if changed:
+            listed = "\n  ".join(changed)
+            raise ValueError(
+                f"{workdir} belongs to a run with another config:\n  {listed}\n"
+                "Give the old values to go on with it, or another --workdir to start anew."
+            )
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_text(path, to_json(config))
 
 
 def compile_step(

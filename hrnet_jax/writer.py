@@ -72,7 +72,7 @@ class Terminal:
             for item in items:
                 yield item
                 live.advance()
-                live.text = f"{live.rate:.1f}/s  {live.eta} to go"
+                live.show(f"{live.rate:.1f}/s  {live.eta} to go")
 
 
 class LiveLine:
@@ -80,7 +80,6 @@ class LiveLine:
 
     def __init__(self, progress: Progress, what: str, *, total: int, done: int):
         self.total = total
-        self.text = ""  # shown behind the count
         self._progress = progress
         self._task = progress.add_task(what, total=total, completed=done, text="")
         self._first, self._done = done, done
@@ -89,7 +88,11 @@ class LiveLine:
     def advance(self) -> None:
         """One more is done."""
         self._done += 1
-        self._progress.update(self._task, completed=self._done, text=self.text)
+        self._progress.update(self._task, completed=self._done)
+
+    def show(self, text: str) -> None:
+        """Show a text behind the count until the next one."""
+        self._progress.update(self._task, text=text)
 
     @property
     def rate(self) -> float:

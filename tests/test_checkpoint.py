@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from hrnet_jax import models
-from hrnet_jax.checkpoint import FOLDER, Checkpoints, leaf_checksums, load_weights, with_int_keys
+from hrnet_jax.checkpoint import (
+    FOLDER,
+    Checkpoints,
+    leaf_checksums,
+    load_weights,
+    save_weights,
+    with_int_keys,
+)
 from hrnet_jax.metrics import Scores
 from hrnet_jax.optim import sgd
 from hrnet_jax.sharding import make_mesh, replicate
@@ -70,13 +77,18 @@ def test_an_empty_workdir_has_nothing_to_restore(tmp_path, state):
     assert Checkpoints(tmp_path, keep_newest=2, warn=print).restore_latest(like=state) is None
 
 
+def largest_file(folder):
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return max(files, key=lambda path: path.stat().st_size)
+
+
+@pytest.mark.parametrize("item", ["model", "meta"])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
-def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(tmp_path, state, damage):
+def test_a_damaged_newest_checkpoint_is_named_set_aside_and_saved_anew(
+    tmp_path, state, item, damage
+):
     save_all(tmp_path, state, {1: None, 2: None}).close()
-    data = max(
-        (p for p in (tmp_path / FOLDER / "2").rglob("*") if p.is_file()),
-        key=lambda p: p.stat().st_size,
-    )
+    data = largest_file(tmp_path / FOLDER / "2" / item)
     content = bytearray(data.read_bytes())
     content[len(content) // 2] ^= 1
     if damage == "flip":
@@ -91,7 +103,24 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(tmp_pat
     assert step == 1
     assert "checkpoint 2" in warnings[0]
     assert "damaged" in warnings[0]
+    assert (tmp_path / "damaged" / "2").is_dir()
+    checkpoints.save(2, shifted(state, 2), meta={"variant": "tiny"})
     checkpoints.close()
+    assert load_weights(tmp_path).step == 2
+    again = Checkpoints(tmp_path, keep_newest=2, warn=pytest.fail)
+    assert again.restore_latest(like=state)[0] == 2
+    again.close()
+
+
+def test_float64_weights_come_back_as_they_were(tmp_path, state):
+    with jax.enable_x64(True):
+        precise = jax.tree.map(
+            lambda x: np.asarray(x, np.float64) if x.dtype == np.float32 else x,
+            jax.device_get(state),
+        )
+        save_all(tmp_path, replicate(precise, mesh=make_mesh()), {1: None}).close()
+    weights = load_weights(tmp_path)  # without x64
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(weights.params)} == {"float64"}
 
 
 def test_nothing_readable_is_an_error_not_a_fresh_start(tmp_path, state):
@@ -109,7 +138,7 @@ def test_flipped_weights_are_not_loaded(tmp_path, state):
     name = sorted(meta["checksums"]["model"])[0]
     meta["checksums"]["model"][name] ^= 1
     path.write_text(json.dumps(meta))
-    with pytest.raises(ValueError, match=f"1 tensors differ from what was saved, first {name}"):
+    with pytest.raises(ValueError, match=rf"1 is damaged \(1 tensors differ .*, first {name}\)"):
         load_weights(tmp_path)
 
 
@@ -128,3 +157,18 @@ def test_checksums_see_every_bit():
 
 def test_list_members_get_their_numbers_back():
     assert with_int_keys({"layers": {"0": {"kernel": 1}}}) == {"layers": {0: {"kernel": 1}}}
+
+
+def test_weights_without_training_are_loaded_but_not_gone_on_from(tmp_path, state):
+    params, stats = jax.device_get((state.params, state.stats))
+    path = save_weights(tmp_path, params, stats, meta={"variant": "tiny", "source": {}})
+    assert path == tmp_path / FOLDER / "0"
+    weights = load_weights(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, weights.params, params)
+    assert (weights.step, weights.meta["variant"]) == (0, "tiny")
+    with pytest.raises(ValueError, match="holds a checkpoint already; choose another folder"):
+        save_weights(tmp_path, params, stats, meta={})
+    checkpoints = Checkpoints(tmp_path, keep_newest=2, warn=print)
+    with pytest.raises(ValueError, match=r"converted weights, .* --config.init_from="):
+        checkpoints.restore_latest(like=state)
+    checkpoints.close()

@@ -56,9 +56,9 @@ def test_folders_keep_their_inner_structure(weights, tmp_path):
 
 def test_inputs_that_hold_no_image_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
-        list(image_files([tmp_path / "nothing.png"]))
+        image_files([tmp_path / "nothing.png"], output=tmp_path / "out")
     with pytest.raises(FileNotFoundError, match=r"holds no images \(looked for .png"):
-        list(image_files([tmp_path]))
+        image_files([tmp_path], output=tmp_path / "out")
 
 
 def test_a_broken_image_is_named(weights, tmp_path):
@@ -68,3 +68,18 @@ def test_a_broken_image_is_named(weights, tmp_path):
             weights, [tmp_path], output=tmp_path / "out",
             terminal=Terminal(Console(file=io.StringIO())),
         )  # fmt: skip
+
+
+def test_two_files_of_one_name_are_not_mixed_up(tmp_path):
+    for name in ("x.png", "x.jpg"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    with pytest.raises(ValueError, match=r"x\.jpg and .*x\.png would both become x_label\.png"):
+        image_files([tmp_path], output=tmp_path / "out")
+
+
+def test_hidden_files_and_earlier_outputs_are_no_inputs(tmp_path):
+    (tmp_path / "out").mkdir()
+    for name in ("x.png", "._x.png", "out/x_label.png"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    found = image_files([tmp_path], output=tmp_path / "out")
+    assert [path.name for path, _ in found] == ["x.png"]

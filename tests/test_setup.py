@@ -7,6 +7,7 @@ from rich.console import Console
 
 from hrnet_jax.setup import Setup
 from hrnet_jax.writer import Terminal
+from tests.interop.tiny_files import backbone_state, mmseg_state, write
 from tests.tiny_config import get_config
 
 
@@ -72,3 +73,43 @@ def test_a_run_introduces_itself(setup):
         "8 cpu",
     ):
         assert part in text, part
+
+
+def test_training_starts_from_a_file_and_says_so(setup, tmp_path):
+    state = mmseg_state(19)
+    setup.config.init_from = str(write(tmp_path / "start.pth", state, CLASSES=None))
+    first = setup.initial_state(setup.optimizer()[0])
+    kernel = first.params["backbone"]["conv1"]["kernel"]
+    np.testing.assert_array_equal(
+        np.asarray(kernel).transpose(3, 2, 0, 1), state["backbone.conv1.weight"]
+    )
+    setup.describe(start=0)
+    text = setup.terminal.console.file.getvalue()
+    assert "from start.pth (mmsegmentation): 265 tensors of the backbone, 7 of the head" in text
+
+
+def test_a_backbone_leaves_the_head_random(setup, tmp_path):
+    random = setup.initial_state(setup.optimizer()[0]).params["decode_head"]
+    setup.config.init_from = str(write(tmp_path / "w18.pth", backbone_state()))
+    first = setup.initial_state(setup.optimizer()[0])
+    jax.tree.map(np.testing.assert_array_equal, first.params["decode_head"], random)
+    setup.describe(start=0)
+    assert "the 7 of the head are random" in setup.terminal.console.file.getvalue()
+
+
+def test_a_resumed_run_does_not_read_the_file_again(setup):
+    setup.config.init_from = "/nowhere.pth"
+    setup.initial_state(setup.optimizer()[0], resuming=True)
+    with pytest.raises(FileNotFoundError, match=r"/nowhere.pth"):
+        setup.initial_state(setup.optimizer()[0])
+
+
+def test_a_published_recipe_without_its_backbone_is_a_loud_start(setup):
+    setup.initial_state(setup.optimizer()[0])
+    assert "Warning" not in setup.terminal.console.file.getvalue()
+    with setup.config.unlocked():
+        setup.config.data.name = "cityscapes"
+    setup.initial_state(setup.optimizer()[0])
+    text = setup.terminal.console.file.getvalue()
+    assert "Warning: training starts from random weights" in text
+    assert "--config.init_from=FILE" in text

@@ -30,7 +30,10 @@ def decode(record: Record, dataset: Dataset) -> Example:
 def decode_image(data: bytes, *, path: str) -> Image:
     """Decode any format OpenCV reads to 8-bit RGB, turned upright as its EXIF tag says."""
     # imdecode answers None to damaged data, but an empty buffer is an error of another kind.
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
+    except cv2.error:  # more pixels than OpenCV agrees to decode
+        image = None
     if image is None:
         raise ValueError(
             f"Cannot decode the image {path} ({len(data)} bytes); it is damaged or no image."
