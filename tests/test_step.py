@@ -106,11 +106,10 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_state():
     assert float(metrics.loss) != float(precise.loss)
 
 
-def test_a_finite_loss_that_would_store_infinity_is_left_out_too():
-    """Images of 1e25 overflow the variance; the loss, of their normalised form, does not."""
+def test_statistics_that_overflow_are_left_out_too():
+    """Images of 1e25 overflow the variance, though what it normalises is finite."""
     batch = random_batch()
     batch["image"] *= 1e25
     state, (metrics,) = run(make_mesh(), [batch])
-    assert bool(np.isfinite(metrics.loss))
     assert not bool(metrics.finite)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))

@@ -11,6 +11,7 @@ import numpy as np
 
 from hrnet_jax.checkpoint import load_weights
 from hrnet_jax.data.dataset import Color
+from hrnet_jax.interop.files import errors_about
 from hrnet_jax.interop.hashes import check_hash
 from hrnet_jax.interop.keys import torch_state_dict
 from hrnet_jax.interop.pth import read_pth, tensors_of
@@ -71,6 +72,8 @@ def read_source(path: str | Path, *, any_hash: bool = False) -> Source:
         OSError: where there is no such file.
     """
     path = Path(path).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"There is no weight file or checkpoint {path}.")
     if path.is_dir():
         return _from_checkpoint(path)
     if path.suffix == ".safetensors":
@@ -81,7 +84,8 @@ def read_source(path: str | Path, *, any_hash: bool = False) -> Source:
     else:
         pth = read_pth(path)
         sha256, kind = pth.sha256, f"PyTorch {pth.format}"
-        content, meta, dropped = _unwrap(pth.content, path)
+        with errors_about(path):
+            content, meta, dropped = _unwrap(pth.content, path)
     note = check_hash(path.name, sha256, any_hash=any_hash)
     tensors, family, more = _renamed(content, path)
     counters = {

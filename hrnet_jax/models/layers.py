@@ -119,7 +119,8 @@ def _normalize_batch_forward(x: Array, scale: Array, bias: Array, epsilon: float
     mean = precise.mean((0, 1, 2))
     var = jnp.square(precise - mean).mean((0, 1, 2))
     inverse = jax.lax.rsqrt(var + epsilon)
-    y = (precise - mean) * (inverse * scale) + bias
+    # An infinite variance would normalise everything to `bias` unseen; 0 * inf is NaN, and shows.
+    y = (precise - mean) * (inverse * scale) + (bias + 0 * var)
     return (y.astype(x.dtype), mean, var), (x, scale, mean, inverse)
 
 

@@ -147,3 +147,14 @@ def test_one_name_with_and_without_a_prefix_is_refused(tmp_path):
     write_pth(tmp_path / "a.pth", twice)
     with pytest.raises(ValueError, match=r"two tensors for backbone.conv1.weight"):
         read_source(tmp_path / "a.pth")
+
+
+def test_a_file_that_holds_more_than_tensors_is_refused_by_name(tmp_path):
+    write_pth(tmp_path / "a.pth", {"state_dict": STATE | {"lr": 0.1}})
+    with pytest.raises(ValueError, match=r"a.pth: The state dict's 'lr' is a float"):
+        read_source(tmp_path / "a.pth")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no weight file or checkpoint .*nowhere.pth"):
+        read_source(tmp_path / "nowhere.pth")
