@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -146,6 +147,7 @@ def write(
 ) -> None:
     """Write the dataset to the new folder `root`, wholly or not at all."""
     root, console = Path(root), console or Console()
+    begin = time.perf_counter()
     if root.exists():
         raise FileExistsError(f"{root} exists; remove it to write minicity anew")
     root.parent.mkdir(parents=True, exist_ok=True)
@@ -162,4 +164,8 @@ def write(
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
-    console.print(f"minicity: {train} train and {val} val scenes in {root}", soft_wrap=True)
+    seconds = time.perf_counter() - begin
+    console.print(
+        f"minicity: {train} train and {val} val scenes drawn into {root} in {seconds:.0f} s",
+        soft_wrap=True,
+    )
