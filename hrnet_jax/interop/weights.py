@@ -53,7 +53,7 @@ def load(source: Source, *, variant: str | None = None, num_classes: int | None 
     check_looks(source, variant=variant, num_classes=num_classes)
     count = num_classes_of(source)
     expected = template(variant_of(source), count or 1)
-    if count is None:
+    if not source.has_head:
         expected = {key: entry for key, entry in expected.items() if not key.startswith(_HEAD)}
     tensors = _checked(source, {key: shape for key, (_, shape) in expected.items()})
     params, stats = _trees({key: path for key, (path, _) in expected.items()}, tensors)
@@ -169,12 +169,15 @@ def _checked(source: Source, shapes: Mapping[str, tuple[int, ...]]) -> dict[str,
             problems["of another shape"].append(f"{key} is {value.shape}, not {shapes[key]}")
         if str(value.dtype) != allowed:
             problems["of another type"].append(f"{key} is {value.dtype}, not {allowed}")
-        elif not np.isfinite(value).all():
-            problems["not finite"].append(
-                f"{key} has {np.count_nonzero(~np.isfinite(value))} of {value.size}"
-            )
+        elif broken := np.count_nonzero(~np.isfinite(_as_float32(value))):
+            problems["not finite"].append(f"{key} has {broken} of {value.size}")
     _raise_if_any(source, problems)
-    return {key: np.asarray(source.tensors[key], np.float32) for key in shapes}
+    return {key: _as_float32(source.tensors[key]) for key in shapes}
+
+
+def _as_float32(value: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # what becomes infinite is found
+        return np.asarray(value, np.float32)
 
 
 def _raise_if_any(source: Source, problems: Mapping[str, list[str]]) -> None:

@@ -121,6 +121,24 @@ def test_a_file_of_one_other_precision_is_read_as_float32(tmp_path, dtype):
     assert {leaf.dtype.name for leaf in jax.tree.leaves(loaded.params)} == {"float32"}
 
 
+def test_float64_beyond_float32_is_named(tmp_path):
+    state = {
+        key: value if key.endswith("_tracked") else value.astype(np.float64)
+        for key, value in mmseg_state().items()
+    }
+    state[CONV][0, 0, 0, 0] = 1e300
+    with pytest.raises(
+        ValueError, match=r"1 not finite:\n    backbone.conv2.weight has 1 of 36864"
+    ):
+        load(read_source(write(tmp_path / "a.pth", state)))
+
+
+def test_a_head_without_a_classifier_is_no_backbone():
+    changes = {SEG: None, "decode_head.conv_seg.bias": None}
+    with pytest.raises(ValueError, match="2 missing"):
+        load(source(mmseg_state() | changes))
+
+
 def test_what_was_asked_for_is_checked():
     with pytest.raises(ValueError, match="looks like tiny with 3 classes, not hr18s with 19"):
         load(changed(), variant="hr18s", num_classes=19)
