@@ -42,6 +42,7 @@ class Metrics(NamedTuple):
 
 def split(model: Segmentor) -> tuple[nnx.GraphDef, dict, dict]:
     """A model's structure, its parameters and its batch statistics."""
+    # mypy cannot follow the overload of nnx.split that returns one state per filter.
     structure, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
     return structure, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
 
