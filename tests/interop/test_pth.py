@@ -5,7 +5,6 @@ import pickle
 import random
 from collections import OrderedDict
 
-import hostile
 import ml_dtypes
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from hrnet_jax.interop import unpickle
 from hrnet_jax.interop.files import CorruptFileError, UnsafeFileError
 from hrnet_jax.interop.pth import read_pth, tensors_of
 from hrnet_jax.interop.unpickle import Placeholder
+from tests.interop import hostile
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 LAYOUTS = ("zip", "legacy")
