@@ -22,7 +22,7 @@ check: $(VENV)/.installed-test  ## format, lint, types
 	@$(BIN)/mypy
 
 fast-tests: $(VENV)/.installed-test
-	@$(BIN)/python -m pytest -q -n 2 -m "not slow and not parity"
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not parity"
 
 test-slow: $(VENV)/.installed-test  ## full-size checks
 	@$(BIN)/python -m pytest -q -m slow

@@ -66,6 +66,9 @@ class Checkpoints:
             meta: what a later run must know; JSON.
             scores: of the evaluation at this step; without it this one cannot be the best.
         """
+        # As numpy arrays, which the checksums need anyway. From arrays on several devices Orbax
+        # writes a slice of each per device, and compiles a program for every shape of a slice.
+        state = jax.device_get(state)
         model = {"params": state.params, "stats": state.stats}
         sums = {"model": leaf_checksums(model), "optimizer": leaf_checksums(state.optimizer)}
         saved = self._manager.save(

@@ -13,7 +13,6 @@ from jax.typing import DTypeLike
 
 from hrnet_jax.compiling import compiler_options
 from hrnet_jax.losses import cross_entropy
-from hrnet_jax.models.fcn import Segmentor
 from hrnet_jax.models.layers import at_least_float32, resize_bilinear
 from hrnet_jax.sharding import batch_sharding, replicated
 
@@ -40,7 +39,7 @@ class Metrics(NamedTuple):
     finite: jax.Array  # whether the step changed anything
 
 
-def split(model: Segmentor) -> tuple[nnx.GraphDef, dict, dict]:
+def split(model: nnx.Module) -> tuple[nnx.GraphDef, dict, dict]:
     """A model's structure, its parameters and its batch statistics."""
     # mypy cannot follow the overload of nnx.split that returns one state per filter.
     structure, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)  # type: ignore[misc]

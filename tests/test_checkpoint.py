@@ -5,7 +5,6 @@ import jax
 import numpy as np
 import pytest
 
-from hrnet_jax import models
 from hrnet_jax.checkpoint import (
     FOLDER,
     Checkpoints,
@@ -18,14 +17,14 @@ from hrnet_jax.metrics import Scores
 from hrnet_jax.optim import sgd
 from hrnet_jax.sharding import make_mesh, replicate
 from hrnet_jax.step import State, initial_state, split
-from tests import tiny  # noqa: F401 -- adds the variant "tiny"
+from tests.tiny import Toy
 
 OPTIMIZER = sgd(lambda step: 0.1, momentum=0.9, weight_decay=0.0)
 
 
 @pytest.fixture(scope="module")
 def state() -> State:
-    _, params, stats = split(models.build("tiny", num_classes=3))
+    _, params, stats = split(Toy())
     return replicate(initial_state(params, stats, OPTIMIZER), mesh=make_mesh())
 
 
@@ -78,7 +77,7 @@ def test_an_empty_workdir_has_nothing_to_restore(tmp_path, state):
 
 
 def largest_file(folder):
-    files = (path for path in folder.rglob("*") if path.is_file())
+    files = (p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("_"))
     return max(files, key=lambda path: path.stat().st_size)
 
 

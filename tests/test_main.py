@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 TINY = ("-m", "tests.tiny", "--config", "tests/tiny_config.py")
 
 
-def run(*arguments: str, module=("-m", "hrnet_jax.main"), devices: int = 2, check: bool = True):
+def run(*arguments: str, module=("-m", "hrnet_jax.main"), devices: int = 8, check: bool = True):
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "COLUMNS": "120"}
     done = subprocess.run(
         [sys.executable, *module, *arguments],
@@ -87,10 +87,9 @@ def test_resuming_ends_bit_for_bit_where_an_unbroken_run_ends(trained, tiny_city
     workdir, _ = trained
     unbroken = json.loads((workdir / "checkpoints" / "4" / "meta" / "metadata").read_text())
     broken = tmp_path / "broken"
-    arguments = (f"--config.data.root={tiny_city}", f"--workdir={broken}")
-    run(*arguments, module=TINY)
+    shutil.copytree(workdir, broken)
     shutil.rmtree(broken / "checkpoints" / "4")
-    done = run(*arguments, module=TINY)
+    done = run(f"--config.data.root={tiny_city}", f"--workdir={broken}", module=TINY)
     assert "resumed at step 2" in done.stdout
     resumed = json.loads((broken / "checkpoints" / "4" / "meta" / "metadata").read_text())
     assert resumed["checksums"] == unbroken["checksums"]
@@ -161,7 +160,7 @@ def test_a_batch_that_devices_cannot_share_is_refused_and_claims_nothing(tiny_ci
         module=TINY, check=False,
     )  # fmt: skip
     assert done.returncode == 1
-    assert "config.train.batch_size=3 cannot be split over 2 devices" in done.stderr
+    assert "config.train.batch_size=3 cannot be split over 8 devices" in done.stderr
     assert not (tmp_path / "config.json").exists()
 
 

@@ -12,7 +12,7 @@ from hrnet_jax.models.layers import resize_bilinear
 from hrnet_jax.optim import sgd
 from hrnet_jax.sharding import make_mesh, replicate, to_global
 from hrnet_jax.step import initial_state, make_train_step, split
-from tests import tiny  # noqa: F401 -- adds the variant "tiny"
+from tests.tiny import Toy
 
 OPTIMIZER = sgd(optax.constant_schedule(0.1), momentum=0.9, weight_decay=0.01)
 
@@ -27,8 +27,8 @@ def mesh_of(devices: int):
     return jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))
 
 
-def run(mesh, batches, *, dtype=jnp.float32):
-    structure, params, stats = split(models.build("tiny", num_classes=3))
+def run(mesh, batches, *, dtype=jnp.float32, model=None):
+    structure, params, stats = split(model or Toy())
     precise = jnp.promote_types(dtype, jnp.float32)
     params, stats = jax.tree.map(lambda leaf: leaf.astype(precise), (params, stats))
     state = replicate(initial_state(params, stats, OPTIMIZER), mesh=mesh)
@@ -42,7 +42,7 @@ def run(mesh, batches, *, dtype=jnp.float32):
 
 def test_one_step_equals_the_textbook():
     batch = random_batch()
-    model = models.build("tiny", num_classes=3)
+    model = Toy()
     structure, params, stats = split(model)
 
     def loss_fn(params):
@@ -59,15 +59,19 @@ def test_one_step_equals_the_textbook():
     assert float(metrics.loss) == pytest.approx(float(loss), rel=1e-5)
     assert float(metrics.grad_norm) == pytest.approx(float(optax.tree.norm(gradients)), rel=1e-4)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), state.params, expected)
-    assert not np.array_equal(state.stats["backbone"]["bn1"]["mean"], np.zeros(64))
+    assert not np.array_equal(state.stats["first"]["bn"]["mean"], np.zeros(8))
 
 
-def test_eight_devices_give_what_one_gives():
+@pytest.mark.parametrize(
+    "build",
+    [Toy, pytest.param(lambda: models.build("hr18s", num_classes=3), marks=pytest.mark.slow)],
+)
+def test_eight_devices_give_what_one_gives(build):
     """In float64: statistics, loss, gradients and updates are those of the whole batch."""
     batches = [random_batch(seed) for seed in range(2)]
     with jax.enable_x64(True):
-        one, one_history = run(mesh_of(1), batches, dtype=jnp.float64)
-        eight, eight_history = run(mesh_of(8), batches, dtype=jnp.float64)
+        one, one_history = run(mesh_of(1), batches, dtype=jnp.float64, model=build())
+        eight, eight_history = run(mesh_of(8), batches, dtype=jnp.float64, model=build())
     for a, b in zip(one_history, eight_history, strict=True):
         assert a.loss.dtype == np.float64
         assert float(a.loss) == pytest.approx(float(b.loss), rel=1e-12)
