@@ -1,14 +1,15 @@
 """From images to label maps: functions of arrays."""
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
-from hrnet_jax.models.fcn import Segmentor
 from hrnet_jax.models.layers import at_least_float32, resize_bilinear
 
 
 def whole(
-    model: Segmentor, image: Float[Array, "b h w 3"], *, size: tuple[int, ...]
+    model: Callable[[Array], Array], image: Float[Array, "b h w 3"], *, size: tuple[int, ...]
 ) -> Float[Array, "b h2 w2 k"]:
     """Run the network on whole images; return logits at the original `size` (height, width).
 

@@ -5,14 +5,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from hrnet_jax import models
 from hrnet_jax.data import DATASETS
 from hrnet_jax.evaluator import Evaluator, Pictures, batches_of_one_size, class_table
 from hrnet_jax.metrics import Scores
 from hrnet_jax.sharding import make_mesh
 from hrnet_jax.step import split
 from hrnet_jax.writer import Terminal
-from tests import tiny  # noqa: F401 -- adds the variant "tiny"
+from tests.tiny import Toy
 
 
 def example(name, size=(32, 64), label_size=None, seed=0):
@@ -27,7 +26,7 @@ def example(name, size=(32, 64), label_size=None, seed=0):
 
 @pytest.fixture(scope="module")
 def model():
-    return split(models.build("tiny", num_classes=3))
+    return split(Toy())
 
 
 def evaluator(model, batch_size):

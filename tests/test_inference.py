@@ -4,15 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hrnet_jax import models
 from hrnet_jax.compiling import compiler_options
 from hrnet_jax.inference import label_map, whole
 from hrnet_jax.models.layers import resize_bilinear
-from tests import tiny  # noqa: F401 -- adds the variant "tiny"
+from tests.tiny import Toy
 
 
 def test_logits_go_to_the_input_size_first():
-    model = models.build("tiny", num_classes=3)
+    model = Toy()
     image = jnp.asarray(np.random.default_rng(0).standard_normal((1, 33, 47, 3)), jnp.float32)
 
     @functools.partial(jax.jit, compiler_options=compiler_options())
@@ -27,7 +26,7 @@ def test_logits_go_to_the_input_size_first():
 
 
 def test_bfloat16_logits_are_resized_in_float32():
-    model = models.build("tiny", num_classes=3)
+    model = Toy()
     image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.bfloat16)
     logits = jax.eval_shape(lambda image: whole(model, image, size=(32, 32)), image)
     assert logits.dtype == jnp.float32
