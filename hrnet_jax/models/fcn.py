@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from hrnet_jax.models.hrnet import Feature, HRNet, Variant
-from hrnet_jax.models.layers import Conv, ConvBN, resize_bilinear
+from hrnet_jax.models.layers import Conv, ConvBN, upsample
 
 
 def _classifier_init(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
@@ -39,11 +39,11 @@ class FCNHead(nnx.Module):
         height, width = features[0].shape[1:3]
         kernel = self.convs[0].conv.kernel[...][0, 0].astype(features[0].dtype)
         first, terms = 0, []
-        for x in features:
+        for branch, x in enumerate(features):
             share = kernel[first : first + x.shape[-1]]
             first += x.shape[-1]
             mixed = jnp.einsum("bhwi,io->bhwo", x, share)
-            terms.append(resize_bilinear(mixed, (height, width)))
+            terms.append(upsample(mixed, (height, width), factor=2**branch) if branch else mixed)
         return functools.reduce(jnp.add, terms)
 
 

@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from hrnet_jax.models.blocks import BasicBlock, Bottleneck
-from hrnet_jax.models.layers import BatchNorm, Conv, ConvBN, enlarge_bilinear, resize_bilinear
+from hrnet_jax.models.layers import BatchNorm, Conv, ConvBN, upsample
 
 Feature = Float[Array, "b _h _w _c"]
 
@@ -70,10 +70,8 @@ class HRModule(nnx.Module):
             if source < target:
                 x = _chain(layer, x)
             elif source > target:
-                # In two steps as the reference: by the exact power of two, then to the true
-                # size. Straight to the size differs wherever 32 does not divide the input.
-                x = enlarge_bilinear(layer(x), factor=2 ** (source - target))
-                x = resize_bilinear(x, (height, width))
+                size, factor = (height, width), 2 ** (source - target)
+                x = upsample(layer(x), size, factor=factor, in_two_steps=True)
             terms.append(x)
         return functools.reduce(jnp.add, terms)
 

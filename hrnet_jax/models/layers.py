@@ -13,6 +13,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from hrnet_jax.models.ragged import current_sizes
+
 
 def kaiming_normal(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     """Normal(0, sqrt(2 / fan_out)) for an HWIO kernel (He et al., 2015), as the reference.
@@ -52,6 +54,9 @@ class Conv(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h2 w2 o"]:
         kernel = self.kernel[...].astype(x.dtype)
+        sizes = current_sizes()
+        if sizes is not None and kernel.shape[0] > 1:
+            x = sizes.masked(x)  # what lies beyond an image must read as this padding does
         if kernel.shape[0] == 1 and self.stride == 1:
             # As a matrix product: its gradient is one too, 4 to 8 times faster on CPUs.
             y = jnp.einsum("bhwi,io->bhwo", x, kernel[0, 0])
@@ -161,9 +166,20 @@ def resize_bilinear(x: Float[Array, "b _ _ c"], size: tuple[int, ...]) -> Float[
     return _resize_axis(_resize_axis(x, size[0], axis=1), size[1], axis=2)
 
 
-def enlarge_bilinear(x: Float[Array, "b h w c"], *, factor: int) -> Float[Array, "b h2 w2 c"]:
-    """Bilinear resize by an exact whole factor."""
-    return resize_bilinear(x, (x.shape[1] * factor, x.shape[2] * factor))
+def upsample(
+    x: Float[Array, "b _ _ c"], size: tuple[int, ...], *, factor: int, in_two_steps: bool = False
+) -> Float[Array, "b h w c"]:
+    """Bring a branch to the size of one that is finer by `factor`.
+
+    In two steps as the reference fuses branches: by the exact factor, then to the true size.
+    Straight to the size differs wherever the factor does not divide it.
+    """
+    sizes = current_sizes()
+    if sizes is not None:
+        return sizes.upsample(x, factor, in_two_steps=in_two_steps)
+    if in_two_steps:
+        x = resize_bilinear(x, (x.shape[1] * factor, x.shape[2] * factor))
+    return resize_bilinear(x, size)
 
 
 def _resize_axis(x: Array, size: int, *, axis: int) -> Array:
