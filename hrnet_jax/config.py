@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from hrnet_jax.data import DATASETS
 from hrnet_jax.data.dataset import Dataset, folder_dataset
 from hrnet_jax.models import VARIANTS
+from hrnet_jax.protocol import Protocol
 
 # Fields that may change between two starts in one workdir; all others decide the result.
 _OPERATIONAL = (
@@ -77,6 +78,14 @@ def default(*, name: str, dataset: str, variant: str) -> ConfigDict:
     config.eval.every_steps = 4_000
     config.eval.batch_size = 4  # images of one size per call, over all devices
     config.eval.image_size = (1024, 2048)  # images are brought into this box, shape kept
+    config.eval.mode = "whole"  # or "slide": windows of crop_size every stride, averaged
+    config.eval.crop_size = (480, 480)
+    config.eval.stride = (320, 320)
+    # Probabilities are averaged over these scales of image_size, and over their mirror images.
+    # The published ms+flip numbers: --config.eval.ratios="(.5,.75,1.,1.25,1.5,1.75)"
+    # --config.eval.flip
+    config.eval.ratios = (1.0,)
+    config.eval.flip = False
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 4_000
@@ -99,7 +108,10 @@ def validate(config: ConfigDict) -> None:
     _one_of(config, "model.variant", tuple(VARIANTS))
     _one_of(config, "model.dtype", ("float32", "bfloat16", "float64"))
     _one_of(config, "data.name", (*DATASETS, "custom"))
-    for field in ("train.image_size", "train.crop_size", "eval.image_size"):
+    _one_of(config, "eval.mode", ("whole", "slide"))
+    for field in (
+        "train.image_size", "train.crop_size", "eval.image_size", "eval.crop_size", "eval.stride",
+    ):  # fmt: skip
         size = get(config, field)
         if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
             raise ValueError(
@@ -126,6 +138,15 @@ def validate(config: ConfigDict) -> None:
             f"config.eval.every_steps={config.eval.every_steps} must be a multiple of "
             f"config.checkpoint.every_steps={config.checkpoint.every_steps}: otherwise the network "
             "with the best evaluation would not be saved."
+        )
+    if any(a > b for a, b in zip(config.eval.stride, config.eval.crop_size, strict=True)):
+        raise ValueError(
+            f"config.eval.stride={config.eval.stride} must not exceed config.eval.crop_size="
+            f"{config.eval.crop_size}: pixels between the windows would not be seen."
+        )
+    if not config.eval.ratios or not min(config.eval.ratios) > 0:
+        raise ValueError(
+            f"config.eval.ratios={config.eval.ratios} must be positive scales, such as '(1.0,)'."
         )
     for field in ("data.mean", "data.std"):
         values = get(config, field)
@@ -182,6 +203,19 @@ def dataset_of(config: ConfigDict) -> Dataset:
         labels=config.data.labels,
         image_suffix=config.data.image_suffix,
         label_suffix=config.data.label_suffix,
+    )
+
+
+def protocol_of(config: ConfigDict) -> Protocol:
+    """Return the rules by which images are labelled and scored."""
+    return Protocol(
+        image_size=tuple(config.eval.image_size),
+        mode=config.eval.mode,
+        crop_size=tuple(config.eval.crop_size),
+        stride=tuple(config.eval.stride),
+        ratios=tuple(config.eval.ratios),
+        flip=config.eval.flip,
+        reference=config.reference,
     )
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from hrnet_jax.checkpoint import Weights
-from hrnet_jax.evaluator import PROTOCOL, class_table
+from hrnet_jax.config import protocol_of
+from hrnet_jax.evaluator import class_table
 from hrnet_jax.files import write_text
 from hrnet_jax.metrics import Scores
 from hrnet_jax.setup import Setup
@@ -36,14 +37,14 @@ def evaluate(config: ConfigDict, weights: Weights, *, workdir: Path, terminal: T
         "step": weights.step,
         "dataset": setup.dataset.name,
         "images": len(setup.validation),
-        "protocol": PROTOCOL,
+        "protocol": protocol_of(config).describe(),
         **scores.summary(),
         "iou": dict(zip(setup.dataset.classes, scores.iou_percent(), strict=True)),
         "confusion": scores.confusion.tolist(),
     }
     write_text(folder / "scores.json", json.dumps(receipt, indent=2) + "\n")
     terminal.table(class_table(scores, setup.dataset))
-    terminal.line(f"Protocol: {PROTOCOL}.")
+    terminal.line(f"Protocol: {protocol_of(config).describe()}.")
     terminal.line(f"Scores: {folder / 'scores.json'}    Pictures: {folder / 'pictures'}")
     return scores
 

@@ -1,37 +1,51 @@
 """A model and a split -> scores, the table of classes, pictures. Training validates with it."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import Array
 from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 from rich.table import Table
 
 from hrnet_jax.compiling import compiler_options
 from hrnet_jax.data.dataset import Dataset
-from hrnet_jax.inference import label_map, whole
-from hrnet_jax.metrics import Scores, confusion_matrix
-from hrnet_jax.sharding import batch_sharding, replicated, to_global
-from hrnet_jax.types import IGNORE_LABEL, Example, Label
+from hrnet_jax.data.transforms import Channels, Size, normalize
+from hrnet_jax.inference import bucket_logits, label_pixels
+from hrnet_jax.metrics import Scores
+from hrnet_jax.protocol import Protocol, Taps, Window, bucket_side, taps
+from hrnet_jax.sharding import batch_sharding
+from hrnet_jax.types import IGNORE_LABEL, Example, Label, NormalizedImage
 from hrnet_jax.visualize import panel
 from hrnet_jax.writer import Terminal
 
 OnPrediction = Callable[[Example, Label], None]  # example, label map at the label's size
-PROTOCOL = "whole images, one scale, no flip; logits to input size, then to original size"
 
 
 class Evaluator:
-    """Compiled evaluation: one program for each combination of input and label size."""
+    """Labels images of any size by one protocol, in few compiled programs, and scores them.
+
+    Every view of an image lies in a bucket (`protocol.bucket_side`), its true size is data: the
+    label maps are those of each image alone. A program belongs to a combination of buckets.
+    """
 
     def __init__(
         self,
         structure: nnx.GraphDef,
         *,
         num_classes: int,
+        protocol: Protocol,
+        mean: Channels,
+        std: Channels,
         mesh: Mesh,
         batch_size: int,
         dtype: DTypeLike,
@@ -39,25 +53,47 @@ class Evaluator:
     ):
         devices = mesh.shape["data"]
         self.batch_size = -(-batch_size // devices) * devices  # the filling is not counted
+        self.num_classes, self.protocol = num_classes, protocol
+        self._mean, self._std = mean, std
         self._mesh, self._terminal = mesh, terminal
         self._programs: dict[tuple, jax.stages.Compiled] = {}
-        self.num_classes = num_classes
+        self._pixels = np.zeros(2, np.int64)  # of images, of the buckets that held them
 
-        def evaluate_batch(params: dict, stats: dict, batch: dict[str, jax.Array]):
+        def network(params: dict, stats: dict, images: Array, sizes: Array) -> Array:
             model = nnx.merge(structure, params, stats)
             model.eval()
-            size = batch["label"].shape[1:]
-            predicted = label_map(whole(model, batch["image"].astype(dtype), size=size))
-            label = batch["label"].astype(jnp.int32)
-            return confusion_matrix(label, predicted, num_classes=num_classes), predicted
+            count, windows = images.shape[:2]
+            flat = images.reshape(-1, *images.shape[2:]).astype(dtype)
+            logits = bucket_logits(model, flat, jnp.repeat(sizes, windows, 0))
+            return logits.reshape(count, windows, *logits.shape[1:])
 
-        same, split = replicated(mesh), batch_sharding(mesh)
-        self._evaluate_batch = jax.jit(
-            evaluate_batch,
-            in_shardings=(same, same, split),
-            out_shardings=(same, split),
-            compiler_options=compiler_options(),
+        def pixels(logits: list[Array], plan: _Plan) -> tuple[Array, Array]:
+            def one(item: tuple[list[Array], _Plan]) -> tuple[Array, Array]:
+                logits, plan = item
+                views = [
+                    x.reshape(r.shape[0], c.shape[0], *x.shape[1:])
+                    for x, r, c in zip(logits, plan.row_windows, plan.column_windows, strict=True)
+                ]
+                return label_pixels(
+                    views, plan.rows, plan.columns, extent=plan.extent, label=plan.label
+                )
+
+            labels, counts = jax.lax.map(one, (logits, plan))
+            return labels, jax.lax.psum(counts.sum(0), "data")
+
+        def both(params: dict, stats: dict, images: Array, sizes: Array, plan: _Plan):
+            return pixels([network(params, stats, images, sizes)], plan)
+
+        same, split = P(), P("data")
+        self._network = self._on_every_device(network, (same, same, split, split), split)
+        self._pixels_of = self._on_every_device(pixels, (split, split), (split, same))
+        self._both = self._on_every_device(both, (same, same, split, split, split), (split, same))
+
+    def _on_every_device(self, function: Callable, specs_in: Any, specs_out: Any) -> Callable:
+        mapped = jax.shard_map(
+            function, mesh=self._mesh, in_specs=specs_in, out_specs=specs_out, check_vma=False
         )
+        return jax.jit(mapped, compiler_options=compiler_options())
 
     def __call__(
         self,
@@ -70,46 +106,237 @@ class Evaluator:
     ) -> Scores:
         """Score a split; every example counts once, in whatever batches it comes."""
         confusion = np.zeros((self.num_classes, self.num_classes), np.int64)
+        programs = len(self._programs)
         tracked = self._terminal.track(examples, "Evaluating", total=total)
-        for group in batches_of_one_size(tracked, batch_size=self.batch_size):
-            batch = to_global(_fill(group, self.batch_size), mesh=self._mesh)
-            counts, predicted = self._program(params, stats, batch)(params, stats, batch)
-            confusion += np.asarray(counts)
+        for batch in self.label(params, stats, tracked):
+            confusion += batch.confusion
             if on_prediction is not None:
-                for example, labels in zip(group, np.asarray(predicted), strict=False):
+                for example, labels in zip(batch.examples, batch.labels, strict=True):
                     on_prediction(example, labels)
+        if len(self._programs) > programs:
+            self._terminal.line(self.costs())
         return Scores(confusion)
 
-    def _program(self, params: dict, stats: dict, batch: dict) -> jax.stages.Compiled:
-        key = (batch["image"].shape, batch["label"].shape)
+    def label(self, params: dict, stats: dict, examples: Iterable[Example]) -> Iterator["Labelled"]:
+        """Label examples that have views (`transforms.ResizeViews`), in batches of like shapes."""
+        for group in grouped(examples, key=self._shapes, batch_size=self.batch_size):
+            labels, counts = self._run(params, stats, group)
+            cut = [
+                grid[: label.shape[0], : label.shape[1]]
+                for grid, label in zip(
+                    np.asarray(labels), [e["label"] for e in group], strict=False
+                )
+            ]
+            yield Labelled(group, cut, np.asarray(counts))
+
+    def _run(self, params: dict, stats: dict, group: list[Example]) -> tuple[Array, Array]:
+        for example in group:
+            _check_label(example, num_classes=self.num_classes)
+        plan, images, sizes = self._assemble(group)
+        place = functools.partial(_place, mesh=self._mesh)
+        plan = place(plan)
+        if len(images) == 1:
+            return self._program(self._both, params, stats, *place((images[0], sizes[0])), plan)
+        logits = [
+            self._program(self._network, params, stats, *place((image, size)))
+            for image, size in zip(images, sizes, strict=True)
+        ]
+        return self._program(self._pixels_of, logits, plan)
+
+    def _program(self, function: Any, *arguments: Any) -> Any:
+        leaves = jax.tree.leaves([a for a in arguments if not isinstance(a, dict)])
+        key = (id(function), *(leaf.shape for leaf in leaves))
         if key not in self._programs:
-            height, width = key[0][1:3]
-            with self._terminal.announced(f"Compiling the evaluation of {height}x{width} images"):
-                self._programs[key] = self._evaluate_batch.lower(params, stats, batch).compile()
-        return self._programs[key]
+            shape = "x".join(map(str, leaves[0].shape[-3:-1]))
+            what = "label maps" if function is self._pixels_of else f"images of {shape}"
+            with self._terminal.announced(f"Compiling the evaluation of {what}"):
+                self._programs[key] = function.lower(*arguments).compile()
+        return self._programs[key](*arguments)
+
+    def costs(self) -> str:
+        """How many programs there are, what memory the largest needs, what the filling costs."""
+        most = 0
+        for program in self._programs.values():
+            need: Any = program.memory_analysis()
+            most = max(most, need.temp_size_in_bytes + need.output_size_in_bytes
+                       + need.argument_size_in_bytes)  # fmt: skip
+        filling = 100 * (1 - self._pixels[0] / max(self._pixels[1], 1))
+        return (
+            f"Evaluation: {len(self._programs)} program{'s' if len(self._programs) > 1 else ''}, "
+            f"at most {most / 1e6:,.0f} MB per device; {filling:.0f} % of the computed pixels "
+            "were filling"
+        )
+
+    def _shapes(self, example: Example) -> tuple:
+        """What decides which program an example runs in."""
+        views = [self._view(view.shape[:2], example) for view in example["views"]]
+        return _capacity(example["label"].shape), *(view.shapes for view in views)
+
+    def _view(self, size: Size, example: Example) -> "_View":
+        return _view(self.protocol, size, example["label"].shape)
+
+    def _assemble(self, group: list[Example]) -> tuple["_Plan", list, list]:
+        """Lay a group of examples out as the arrays of one call; what is missing stays empty."""
+        count = self.batch_size
+        capacity = _capacity(group[0]["label"].shape)
+        label = np.full((count, capacity, capacity), IGNORE_LABEL, np.uint8)
+        extent = np.zeros((count, 2), np.int32)
+        images, sizes, rows, columns, grids = [], [], [], [], []
+        for number in range(len(group[0]["views"])):
+            first = self._view(group[0]["views"][number].shape[:2], group[0])
+            mirrors = 2 if self.protocol.flip else 1
+            view_images = [
+                np.zeros((count, first.num_windows, *first.slot, 3), np.float32)
+                for _ in range(mirrors)
+            ]
+            view_sizes = np.ones((count, 2), np.int32)
+            view_rows, view_columns, flipped = (
+                _empty_taps(t, count, capacity) for t in (first.rows, first.columns, first.columns)
+            )
+            for n, example in enumerate(group):
+                picture = example["views"][number]
+                view = self._view(picture.shape[:2], example)
+                view_sizes[n] = view.window
+                height, width = example["label"].shape
+                _fill(view_rows, n, view.rows)
+                _fill(view_columns, n, view.columns)
+                _fill(flipped, n, Taps(view.columns.inputs[::-1], view.columns.weight[::-1]))
+                normalized = normalize(picture, mean=self._mean, std=self._std)
+                for mirror, target in enumerate(view_images):
+                    view.cut(cv2.flip(normalized, 1) if mirror else normalized, into=target[n])
+                extent[n] = height, width
+                label[n, :height, :width] = example["label"]
+                self._pixels += (
+                    mirrors * view.num_windows * np.prod(view.window),
+                    mirrors * view.num_windows * np.prod(view.slot),
+                )
+            images += view_images
+            sizes += [view_sizes] * mirrors
+            rows += [view_rows] * mirrors
+            columns += [view_columns, flipped][:mirrors]
+            grids += [first.grid] * mirrors
+        return (
+            _Plan(
+                extent=extent,
+                label=label,
+                rows=rows,
+                columns=columns,
+                row_windows=[np.zeros((count, r)) for r, _ in grids],
+                column_windows=[np.zeros((count, c)) for _, c in grids],
+            ),
+            images,
+            sizes,
+        )
 
 
-def batches_of_one_size(examples: Iterable[Example], *, batch_size: int) -> Iterator[list[Example]]:
-    """Group examples by image and label size; the last group of each size may be short."""
+class Labelled(NamedTuple):
+    """A batch of examples with the class of each pixel, and what was counted against labels."""
+
+    examples: list[Example]
+    labels: list[Label]
+    confusion: np.ndarray  # [k k]
+
+
+class _Plan(NamedTuple):
+    """How stride-4 logits become label maps: one entry per image of a batch."""
+
+    extent: Any  # [b 2]
+    label: Any  # [b h w]
+    rows: list[Taps]  # of every view
+    columns: list[Taps]
+    row_windows: list  # [b rows] of every view; only the shape counts
+    column_windows: list
+
+
+class _View(NamedTuple):
+    """What one scale of an image needs: windows, bucket, the way back to pixels."""
+
+    row_windows: tuple[Window, ...]
+    column_windows: tuple[Window, ...]
+    slot: Size
+    rows: Taps
+    columns: Taps
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return len(self.row_windows), len(self.column_windows)
+
+    @property
+    def num_windows(self) -> int:
+        return len(self.row_windows) * len(self.column_windows)
+
+    @property
+    def window(self) -> Size:
+        (top, bottom), (left, right) = self.row_windows[0], self.column_windows[0]
+        return bottom - top, right - left
+
+    @property
+    def shapes(self) -> tuple:
+        return self.grid, self.slot, self.rows.inputs.shape[1], self.columns.inputs.shape[1]
+
+    def cut(self, image: NormalizedImage, *, into: np.ndarray) -> None:
+        height, width = self.window
+        places = itertools.product(self.row_windows, self.column_windows)
+        for target, ((top, _), (left, _)) in zip(into, places, strict=True):
+            target[:height, :width] = image[top : top + height, left : left + width]
+
+
+@functools.lru_cache(maxsize=256)
+def _view(protocol: Protocol, size: Size, original: Size) -> _View:
+    windows = protocol.windows(size)
+    (top, bottom), (left, right) = (along[0] for along in windows)
+    slot = (bucket_side(bottom - top), bucket_side(right - left))
+    rows, columns = (
+        taps(w, length=length, original=end, slot=side // 4)
+        for w, length, end, side in zip(windows, size, original, slot, strict=True)
+    )
+    return _View(*windows, slot, rows, columns)
+
+
+def _capacity(size: tuple[int, ...]) -> int:
+    """Side of the square that a label map is written into: 1024, 2048, 4096 ..."""
+    return max(1024, 1 << (max(size) - 1).bit_length())
+
+
+def _empty_taps(like: Taps, count: int, capacity: int) -> Taps:
+    shape = (count, capacity, like.inputs.shape[1])
+    return Taps(np.zeros(shape, np.int32), np.zeros(shape, np.float32))
+
+
+def _fill(target: Taps, place: int, source: Taps) -> None:
+    for into, values in zip(target, source, strict=True):
+        into[place, : len(values)] = values
+
+
+def _place(tree: Any, *, mesh: Mesh) -> Any:
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
+
+
+def _check_label(example: Example, *, num_classes: int) -> None:
+    label = example["label"]
+    wrong = (label >= num_classes) & (label != IGNORE_LABEL)
+    if wrong.any():
+        y, x = np.argwhere(wrong)[0]
+        raise ValueError(
+            f"The label of {example['id']} holds class {label[y, x]} at (y={y}, x={x}), but there "
+            f"are {num_classes} classes (0 to {num_classes - 1}, and {IGNORE_LABEL} for none)."
+        )
+
+
+def grouped(
+    examples: Iterable[Example], *, key: Callable[[Example], tuple], batch_size: int
+) -> Iterator[list[Example]]:
+    """Group examples of one key; a group may be short at the end, or when too many would wait."""
     waiting: dict[tuple, list[Example]] = {}
     for example in examples:
-        key = (example["image"].shape, example["label"].shape)
-        group = waiting.setdefault(key, [])
+        group = waiting.setdefault(key(example), [])
         group.append(example)
         if len(group) == batch_size:
-            yield waiting.pop(key)
+            yield waiting.pop(key(example))
+        elif sum(map(len, waiting.values())) > 4 * batch_size:
+            yield waiting.pop(max(waiting, key=lambda shapes: len(waiting[shapes])))
     yield from waiting.values()
-
-
-def _fill(group: Sequence[Example], batch_size: int) -> dict[str, np.ndarray]:
-    """Stack a group; what is missing to a batch is filled with ignored pixels."""
-    missing = ((0, batch_size - len(group)),)
-    images = np.stack([example["image"] for example in group])
-    labels = np.stack([example["label"] for example in group])
-    return {
-        "image": np.pad(images, (*missing, (0, 0), (0, 0), (0, 0))),
-        "label": np.pad(labels, (*missing, (0, 0), (0, 0)), constant_values=IGNORE_LABEL),
-    }
 
 
 def class_table(scores: Scores, dataset: Dataset) -> Table:
@@ -156,7 +383,7 @@ class Pictures:
             return
         self._left -= 1
         picture = panel(
-            example["original"],
+            example["image"],
             truth=example["label"],
             predicted=predicted,
             classes=self._dataset.classes,

@@ -6,18 +6,18 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from PIL import Image as PILImage
+from rich.console import Console
 
 from hrnet_jax import models
 from hrnet_jax.checkpoint import Weights
-from hrnet_jax.compiling import compiler_options
+from hrnet_jax.config import from_dict, protocol_of
 from hrnet_jax.data.decode import decode_image
-from hrnet_jax.data.transforms import Channels, fit_size, normalize, resize_image
+from hrnet_jax.data.transforms import Channels, ResizeViews
+from hrnet_jax.evaluator import Evaluator
 from hrnet_jax.files import written_in_one_piece
-from hrnet_jax.inference import label_map, whole
 from hrnet_jax.step import split
-from hrnet_jax.types import Image, Label
+from hrnet_jax.types import IGNORE_LABEL, Example, Image, Label
 from hrnet_jax.visualize import overlay
 from hrnet_jax.writer import Terminal
 
@@ -25,30 +25,35 @@ _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 
 
 class Predictor:
-    """Labels images of any size; compiles once per size."""
+    """Labels images of any size, as an evaluation would by the checkpoint's own protocol."""
 
-    def __init__(self, weights: Weights):
+    def __init__(self, weights: Weights, *, terminal: Terminal | None = None):
         meta = weights.meta
+        config = from_dict(meta["config"])
         self.classes: tuple[str, ...] = tuple(meta["classes"])
         self.palette: list[tuple[int, int, int]] = [tuple(color) for color in meta["palette"]]
-        self._mean, self._std = _channels(meta["mean"]), _channels(meta["std"])
-        self._box = tuple(meta["config"]["eval"]["image_size"])
-        dtype = jnp.dtype(meta["config"]["model"]["dtype"])
+        self._protocol = protocol_of(config)
         structure, _, _ = split(models.build(meta["variant"], num_classes=len(self.classes)))
-        self._arrays = jax.device_put((weights.params, weights.stats))
-
-        def label(arrays: tuple[dict, dict], image: jax.Array, size: tuple[int, int]) -> jax.Array:
-            model = nnx.merge(structure, *arrays)
-            model.eval()
-            return label_map(whole(model, image.astype(dtype), size=size))
-
-        self._label = jax.jit(label, static_argnums=2, compiler_options=compiler_options())
+        self._params, self._stats = jax.device_put((weights.params, weights.stats))
+        self._evaluator = Evaluator(
+            structure,
+            num_classes=len(self.classes),
+            protocol=self._protocol,
+            mean=_channels(meta["mean"]),
+            std=_channels(meta["std"]),
+            mesh=jax.sharding.Mesh(jax.local_devices()[:1], ("data",)),
+            batch_size=1,
+            dtype=jnp.dtype(config.model.dtype),
+            terminal=terminal or Terminal(Console(quiet=True)),
+        )
 
     def __call__(self, image: Image) -> Label:
         """Return the class index of every pixel of an RGB image."""
-        resized = resize_image(image, fit_size(image.shape[:2], within=self._box))
-        normalized = normalize(resized, mean=self._mean, std=self._std)
-        return np.asarray(self._label(self._arrays, normalized[None], image.shape[:2]))[0]
+        nothing = np.full(image.shape[:2], IGNORE_LABEL, np.uint8)
+        example = Example(id="", image=image, label=nothing)
+        resized = ResizeViews(sizes=self._protocol.view_sizes).map(example)
+        (batch,) = self._evaluator.label(self._params, self._stats, [resized])
+        return batch.labels[0]
 
     def save(self, image: Image, label: Label, path: Path) -> None:
         """Write `<path>_label.png` (class indices, with palette) and `<path>_overlay.png`."""
@@ -68,20 +73,14 @@ def _channels(values: Sequence[float | int]) -> Channels:
 
 def predict(weights: Weights, images: list[Path], *, output: Path, terminal: Terminal) -> None:
     """Label image files and the images of folders into `output`."""
-    predictor = Predictor(weights)
+    predictor = Predictor(weights, terminal=terminal)
     files = image_files(images, output=output)
     terminal.line(
         f"Labelling {len(files)} image{'s' if len(files) > 1 else ''} with {weights.path}"
     )
-    sizes = set()
     for path, name in terminal.track(files, "Predicting", total=len(files)):
         image = decode_image(path.read_bytes(), path=str(path))
-        if image.shape in sizes:
-            label = predictor(image)
-        else:
-            sizes.add(image.shape)
-            with terminal.announced(f"Compiling for {image.shape[0]}x{image.shape[1]} images"):
-                label = predictor(image)
+        label = predictor(image)
         predictor.save(image, label, output / name)
     terminal.line(f"Labels and overlays: {output.absolute()}")
 

@@ -11,10 +11,10 @@ import optax
 from ml_collections import ConfigDict
 
 from hrnet_jax import models
-from hrnet_jax.config import dataset_of
+from hrnet_jax.config import dataset_of, protocol_of
 from hrnet_jax.data.pipeline import eval_examples, steps_per_epoch, train_batches
 from hrnet_jax.data.sources import FolderSource
-from hrnet_jax.data.transforms import eval_transforms, train_transforms
+from hrnet_jax.data.transforms import ResizeViews, train_transforms
 from hrnet_jax.evaluator import Evaluator, Pictures
 from hrnet_jax.interop.sources import read_source
 from hrnet_jax.interop.weights import start_from
@@ -155,9 +155,7 @@ class Setup:
         return eval_examples(
             self.validation,
             self.dataset,
-            transforms=eval_transforms(
-                image_size=config.eval.image_size, mean=config.data.mean, std=config.data.std
-            ),
+            transforms=[ResizeViews(sizes=protocol_of(config).view_sizes)],
             workers=config.data.workers,
             threads=config.data.threads,
         )
@@ -167,6 +165,9 @@ class Setup:
         return Evaluator(
             self.structure,
             num_classes=self.dataset.num_classes,
+            protocol=protocol_of(self.config),
+            mean=self.config.data.mean,
+            std=self.config.data.std,
             mesh=self.mesh,
             batch_size=self.config.eval.batch_size,
             dtype=self.dtype,

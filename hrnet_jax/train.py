@@ -8,8 +8,8 @@ import optax
 from ml_collections import ConfigDict
 
 from hrnet_jax.checkpoint import FOLDER, Checkpoints
-from hrnet_jax.config import differences, from_json, to_json
-from hrnet_jax.evaluator import PROTOCOL, class_table
+from hrnet_jax.config import differences, from_json, protocol_of, to_json
+from hrnet_jax.evaluator import class_table
 from hrnet_jax.files import write_text
 from hrnet_jax.metrics import Scores
 from hrnet_jax.monitor import Monitor
@@ -86,7 +86,7 @@ def train(config: ConfigDict, *, workdir: Path, terminal: Terminal) -> Scores | 
             checkpoints.wait()
     assert scores is not None, "the last step is always evaluated"
     terminal.table(class_table(scores, setup.dataset))
-    terminal.line(f"Protocol: {PROTOCOL}.")
+    terminal.line(f"Protocol: {protocol_of(config).describe()}.")
     terminal.line(f"Pictures: {workdir / 'pictures'}    Curves: {workdir / 'curves.png'}")
     return scores
 

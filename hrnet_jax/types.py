@@ -18,7 +18,7 @@ class Example(TypedDict):
     id: str
     image: Image | NormalizedImage
     label: Label
-    original: NotRequired[Image]  # in evaluation: the image as it was stored, to be shown
+    views: NotRequired[list[Image]]  # in evaluation: the image at each scale
 
 
 Batch = dict[str, np.ndarray]  # {"image": float32 [b h w 3], "label": uint8 [b h w]}

@@ -13,6 +13,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = [
     ["hrnet_jax", "types", "files"],
     ["models", "data", "metrics", "optim", "compiling", "visualize", "writer"],
+    ["protocol"],
     ["config", "losses", "inference", "sharding"],
     ["recipes", "step"],
     ["checkpoint", "evaluator", "monitor"],
@@ -24,7 +25,7 @@ LEVELS = [
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
 ROOMS = {"models", "data", "interop"}  # folders
 SLOW = {"matplotlib", "tensorflow_datasets"}
-CONFIG_FILES = {"config", "recipes", "setup", "train", "evaluate", "main"}
+CONFIG_FILES = {"config", "recipes", "setup", "train", "evaluate", "predict", "main"}
 
 
 def imports_of(path: Path) -> set[str]:

@@ -1,78 +1,152 @@
+import dataclasses
 import io
+import itertools
+import re
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from rich.console import Console
 
+from hrnet_jax.compiling import compiler_options
 from hrnet_jax.data import DATASETS
-from hrnet_jax.evaluator import Evaluator, Pictures, batches_of_one_size, class_table
+from hrnet_jax.data.transforms import ResizeViews, normalize
+from hrnet_jax.evaluator import Evaluator, Pictures, class_table, grouped
 from hrnet_jax.metrics import Scores
-from hrnet_jax.sharding import make_mesh
+from hrnet_jax.models.layers import resize_bilinear
+from hrnet_jax.protocol import Protocol
 from hrnet_jax.step import split
 from hrnet_jax.writer import Terminal
+from tests.published import published_model
 from tests.tiny import Toy
 
+MEAN, STD = (120.0, 110.0, 100.0), (60.0, 50.0, 55.0)
+WHOLE = Protocol(image_size=(32, 64))
+SLIDE = Protocol(image_size=(48, 80), mode="slide", crop_size=(32, 32), stride=(20, 24))
 
-def example(name, size=(32, 64), label_size=None, seed=0):
+
+def example(name, size=(32, 64), *, protocol=WHOLE, seed=0):
     rng = np.random.default_rng(seed)
-    return {
+    plain = {
         "id": name,
-        "image": rng.standard_normal((*size, 3)).astype(np.float32),
-        "original": rng.integers(0, 256, (*size, 3), np.uint8),
-        "label": rng.choice([0, 1, 2, 255], label_size or size).astype(np.uint8),
+        "image": rng.integers(0, 256, (*size, 3), np.uint8),
+        "label": rng.choice([0, 1, 2, 255], size).astype(np.uint8),
     }
+    return ResizeViews(sizes=protocol.view_sizes).map(plain)
 
 
 @pytest.fixture(scope="module")
 def model():
-    return split(Toy())
+    return split(published_model("tiny", num_classes=3))
 
 
-def evaluator(model, batch_size):
+def evaluator(structure, *, batch_size=8, protocol=WHOLE, devices=8, classes=3):
     return Evaluator(
-        model[0], num_classes=3, mesh=make_mesh(), batch_size=batch_size, dtype=jnp.float32,
-        terminal=Terminal(Console(file=io.StringIO())),
+        structure, num_classes=classes, protocol=protocol, mean=MEAN, std=STD,
+        mesh=jax.sharding.Mesh(jax.devices()[:devices], ("data",)), batch_size=batch_size,
+        dtype=jnp.float32, terminal=Terminal(Console(file=io.StringIO())),
     )  # fmt: skip
 
 
-def test_every_image_counts_once_in_any_order_and_batch(model):
-    examples = [example(str(i), seed=i) for i in range(11)]
+def by_definition(model, example, protocol):
+    """Logits or mean probabilities, image by image and window by window as the reference."""
+    network = nnx.merge(*model)
+    network.eval()
+    size, total = example["label"].shape, 0.0
+    run = jax.jit(lambda image: network(image), compiler_options=compiler_options())
+    for view, flip in itertools.product(example["views"], (False, True)[: 1 + protocol.flip]):
+        image = normalize(view, mean=MEAN, std=STD)[None, :, :: -1 if flip else 1]
+        canvas, count = 0.0, 0.0
+        for (top, bottom), (left, right) in itertools.product(*protocol.windows(view.shape[:2])):
+            logits = run(jnp.asarray(image[:, top:bottom, left:right]))
+            logits = resize_bilinear(logits, (bottom - top, right - left))
+            around = ((0, 0), (top, view.shape[0] - bottom), (left, view.shape[1] - right), (0, 0))
+            canvas += np.pad(np.asarray(logits), around)
+            count += np.pad(np.ones(logits.shape), around)
+        logits = resize_bilinear(jnp.asarray(canvas / count, jnp.float32), size)
+        logits = logits[:, :, ::-1] if flip else logits
+        total += jax.nn.softmax(logits) if protocol.averages else logits
+    return np.asarray(total)[0]
+
+
+PROTOCOLS = {
+    "whole": Protocol(image_size=(48, 80)),
+    "slide": SLIDE,
+    "scales and flip": Protocol(image_size=(48, 80), ratios=(0.5, 1.25), flip=True),
+    "slide, scales and flip": dataclasses.replace(SLIDE, ratios=(0.75, 1.0), flip=True),
+    "1.x": Protocol(image_size=(48, 80), ratios=(0.5, 1.25), flip=True, reference="v1"),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in ("slide",))) for n in PROTOCOLS]
+)
+def test_label_maps_are_those_of_the_definition(model, name):
+    protocol = PROTOCOLS[name]
+    sizes = [(40, 61), (33, 90), (70, 45), (1, 1)]
+    examples = [example(str(size), size, protocol=protocol, seed=n) for n, size in enumerate(sizes)]
+    found = {}
+    for batch in evaluator(model[0], protocol=protocol, batch_size=1, devices=1).label(
+        *model[1:], examples
+    ):
+        found |= {e["id"]: labels for e, labels in zip(batch.examples, batch.labels, strict=True)}
+    for e in examples:
+        scores = by_definition(model, e, protocol)
+        best = np.sort(scores, -1)
+        is_clear = best[..., -1] - best[..., -2] > 1e-5 * abs(scores).max()
+        assert is_clear.mean() > 0.99
+        np.testing.assert_array_equal(
+            found[e["id"]][is_clear], np.argmax(scores, -1)[is_clear], err_msg=e["id"]
+        )
+
+
+def test_every_image_counts_once_in_any_order_batch_and_number_of_devices():
+    model = split(Toy())
+    sizes = [(32, 64), (20, 64), (32, 64), (50, 41)]
+    examples = [example(str(i), sizes[i % 4], seed=i) for i in range(11)]
     seen = {}
 
     def remember(example, predicted):
         seen[example["id"]] = predicted
 
-    first = evaluator(model, 8)(*model[1:], examples, total=11, on_prediction=remember)
-    second = evaluator(model, 16)(*model[1:], examples[::-1], total=11)
+    first = evaluator(model[0])(*model[1:], examples, total=11, on_prediction=remember)
+    second = evaluator(model[0], batch_size=3, devices=1)(*model[1:], examples[::-1], total=11)
     np.testing.assert_array_equal(first.confusion, second.confusion)
-    valid = sum((e["label"] != 255).sum() for e in examples)
-    assert first.confusion.sum() == valid
-    assert set(seen) == {e["id"] for e in examples}
     by_hand = np.zeros((3, 3), int)
     for e in examples:
+        assert seen[e["id"]].shape == e["label"].shape
         keep = e["label"] != 255
         np.add.at(by_hand, (e["label"][keep], seen[e["id"]][keep]), 1)
     np.testing.assert_array_equal(first.confusion, by_hand)
 
 
-def test_labels_keep_their_size(model):
-    seen = []
-    scores = evaluator(model, 8)(
-        *model[1:],
-        [example("a", (32, 64), (50, 101))],
-        total=1,
-        on_prediction=lambda _, predicted: seen.append(predicted.shape),
+def test_what_it_cost_is_said():
+    model, out = split(Toy()), io.StringIO()
+    run = evaluator(model[0], devices=1, batch_size=1)
+    run._terminal = Terminal(Console(file=out, width=200))
+    run(*model[1:], [example("a", (24, 48))], total=1)
+    assert re.search(
+        r"Evaluation: 1 program, at most [\d,]+ MB per device; 0 % of the computed pixels were fil",
+        out.getvalue(),
     )
-    assert seen == [(50, 101)]
-    assert scores.confusion.sum() > 0
 
 
-def test_sizes_are_not_mixed():
-    sizes = [(8, 8), (8, 16), (8, 8), (8, 8), (8, 16)]
-    examples = [example(str(i), size) for i, size in enumerate(sizes)]
-    groups = [[e["id"] for e in group] for group in batches_of_one_size(examples, batch_size=2)]
-    assert groups == [["0", "2"], ["1", "4"], ["3"]]
+def test_a_class_that_does_not_exist_is_an_error():
+    model, bad = split(Toy()), example("city/7")
+    bad["label"][3, 5] = 4
+    with pytest.raises(ValueError, match=r"city/7 holds class 4 at \(y=3, x=5\), but there are 3"):
+        evaluator(model[0])(*model[1:], [bad], total=1)
+
+
+def test_groups_are_of_one_shape_and_do_not_pile_up():
+    examples = [{"id": str(n), "shape": n % 5} for n in range(40)]
+    groups = list(grouped(iter(examples), key=lambda e: (e["shape"],), batch_size=4))
+    assert sorted(e["id"] for g in groups for e in g) == sorted(e["id"] for e in examples)
+    assert all(len({e["shape"] for e in g}) == 1 and len(g) <= 4 for g in groups)
+    waiting = list(grouped(iter(examples), key=lambda e: (e["id"],), batch_size=2))
+    assert [len(g) for g in waiting] == [1] * 40
 
 
 def test_the_table_shows_absent_classes_as_a_dash():

@@ -5,6 +5,7 @@ A random transform draws its parameters first, then calls a pure function with t
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, cast
 
 import cv2
@@ -34,11 +35,6 @@ def train_transforms(
     ]
 
 
-def eval_transforms(*, image_size: Size, mean: Channels, std: Channels) -> list[Transform]:
-    """Return the evaluation transforms: they change the image only, the label stays untouched."""
-    return [Resize(image_size=image_size), Normalize(mean=mean, std=std)]
-
-
 def fit_size(size: Size, *, within: Size) -> Size:
     """Largest size of the same shape whose long and short side fit those of `within`.
 
@@ -61,15 +57,15 @@ def resize_label(label: UInt8[np.ndarray, "h w"], size: Size) -> UInt8[np.ndarra
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Resize(grain.transforms.Map):
-    """Fit the image, and not the label, within `image_size`; keep its shape, and the original."""
+class ResizeViews(grain.transforms.Map):
+    """Add the views of an evaluation: the image at each of the sizes that belong to its own."""
 
-    image_size: Size
+    sizes: Callable[[Size], list[Size]]
 
     def map(self, example: Example) -> Example:
-        original = example["image"]
-        size = fit_size(original.shape[:2], within=self.image_size)
-        return _replace(example, image=resize_image(original, size), original=original)
+        image = example["image"]
+        views = [resize_image(image, size) for size in self.sizes(image.shape[:2])]
+        return cast(Example, {**example, "views": views})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -80,7 +80,9 @@ def test_the_band_holds_every_weight_of_the_resize(factor, in_two_steps):
             in_two_steps=in_two_steps,
         )
     )
-    for n, (size_in, size_out) in enumerate(zip(sizes_in.tolist(), sizes_out.tolist(), strict=True)):
+    for n, (size_in, size_out) in enumerate(
+        zip(sizes_in.tolist(), sizes_out.tolist(), strict=True)
+    ):
         expected = (
             matrix(factor * size_in, size_out) @ matrix(size_in, factor * size_in)
             if in_two_steps
