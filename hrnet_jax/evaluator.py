@@ -15,6 +15,7 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
+from jaxtyping import Float16
 from rich.table import Table
 
 from hrnet_jax.compiling import compiler_options
@@ -128,6 +129,34 @@ class Evaluator:
                 )
             ]
             yield Labelled(group, cut, np.asarray(counts))
+
+    def probabilities(
+        self, params: dict, stats: dict, example: Example
+    ) -> Float16[np.ndarray, "k h w"]:
+        """Return the class probabilities at every pixel of one example, averaged over its views."""
+        plan, images, sizes = self._assemble([example])
+        height, width = example["label"].shape
+        total = np.zeros((self.num_classes, height, width), np.float32)
+        place = functools.partial(_place, mesh=self._mesh)
+        for n, (image, size) in enumerate(zip(images, sizes, strict=True)):
+            logits = self._program(self._network, params, stats, *place((image, size)))
+            windows = np.asarray(logits)[0].reshape(
+                plan.row_windows[n].shape[1], plan.column_windows[n].shape[1], *logits.shape[2:]
+            )
+            mosaic = np.moveaxis(windows, 2, 1).reshape(
+                windows.shape[0] * windows.shape[2], -1, self.num_classes
+            )
+            rows, columns = (
+                Taps(t.inputs[0, :end], t.weight[0, :end])
+                for t, end in ((plan.rows[n], height), (plan.columns[n], width))
+            )
+            for first in range(0, height, 32):  # few rows at a time: all classes are large
+                part = Taps(rows.inputs[first : first + 32], rows.weight[first : first + 32])
+                scores = _mixed(_mixed(mosaic, part, axis=0), columns, axis=1)
+                powers = np.exp(scores - scores.max(-1, keepdims=True))
+                share = powers / powers.sum(-1, keepdims=True)
+                total[:, first : first + 32] += np.moveaxis(share, -1, 0)
+        return (total / len(images)).astype(np.float16)
 
     def _run(self, params: dict, stats: dict, group: list[Example]) -> tuple[Array, Array]:
         for example in group:
@@ -306,6 +335,14 @@ def _empty_taps(like: Taps, count: int, capacity: int) -> Taps:
 def _fill(target: Taps, place: int, source: Taps) -> None:
     for into, values in zip(target, source, strict=True):
         into[place, : len(values)] = values
+
+
+def _mixed(x: np.ndarray, taps: Taps, *, axis: int) -> np.ndarray:
+    shape = [-1 if a == axis else 1 for a in range(x.ndim)]
+    return sum(
+        np.take(x, inputs, axis) * weight.reshape(shape)
+        for inputs, weight in zip(taps.inputs.T, taps.weight.T, strict=True)
+    )
 
 
 def _place(tree: Any, *, mesh: Mesh) -> Any:

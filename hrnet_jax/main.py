@@ -34,8 +34,13 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe to run, a file
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default runs/<config.name>.")
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "predict"], "What to do.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir or checkpoint to read weights from.")
-_INPUT = flags.DEFINE_multi_string("input", [], "Image file or folder; may be repeated.")
+_INPUT = flags.DEFINE_multi_string(
+    "input", [], "Image, video, folder or quoted pattern; may be repeated."
+)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for predictions; default <workdir>/predict.")
+_PROBABILITIES = flags.DEFINE_bool(
+    "probabilities", False, "Also write class probabilities, <name>_probabilities.npz (float16)."
+)
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error arose.")
 
 
@@ -74,7 +79,7 @@ def _run(terminal: Terminal) -> None:
         train(config, workdir=workdir, terminal=terminal)
         return
     if mode == "predict" and not _INPUT.value:
-        raise ValueError("--input is missing; give an image file or a folder of images.")
+        raise ValueError("--input is missing; give an image, a video, a folder or a pattern.")
     weights = load_weights(checkpoint)
     if not weights.meta["classes"]:
         raise ValueError(
@@ -84,8 +89,17 @@ def _run(terminal: Terminal) -> None:
     if mode == "predict":  # as it was trained, whatever --config says
         _set_up(configs.from_dict(weights.meta["config"]), terminal)
         output = Path(_OUTPUT.value).expanduser() if _OUTPUT.value else workdir / "predict"
-        images = [Path(name).expanduser() for name in _INPUT.value]
-        predict(weights, images, output=output, terminal=terminal)
+        failures = predict(
+            weights,
+            _INPUT.value,
+            output=output,
+            terminal=terminal,
+            probabilities=_PROBABILITIES.value,
+        )
+        if failures:
+            raise ValueError(
+                f"{len(failures)} of the files could not be read; they are named above."
+            )
         return
     config = configs.from_dict(weights.meta["config"]) if config is None else config
     configs.validate(config)

@@ -1,31 +1,46 @@
 """Image files -> label maps and overlays. A checkpoint is all it needs."""
 
+import glob
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float16
 from PIL import Image as PILImage
 from rich.console import Console
 
 from hrnet_jax import models
-from hrnet_jax.checkpoint import Weights
+from hrnet_jax.checkpoint import Weights, load_weights
 from hrnet_jax.config import from_dict, protocol_of
 from hrnet_jax.data.decode import decode_image
 from hrnet_jax.data.transforms import Channels, ResizeViews
 from hrnet_jax.evaluator import Evaluator
-from hrnet_jax.files import written_in_one_piece
+from hrnet_jax.files import write_text, written_in_one_piece
 from hrnet_jax.step import split
 from hrnet_jax.types import IGNORE_LABEL, Example, Image, Label
 from hrnet_jax.visualize import overlay
 from hrnet_jax.writer import Terminal
 
+_VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 
 
 class Predictor:
-    """Labels images of any size, as an evaluation would by the checkpoint's own protocol."""
+    """Labels images of any size, as an evaluation would by the checkpoint's own protocol.
+
+    predictor = Predictor.load("runs/hr18s_minicity")
+    labels = predictor("photo.jpg")
+    predictor.save("photo.jpg", labels, "out/photo")
+    """
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Predictor":
+        """Load the weights of a workdir (best by mIoU, else newest) or of one checkpoint."""
+        return cls(load_weights(Path(path)))
 
     def __init__(self, weights: Weights, *, terminal: Terminal | None = None):
         meta = weights.meta
@@ -47,23 +62,61 @@ class Predictor:
             terminal=terminal or Terminal(Console(quiet=True)),
         )
 
-    def __call__(self, image: Image) -> Label:
-        """Return the class index of every pixel of an RGB image."""
-        nothing = np.full(image.shape[:2], IGNORE_LABEL, np.uint8)
-        example = Example(id="", image=image, label=nothing)
-        resized = ResizeViews(sizes=self._protocol.view_sizes).map(example)
-        (batch,) = self._evaluator.label(self._params, self._stats, [resized])
+    def __call__(self, image: Image | str | Path) -> Label:
+        """Return the class index of every pixel of an RGB image, or of an image file."""
+        (batch,) = self._evaluator.label(self._params, self._stats, [self._example(image)])
         return batch.labels[0]
 
-    def save(self, image: Image, label: Label, path: Path) -> None:
+    def probabilities(self, image: Image | str | Path) -> Float16[np.ndarray, "k h w"]:
+        """Return the probability of every class at every pixel, as the label map weighs them."""
+        example = self._example(image)
+        return self._evaluator.probabilities(self._params, self._stats, example)
+
+    def _example(self, image: Image | str | Path) -> Example:
+        pixels = _pixels(image)
+        nothing = np.full(pixels.shape[:2], IGNORE_LABEL, np.uint8)
+        example = Example(id="", image=pixels, label=nothing)
+        return ResizeViews(sizes=self._protocol.view_sizes).map(example)
+
+    def save(self, image: Image | str | Path, label: Label, path: str | Path) -> None:
         """Write `<path>_label.png` (class indices, with palette) and `<path>_overlay.png`."""
+        path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         indexed = PILImage.fromarray(label, mode="P")
         indexed.putpalette(np.asarray(self.palette, np.uint8).tobytes())
-        blended = PILImage.fromarray(overlay(image, label, self.palette))
+        blended = PILImage.fromarray(overlay(_pixels(image), label, self.palette))
         for kind, picture in (("label", indexed), ("overlay", blended)):
             with written_in_one_piece(path.with_name(f"{path.name}_{kind}.png")) as file:
                 picture.save(file, format="PNG")
+
+    def video(self, source: Path, target: Path, *, terminal: Terminal) -> None:
+        """Write a video with the colours of the classes over every frame."""
+        film = cv2.VideoCapture(str(source))
+        total, rate = int(film.get(cv2.CAP_PROP_FRAME_COUNT)), film.get(cv2.CAP_PROP_FPS)
+        size = int(film.get(cv2.CAP_PROP_FRAME_WIDTH)), int(film.get(cv2.CAP_PROP_FRAME_HEIGHT))
+        if not film.isOpened() or min(size) < 1:
+            raise ValueError(f"Cannot read the video {source}; is it damaged or of another kind?")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}")  # its suffix tells OpenCV the format
+        writer = cv2.VideoWriter(str(partial), cv2.VideoWriter.fourcc(*"mp4v"), rate or 25, size)
+        try:
+            for _ in terminal.track(range(total), source.name, total=total):
+                is_frame, frame = film.read()
+                if not is_frame:
+                    break
+                image = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+                blended = overlay(image, self(image), self.palette)
+                writer.write(cv2.cvtColor(blended, cv2.COLOR_RGB2BGR))
+        finally:
+            film.release()
+            writer.release()
+        partial.replace(target)
+
+
+def _pixels(image: Image | str | Path) -> Image:
+    if isinstance(image, np.ndarray):
+        return image
+    return decode_image(Path(image).read_bytes(), path=str(image))
 
 
 def _channels(values: Sequence[float | int]) -> Channels:
@@ -71,22 +124,67 @@ def _channels(values: Sequence[float | int]) -> Channels:
     return red, green, blue
 
 
-def predict(weights: Weights, images: list[Path], *, output: Path, terminal: Terminal) -> None:
-    """Label image files and the images of folders into `output`."""
+def predict(
+    weights: Weights,
+    inputs: list[str],
+    *,
+    output: Path,
+    terminal: Terminal,
+    probabilities: bool = False,
+) -> list[str]:
+    """Label image files, folders, patterns and videos into `output`; return what failed.
+
+    A folder that was begun with the same weights is gone on with. An image that cannot be read is
+    named and left out.
+    """
     predictor = Predictor(weights, terminal=terminal)
-    files = image_files(images, output=output)
+    files = input_files(inputs, output=output)
+    claim(output, weights)
+    images = [(file, name) for file, name in files if not _is_video(file)]
+    kinds = ("label.png", "overlay.png", *(["probabilities.npz"] if probabilities else []))
+    missing = [
+        (file, name) for file, name in images
+        if not all((output / f"{name}_{kind}").exists() for kind in kinds)
+    ]  # fmt: skip
+    known = f" ({len(images) - len(missing)} done before)" if len(missing) < len(images) else ""
     terminal.line(
-        f"Labelling {len(files)} image{'s' if len(files) > 1 else ''} with {weights.path}"
+        f"Labelling {len(files)} file{'s' if len(files) > 1 else ''}{known} with {weights.path}"
     )
-    for path, name in terminal.track(files, "Predicting", total=len(files)):
-        image = decode_image(path.read_bytes(), path=str(path))
-        label = predictor(image)
-        predictor.save(image, label, output / name)
+    failures = []
+    for file, name in terminal.track(missing, "Predicting", total=len(missing)):
+        try:
+            image = decode_image(file.read_bytes(), path=str(file))
+        except (ValueError, OSError) as error:
+            failures.append(f"{file}: {error}")
+            terminal.warn(failures[-1])
+            continue
+        predictor.save(image, predictor(image), output / name)
+        if probabilities:
+            path = output / f"{name}_probabilities.npz"
+            with written_in_one_piece(path) as part:
+                np.savez_compressed(part, probabilities=predictor.probabilities(image))
+    for file, name in files:
+        if _is_video(file):
+            predictor.video(file, output / f"{name}_overlay.mp4", terminal=terminal)
     terminal.line(f"Labels and overlays: {output.absolute()}")
+    return failures
 
 
-def image_files(inputs: Iterable[Path], *, output: Path) -> list[tuple[Path, Path]]:
-    """Find the image files meant by files and folders, each with its name for the output.
+def claim(output: Path, weights: Weights) -> None:
+    """Mark a folder as holding predictions of these weights; refuse one of others."""
+    mark = {"checkpoint": str(weights.path), "checksums": weights.meta.get("checksums", {})}
+    path = output / "predict.json"
+    if path.exists() and json.loads(path.read_text()) != mark:
+        raise ValueError(
+            f"{output} holds predictions of other weights "
+            f"({json.loads(path.read_text()).get('checkpoint')}); choose another --output."
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(mark, indent=1) + "\n")
+
+
+def input_files(inputs: Iterable[str], *, output: Path) -> list[tuple[Path, Path]]:
+    """Find the files meant by files, folders and patterns, each with its name for the output.
 
     Hidden files are left out, and what lies in `output`: it may be within an input.
 
@@ -95,17 +193,27 @@ def image_files(inputs: Iterable[Path], *, output: Path) -> list[tuple[Path, Pat
         ValueError: if two files would be written under one name.
     """
     found: dict[Path, Path] = {}
-    for path in inputs:
-        if not path.exists():
-            raise FileNotFoundError(f"--input {path} does not exist; give image files or a folder.")
-        files = [path] if path.is_file() else [p for p in sorted(path.rglob("*")) if _is_image(p)]
+    for text in inputs:
+        path = Path(text).expanduser()
+        pattern = not path.exists() and any(sign in text for sign in "*?[")
+        if not path.exists() and not pattern:
+            raise FileNotFoundError(
+                f"--input {path} does not exist; give images, a video, a folder or a pattern."
+            )
+        if path.is_file():
+            files = [path]
+        elif pattern:
+            files = [Path(p) for p in sorted(glob.glob(str(path), recursive=True)) if _fits(p)]
+        else:
+            files = [p for p in sorted(path.rglob("*")) if _fits(p)]
         files = [p for p in files if output.absolute() not in p.absolute().parents]
         if not files:
             raise FileNotFoundError(
                 f"--input {path} holds no images (looked for {', '.join(_SUFFIXES)})."
             )
         for file in files:
-            name = Path(file.stem) if file == path else file.relative_to(path).with_suffix("")
+            below = path in file.parents and not pattern
+            name = file.relative_to(path).with_suffix("") if below else Path(file.stem)
             if name in found:
                 raise ValueError(
                     f"{found[name]} and {file} would both become {name}_label.png; rename one, or "
@@ -115,5 +223,11 @@ def image_files(inputs: Iterable[Path], *, output: Path) -> list[tuple[Path, Pat
     return [(file, name) for name, file in found.items()]
 
 
-def _is_image(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in _VIDEO_SUFFIXES
+
+
+def _fits(path: str | Path) -> bool:
+    path = Path(path)
+    known = path.suffix.lower() in (*_SUFFIXES, *_VIDEO_SUFFIXES)
+    return path.is_file() and known and not path.name.startswith(".")

@@ -1,5 +1,7 @@
+import dataclasses
 import io
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -7,7 +9,7 @@ from rich.console import Console
 
 from hrnet_jax import models
 from hrnet_jax.checkpoint import Weights
-from hrnet_jax.predict import Predictor, image_files, predict
+from hrnet_jax.predict import Predictor, input_files, predict
 from hrnet_jax.step import split
 from hrnet_jax.writer import Terminal
 from tests import tiny  # noqa: F401 -- adds the variant "tiny"
@@ -47,39 +49,85 @@ def test_folders_keep_their_inner_structure(weights, tmp_path):
         else:
             Image.new("RGB", (40, 20), (90, 60, 30)).save(path)
     terminal = Terminal(Console(file=io.StringIO()))
-    predict(weights, [tmp_path / "in"], output=tmp_path / "out", terminal=terminal)
+    failures = predict(weights, [str(tmp_path / "in")], output=tmp_path / "out", terminal=terminal)
     found = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.png"))
     assert found == [
         "deep/two_label.png", "deep/two_overlay.png", "one_label.png", "one_overlay.png"
     ]  # fmt: skip
+    assert not failures
+
+
+def quiet() -> Terminal:
+    return Terminal(Console(file=io.StringIO(), width=200))
+
+
+def test_probabilities_say_what_the_labels_say(weights, tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (37, 53, 3), np.uint8)).save(
+        tmp_path / "x.png"
+    )
+    predict(weights, [str(tmp_path / "x.png")], output=tmp_path / "out", terminal=quiet(),
+            probabilities=True)  # fmt: skip
+    found = np.load(tmp_path / "out" / "x_probabilities.npz")["probabilities"]
+    assert found.shape == (2, 37, 53)
+    assert found.dtype == np.float16
+    np.testing.assert_allclose(found.sum(0), 1, atol=2e-3)
+    label = np.asarray(Image.open(tmp_path / "out" / "x_label.png"))
+    is_clear = abs(found[0] - found[1]) > 2e-3
+    np.testing.assert_array_equal(found.argmax(0)[is_clear], label[is_clear])
+
+
+def test_a_begun_folder_is_gone_on_with_and_a_broken_image_is_named(weights, tmp_path):
+    for name in ("a", "b"):
+        Image.new("RGB", (40, 20), (90, 60, 30)).save(tmp_path / f"{name}.png")
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG nothing")
+    pattern, terminal = str(tmp_path / "*.png"), quiet()
+    failures = predict(weights, [pattern], output=tmp_path / "out", terminal=terminal)
+    assert len(failures) == 1
+    assert "broken.png" in failures[0]
+    before = (tmp_path / "out" / "a_label.png").stat().st_mtime_ns
+    (tmp_path / "out" / "b_label.png").unlink()
+    predict(weights, [pattern], output=tmp_path / "out", terminal=terminal)
+    assert "Labelling 3 files (1 done before)" in terminal.console.file.getvalue()
+    assert (tmp_path / "out" / "b_label.png").exists()
+    assert (tmp_path / "out" / "a_label.png").stat().st_mtime_ns == before
+    other = dataclasses.replace(weights, path=tmp_path / "other")
+    with pytest.raises(ValueError, match="holds predictions of other weights"):
+        predict(other, [pattern], output=tmp_path / "out", terminal=terminal)
+
+
+def test_a_video_becomes_a_video(weights, tmp_path):
+    writer = cv2.VideoWriter(
+        str(tmp_path / "film.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 32)
+    )
+    for shade in (0, 100, 200):
+        writer.write(np.full((32, 64, 3), shade, np.uint8))
+    writer.release()
+    predict(weights, [str(tmp_path / "film.mp4")], output=tmp_path / "out", terminal=quiet())
+    film = cv2.VideoCapture(str(tmp_path / "out" / "film_overlay.mp4"))
+    assert film.get(cv2.CAP_PROP_FRAME_COUNT) == 3
+    assert film.read()[1].shape == (32, 64, 3)
+    (tmp_path / "bad.mp4").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"Cannot read the video .*bad\.mp4"):
+        predict(weights, [str(tmp_path / "bad.mp4")], output=tmp_path / "out", terminal=quiet())
 
 
 def test_inputs_that_hold_no_image_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
-        image_files([tmp_path / "nothing.png"], output=tmp_path / "out")
+        input_files([str(tmp_path / "nothing.png")], output=tmp_path / "out")
     with pytest.raises(FileNotFoundError, match=r"holds no images \(looked for .png"):
-        image_files([tmp_path], output=tmp_path / "out")
-
-
-def test_a_broken_image_is_named(weights, tmp_path):
-    (tmp_path / "broken.png").write_bytes(b"\x89PNG nothing")
-    with pytest.raises(ValueError, match=r"broken\.png"):
-        predict(
-            weights, [tmp_path], output=tmp_path / "out",
-            terminal=Terminal(Console(file=io.StringIO())),
-        )  # fmt: skip
+        input_files([str(tmp_path)], output=tmp_path / "out")
 
 
 def test_two_files_of_one_name_are_not_mixed_up(tmp_path):
     for name in ("x.png", "x.jpg"):
         Image.new("RGB", (4, 4)).save(tmp_path / name)
     with pytest.raises(ValueError, match=r"x\.jpg and .*x\.png would both become x_label\.png"):
-        image_files([tmp_path], output=tmp_path / "out")
+        input_files([str(tmp_path)], output=tmp_path / "out")
 
 
 def test_hidden_files_and_earlier_outputs_are_no_inputs(tmp_path):
     (tmp_path / "out").mkdir()
     for name in ("x.png", "._x.png", "out/x_label.png"):
         Image.new("RGB", (4, 4)).save(tmp_path / name)
-    found = image_files([tmp_path], output=tmp_path / "out")
+    found = input_files([str(tmp_path)], output=tmp_path / "out")
     assert [path.name for path, _ in found] == ["x.png"]
