@@ -58,7 +58,7 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	@.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check $(PEER_INSTALL) \
 	torch==2.13.0
 	@.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check \
-	mmsegmentation==1.2.2 mmengine==0.10.7 mmcv-lite==2.1.0 ftfy regex "setuptools<81"
+	mmsegmentation==1.2.2 mmengine==0.10.7 mmcv-lite==2.1.0 ftfy regex "setuptools<81" scikit-learn
 	@touch $@
 
 clean:  ## remove the environment, caches and the drawn scenes; runs and datasets stay

@@ -4,6 +4,7 @@ Reads one job per line from stdin, as JSON with the name of a function below and
 arrays go through .npz files. `peer.py` talks to it.
 """
 
+import importlib.util
 import json
 import pathlib
 import sys
@@ -34,6 +35,7 @@ def _stub_ops() -> None:
 
 _stub_ops()
 
+import cv2  # noqa: E402
 import mmcv  # noqa: E402
 import mmengine  # noqa: E402
 import mmseg  # noqa: E402
@@ -188,6 +190,125 @@ def train(
             for key, tensor in model.state_dict().items():
                 results[f"{step + 1} {key}"] = tensor.numpy().copy()
     np.savez(output, **results)
+
+
+def photographs(folder: str) -> list:
+    """Write crops of odd sizes of the photographs that scikit-learn carries; return their paths."""
+    images = pathlib.Path(importlib.util.find_spec("sklearn").origin).parent / "datasets/images"
+    crops = {
+        "china.jpg": [(0, 427, 0, 640), (50, 425, 3, 336)],
+        "flower.jpg": [(0, 375, 100, 600), (7, 198, 0, 640), (101, 404, 201, 410)],
+    }
+    paths = []
+    for name, windows in crops.items():
+        photograph = mmcv.imread(str(images / name))
+        for number, (top, bottom, left, right) in enumerate(windows):
+            paths.append(f"{folder}/{name[:-4]}_{number}.png")
+            mmcv.imwrite(photograph[top:bottom, left:right], paths[-1])
+    return paths
+
+
+def labels(
+    variant: str,
+    num_classes: int,
+    weights: str,
+    image: str,
+    output: str,
+    views: list,
+    slide: list,
+) -> None:
+    """Label a photograph with its own preprocessing, inference and post-processing.
+
+    Args:
+        variant: of the network.
+        num_classes: of the head.
+        weights: file to load.
+        image: file to label.
+        output: .npz: "labels" and "margin", by how much the best class leads the second.
+        views: (height, width, whether mirrored) of each; probabilities of several are averaged.
+        slide: side of the windows and stride; empty for whole images.
+    """
+    model = _loaded(variant, num_classes, weights, "float32").eval()
+    model.test_cfg = Config({"mode": "whole"})
+    if slide:
+        side, stride = slide
+        model.test_cfg = Config(
+            {"mode": "slide", "crop_size": (side, side), "stride": (stride, stride)}
+        )
+    model.data_preprocessor.size = None  # evaluation pads nothing
+    pixels, total = mmcv.imread(image), 0
+    for height, width, is_mirrored in views:
+        view = mmcv.imresize(pixels, (width, height))
+        view = mmcv.imflip(view) if is_mirrored else view
+        sample = SegDataSample(
+            metainfo={
+                "ori_shape": pixels.shape[:2],
+                "img_shape": (height, width),
+                "pad_shape": (height, width),
+                "flip": is_mirrored,
+                "flip_direction": "horizontal",
+            }
+        )
+        tensor = torch.from_numpy(np.ascontiguousarray(view.transpose(2, 0, 1)))
+        with torch.no_grad():
+            (result,) = model.test_step({"inputs": [tensor], "data_samples": [sample]})
+        scores = result.seg_logits.data
+        total = total + (scores.softmax(0) if len(views) > 1 else scores)
+    best = total.topk(2, 0).values
+    np.savez(output, labels=total.argmax(0).numpy(), margin=(best[0] - best[1]).numpy())
+
+
+_evaluated: dict = {}  # of `load_model`, for `evaluate`
+
+
+def load_model(variant: str, num_classes: int, weights: str) -> None:
+    """Keep a model for `evaluate`."""
+    _evaluated["model"] = _loaded(variant, num_classes, weights, "float32").eval()
+    _evaluated["model"].test_cfg = Config({"mode": "whole"})
+    _evaluated["model"].data_preprocessor.size = None
+
+
+def evaluate(root: str, images: int, threads: int, ratios: list, flip: bool) -> list:
+    """Score the first images of a Cityscapes-like val split; return the confusion matrix."""
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
+    model, counts = _evaluated["model"], 0
+    files = sorted((pathlib.Path(root) / "leftImg8bit/val").rglob("*_leftImg8bit.png"))[:images]
+    for file in files:
+        pixels = mmcv.imread(str(file))
+        name = str(file).replace("/leftImg8bit/", "/gtFine/")
+        label = mmcv.imread(
+            name.replace("_leftImg8bit", "_gtFine_labelTrainIds"),
+            flag="unchanged",
+            backend="pillow",
+        )
+        total = 0
+        for ratio in ratios:
+            size = tuple(int(side * ratio) for side in pixels.shape[1::-1])
+            resized = mmcv.imrescale(pixels, size)
+            for is_mirrored in (False, True)[: 1 + flip]:
+                view = mmcv.imflip(resized) if is_mirrored else resized
+                sample = SegDataSample(
+                    metainfo={
+                        "ori_shape": pixels.shape[:2],
+                        "img_shape": view.shape[:2],
+                        "pad_shape": view.shape[:2],
+                        "flip": is_mirrored,
+                        "flip_direction": "horizontal",
+                    }
+                )
+                tensor = torch.from_numpy(np.ascontiguousarray(view.transpose(2, 0, 1)))
+                with torch.no_grad():
+                    (result,) = model.test_step({"inputs": [tensor], "data_samples": [sample]})
+                scores = result.seg_logits.data
+                total = total + (scores.softmax(0) if len(ratios) > 1 else scores)
+        found = total.argmax(0)
+        truth = torch.from_numpy(label.astype(np.int64))
+        kept = truth != 255
+        classes = total.shape[0]
+        pairs = truth[kept] * classes + found[kept]
+        counts = counts + torch.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+    return counts.tolist()
 
 
 def main() -> None:
