@@ -8,6 +8,7 @@ images per device) is computed where it is used, so no override can leave it sta
 import difflib
 import json
 import math
+import re
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -44,18 +45,25 @@ def default(*, name: str, dataset: str, variant: str) -> ConfigDict:
     config.model.dtype = "float32"  # of the computation: float32, bfloat16 or float64 (all of it)
 
     config.data = ConfigDict()
-    config.data.name = dataset  # cityscapes, minicity, or custom (your own folders)
-    config.data.root = f"data/{dataset}"  # folder that holds the dataset's official layout
+    config.data.name = dataset  # one of docs/datasets.md, minicity, or custom (your own folders)
+    # The folder that holds the dataset's official layout, a zip file of it, a folder with several
+    # zip files that hold it together, or a folder that --mode prepare wrote.
+    config.data.root = f"data/{dataset}"
     config.data.workers = 0  # processes that read and augment; 0: threads of the main process
     config.data.threads = 2  # per process
     config.data.mean = (123.675, 116.28, 103.53)  # of R, G, B, on the scale 0 to 255
     config.data.std = (58.395, 57.12, 57.375)
     # The next fields matter for data.name=custom only.
-    config.data.classes = ()  # names, in the order of the label values 0, 1, 2, ...
+    config.data.classes = ()  # names in the order of the classes: road,car or ('road', 'car')
+    # Which label value is which class: "" for 0:0,1:1,... and 255:255; in general value:class or
+    # first-last:class, where class 255 is ignored, as in "0:255,1:0,2-4:1".
+    config.data.label_map = ""
+    config.data.palette = ""  # "": Pascal VOC's colours; else one RRGGBB per class: 804080,00008E
     config.data.images = "images/{split}"  # folder below the root; split is train or val
     config.data.labels = "labels/{split}"
     config.data.image_suffix = ".jpg"
     config.data.label_suffix = ".png"
+    config.data.list_file = ""  # names without suffix, one a line, as in {split}.txt; "": all files
 
     config.train = ConfigDict()
     config.train.steps = 40_000
@@ -140,14 +148,16 @@ def validate(config: ConfigDict) -> None:
     if config.data.name == "custom" and not config.data.classes:
         raise ValueError(
             "config.data.classes is empty; name the classes in the order of their label values, "
-            "for example --config.data.classes=\"('road', 'car')\"."
+            "for example --config.data.classes=road,car."
         )
 
     for field in ("data.images", "data.labels"):
-        if get(config, field).replace("{split}", "").strip("/") == get(config, field).strip("/"):
+        # A list file tells the splits apart as well.
+        if "{split}" not in get(config, field) + config.data.list_file:
             raise ValueError(
                 f"config.{field}={get(config, field)!r} must contain {{split}}, which stands for "
-                "train and val: training images must not be scored."
+                "train and val: training images must not be scored. If all lie in one folder, name "
+                "lists with --config.data.list_file={split}.txt."
             )
     weights, num_classes = config.train.class_weights, dataset_of(config).num_classes
     if weights and (len(weights) != num_classes or min(weights) < 0):
@@ -176,13 +186,49 @@ def dataset_of(config: ConfigDict) -> Dataset:
     """Return the dataset that a config names, or describes as its own folders."""
     if config.data.name != "custom":
         return DATASETS[config.data.name]
+    # Commas separate also within a name: the command line makes ("road,car",) of road,car.
+    names = [name.strip() for item in config.data.classes for name in item.split(",")]
     return folder_dataset(
-        classes=config.data.classes,
+        classes=tuple(name for name in names if name),
         images=config.data.images,
         labels=config.data.labels,
         image_suffix=config.data.image_suffix,
         label_suffix=config.data.label_suffix,
+        label_map=_label_map(config.data.label_map) or None,
+        palette=_palette(config.data.palette) or None,
+        list_file=config.data.list_file or None,
     )
+
+
+def _label_map(text: str) -> dict[int, int]:
+    label_map: dict[int, int] = {}
+    for item in filter(None, text.replace(" ", "").split(",")):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?:(\d+)", item)
+        if not match:
+            raise ValueError(
+                f"config.data.label_map={text!r}: {item!r} is not value:class or first-last:class, "
+                "as in --config.data.label_map=0:255,1:0,2-4:1 (255: ignored)."
+            )
+        first, last = int(match[1]), int(match[2] or match[1])
+        values = range(first, last + 1)
+        if not values or values[-1] > 255 or label_map.keys() & set(values):
+            raise ValueError(
+                f"config.data.label_map={text!r}: {item!r} gives values again, above 255 or "
+                "backwards."
+            )
+        label_map |= dict.fromkeys(values, int(match[3]))
+    return label_map
+
+
+def _palette(text: str) -> tuple[tuple[int, int, int], ...]:
+    colors = [color.strip().removeprefix("#") for color in text.split(",") if color.strip()]
+    for color in colors:
+        if not re.fullmatch("[0-9A-Fa-f]{6}", color):
+            raise ValueError(
+                f"config.data.palette={text!r}: {color!r} is not a colour RRGGBB, "
+                "as in --config.data.palette=804080,00008E."
+            )
+    return tuple((int(c[:2], 16), int(c[2:4], 16), int(c[4:], 16)) for c in colors)
 
 
 def to_json(config: ConfigDict) -> str:

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from hrnet_jax.data import cityscapes
+from hrnet_jax.data import ade20k, cityscapes, pascal_context, voc12aug
 from hrnet_jax.data.dataset import Dataset
 
 # Street scenes drawn by this package, stored exactly as Cityscapes is.
@@ -15,5 +15,13 @@ _MINICITY = dataclasses.replace(
 )
 
 DATASETS: dict[str, Dataset] = {
-    dataset.name: dataset for dataset in (cityscapes.DATASET, _MINICITY)
+    dataset.name: dataset
+    for dataset in (
+        cityscapes.DATASET,
+        ade20k.DATASET,
+        voc12aug.DATASET,
+        pascal_context.DATASET,
+        pascal_context.DATASET_59,
+        _MINICITY,
+    )
 }

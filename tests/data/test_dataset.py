@@ -46,7 +46,7 @@ def test_a_folder_dataset_holds_class_indices_by_default():
             labels="labels/val",
             image_suffix=".jpg",
             label_suffix=".png",
-            list_file="val.txt",
+            lists=("val.txt",),
         ),
     )
     assert "images/{split}/**/*.jpg" in dataset.obtain

@@ -1,0 +1,209 @@
+"""Datasets as ArrayRecord shards: few large files with hashes, read at random.
+
+Written and read through TFDS, but never through TensorFlow: TFDS hands out the stored bytes, which
+are decoded as those of every other source.
+"""
+
+import io
+import json
+import os
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image as PILImage
+
+from hrnet_jax.data.dataset import Dataset
+from hrnet_jax.data.decode import decode_label, is_mat
+from hrnet_jax.data.sources import Record, check_split
+
+VERSION = "1.0.0"  # of the stored form
+
+_KEYS = {"id": "id", "image": "image", "label": "label"}
+_CITYSCAPES_KEYS = {"id": "image_id", "image": "image_left", "label": "segmentation_label"}
+_OTHER_TASKS = {
+    "scene_parse150": "holds instance masks, not the 150 classes of ADE20K's benchmark",
+    "voc": "is about detection and holds no label of pixels",
+}
+_PREPARE = (
+    "\nPrepare the dataset in ArrayRecord form from its folder or zip files:\n"
+    "  python -m hrnet_jax.main --mode prepare --config configs/hr18_{name}.py"
+    " --config.data.root=SOURCE --output=DIR"
+)
+
+
+class ArrayRecordSource:
+    """The records of one split in a folder that `write` or TFDS's own Cityscapes builder made."""
+
+    def __init__(self, folder: str | os.PathLike[str], dataset: Dataset, split: str):
+        import tensorflow_datasets as tfds
+
+        check_split(dataset, split)
+        self._folder = Path(folder)
+        self._split = split
+        info = _read_json(self._folder / "dataset_info.json")
+        self._keys = _keys(self._folder, info, dataset)
+        builder = tfds.builder_from_directory(self._folder)
+        if split not in builder.info.splits:
+            split = {"val": "validation"}.get(split, split)  # as TFDS calls it
+        if split not in builder.info.splits:
+            raise ValueError(
+                f"{folder} has no split {split!r}, only {sorted(builder.info.splits)}."
+                + _PREPARE.format(name=dataset.name)
+            )
+        for path in builder.info.splits[split].filepaths:
+            if not path.exists():
+                raise FileNotFoundError(
+                    f"The shard {path} is missing: {folder} was not copied as a whole."
+                )
+        skip = tfds.decode.SkipDecoding()
+        self._records = builder.as_data_source(
+            split=split, decoders={self._keys[key]: skip for key in ("image", "label")}
+        )
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Record:
+        example = self._example(index)
+        name = example[self._keys["id"]].decode()
+        where = f"{self._folder} {self._split}[{index}] {name}"
+        return Record(
+            id=name,
+            image=example[self._keys["image"]],
+            label=example[self._keys["label"]],
+            image_path=f"{where} (image)",
+            label_path=f"{where} (label)",
+        )
+
+    def _example(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        try:
+            return self._records[index]
+        except (RuntimeError, ValueError, IndexError, OSError) as error:
+            raise ValueError(
+                f"Example {index} of split {self._split!r} in {self._folder} is damaged: {error}."
+                " Copy or prepare the folder again."
+            ) from error
+
+    def is_intact(self, index: int) -> bool:
+        """Whether an example is, byte for byte, what was given to `write`."""
+        record = self[index]
+        return checksum(record) == self._example(index)["crc32"]
+
+
+def prepared_folder(root: Path) -> Path | None:
+    """Find what TFDS wrote at `root` or below it, as in root/<name>/<config>/<version>."""
+    for depth in ("", "*/", "*/*/", "*/*/*/"):
+        if found := sorted(root.glob(f"{depth}dataset_info.json")):
+            return found[-1].parent  # the highest version
+    return None
+
+
+def write(records: Mapping[str, Iterable[Record]], dataset: Dataset, *, folder: Path) -> Path:
+    """Write all splits below `folder`; return the folder of this version within it.
+
+    Images are stored as they are, labels too, except that a `.mat` file becomes a PNG of its
+    values. TFDS gives the folder its name at the end only.
+    """
+    import tensorflow_datasets as tfds
+
+    class Segmentation(  # type: ignore[call-arg]  # tfds is untyped
+        tfds.core.GeneratorBasedBuilder, skip_registration=True
+    ):
+        """Stored bytes of images and labels, in the order of the source."""
+
+        name = dataset.name
+        VERSION = tfds.core.Version(VERSION)
+
+        def _info(self):
+            features = {
+                "id": tfds.features.Text(),
+                "image": tfds.features.Image(shape=(None, None, 3)),
+                "label": tfds.features.Image(shape=(None, None, 1), use_colormap=True),
+                "crc32": tfds.features.Scalar("int64"),
+            }
+            return tfds.core.DatasetInfo(
+                builder=self,
+                description=f"{dataset.name} for hrnet_jax; label values as published.",
+                features=tfds.features.FeaturesDict(features),
+                metadata=tfds.core.MetadataDict(label_values=sorted(dataset.label_map)),
+                disable_shuffling=True,
+            )
+
+        def _split_generators(self, dl_manager):
+            return {split: self._generate_examples(split) for split in records}
+
+        def _generate_examples(self, split):
+            for number, record in enumerate(records[split]):
+                label = _as_png(record)
+                yield (
+                    number,
+                    {
+                        "id": record.id,
+                        "image": record.image,
+                        "label": label,
+                        "crc32": checksum(record, label=label),
+                    },
+                )
+
+    tfds.disable_progress_bar()
+    builder = Segmentation(data_dir=folder, file_format="array_record")
+    builder.download_and_prepare()
+    return Path(builder.data_dir)
+
+
+def checksum(record: Record, *, label: bytes | None = None) -> int:
+    """Return the CRC-32 of an example's name, image file and label file."""
+    crc = zlib.crc32(record.image, zlib.crc32(record.id.encode()))
+    return zlib.crc32(record.label if label is None else label, crc)
+
+
+def _as_png(record: Record) -> bytes:
+    if not is_mat(record.label):
+        return record.label
+    file = io.BytesIO()
+    PILImage.fromarray(decode_label(record.label, path=record.label_path)).save(file, "png")
+    return file.getvalue()
+
+
+def _keys(folder: Path, info: dict[str, Any], dataset: Dataset) -> dict[str, str]:
+    """The names of the features; refuse a folder that holds something else."""
+    name, how = info.get("name", "?"), _PREPARE.format(name=dataset.name)
+    if name in _OTHER_TASKS:
+        raise ValueError(f"{folder}: TFDS's {name!r} {_OTHER_TASKS[name]}.{how}")
+    if (found := info.get("fileFormat", "tfrecord")) != "array_record":
+        raise ValueError(
+            f"{folder} holds {found} files, which cannot be read at random without TensorFlow.{how}"
+        )
+    features = _read_json(folder / "features.json").get("featuresDict", {}).get("features", {})
+    if set(_KEYS.values()) <= set(features):
+        values = _read_json(folder / "metadata.json").get("label_values")
+        if values != sorted(dataset.label_map):
+            raise ValueError(
+                f"{folder} was prepared from {name!r}, whose label values are not those of"
+                f" {dataset.name!r}; give --config.data.name={name}, or another folder.{how}"
+            )
+        return _KEYS
+    if set(_CITYSCAPES_KEYS.values()) <= set(features):
+        if dataset.name != "cityscapes":
+            raise ValueError(
+                f"{folder} holds Cityscapes, but config.data.name is {dataset.name!r}.{how}"
+            )
+        return _CITYSCAPES_KEYS
+    raise ValueError(
+        f"{folder} holds {name!r} with the features {sorted(features)}, but not an image and a"
+        f" label of its pixels that could be read here.{how}"
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        content = {}
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged: {error}. Prepare the folder again.") from error
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,81 @@
+"""All datasets in one table: python -m hrnet_jax.data.table > docs/datasets.md"""
+
+from collections.abc import Iterable
+
+from hrnet_jax.data import DATASETS
+from hrnet_jax.data.dataset import Dataset, Part
+from hrnet_jax.types import IGNORE_LABEL
+
+
+def markdown(datasets: Iterable[Dataset]) -> str:
+    """Describe datasets: counts, label values and their meaning, files, where to get them."""
+    datasets = list(datasets)
+    lines = [
+        "# Datasets",
+        "",
+        "Written by `python -m hrnet_jax.data.table` from what the program itself uses; a test",
+        "keeps both equal. A label file is read as published: its values become classes by the",
+        f"mapping given here, {IGNORE_LABEL} is ignored in loss and scores, and any other value is",
+        "an error that names file, value and place.",
+        "",
+        "| `config.data.name` | classes | train | val | label value → class | ignored values |",
+        "|--|--:|--:|--:|--|--|",
+    ]
+    for dataset in datasets:
+        counts = " | ".join(str(dataset.counts.get(split, "?")) for split in ("train", "val"))
+        ignored = [raw for raw, index in dataset.label_map.items() if index == IGNORE_LABEL]
+        lines.append(
+            f"| `{dataset.name}` | {dataset.num_classes} | {counts} | {mapping_in_words(dataset)} |"
+            f" {_ranges(sorted(ignored)) or 'none'} |"
+        )
+    for dataset in datasets:
+        lines += ["", f"## {dataset.name}", "", "```text", *dataset.obtain.splitlines(), "```", ""]
+        lines += ["| split | images | labels | list |", "|--|--|--|--|"]
+        for split, parts in dataset.splits.items():
+            lines += [f"| {split} | {_row(part)} |" for part in parts]
+    return "\n".join(lines) + "\n"
+
+
+def mapping_in_words(dataset: Dataset) -> str:
+    """Say which label values are which classes: "1-150 → 0-149"."""
+    runs: list[list[tuple[int, int]]] = []
+    for pair in sorted(dataset.label_map.items()):
+        if pair[1] == IGNORE_LABEL:
+            continue
+        if runs and pair == (runs[-1][-1][0] + 1, runs[-1][-1][1] + 1):
+            runs[-1].append(pair)
+        else:
+            runs.append([pair])
+    words = []
+    for run in runs:
+        (first, first_class), (last, last_class) = run[0], run[-1]
+        if len(run) == 1:
+            words.append(f"{first} → {first_class}")
+        else:
+            words.append(f"{first}-{last} → {first_class}-{last_class}")
+    return ", ".join(words)
+
+
+def _ranges(values: list[int]) -> str:
+    runs: list[list[int]] = []
+    for value in values:
+        if runs and value == runs[-1][-1] + 1:
+            runs[-1].append(value)
+        else:
+            runs.append([value])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+def _row(part: Part) -> str:
+    images = f"`{part.images}/**/*{part.image_suffix}`"
+    labels = f"`{part.labels}/**/*{part.label_suffix}`"
+    lists = " and ".join(f"`{name}`" for name in part.lists) or "all, sorted"
+    without = "".join(f", without `{name}`" for name in part.lists_without)
+    row = f"{images} | {labels} | {lists}{without}"
+    if part.otherwise:
+        row += f" |\n| else | {_row(part.otherwise)}"
+    return row
+
+
+if __name__ == "__main__":
+    print(markdown(DATASETS.values()), end="")
