@@ -186,6 +186,11 @@ def dataset_of(config: ConfigDict) -> Dataset:
     """Return the dataset that a config names, or describes as its own folders."""
     if config.data.name != "custom":
         return DATASETS[config.data.name]
+    if not all(isinstance(name, str) for name in config.data.classes):
+        raise ValueError(
+            f"config.data.classes={config.data.classes} must be names, for example "
+            "--config.data.classes=road,car."
+        )
     # Commas separate also within a name: the command line makes ("road,car",) of road,car.
     names = [name.strip() for item in config.data.classes for name in item.split(",")]
     return folder_dataset(

@@ -44,11 +44,8 @@ def prepare(
     shutil.rmtree(partial, ignore_errors=True)
     try:
         _warn_of_counts(sources, dataset, terminal)
-        tracked = {
-            split: terminal.track(_all(source), f"Writing {split}", total=len(source))
-            for split, source in sources.items()
-        }
-        written = write(tracked, dataset, folder=partial)
+        records = {split: _tracked(source, split, terminal) for split, source in sources.items()}
+        written = write(records, dataset, folder=partial)
         _check(written, sources, dataset, terminal)
         final.parent.mkdir(parents=True, exist_ok=True)
         os.rename(written, final)
@@ -57,8 +54,10 @@ def prepare(
     terminal.line(f"Use it with --config.data.root={final}")
 
 
-def _all(source: Source) -> Iterator[Record]:
-    return (source[index] for index in range(len(source)))
+def _tracked(source: Source, split: str, terminal: Terminal) -> Iterator[Record]:
+    terminal.line_if_plain(f"Writing {len(source)} examples of {split} ...")
+    for index in terminal.track(range(len(source)), f"Writing {split}", total=len(source)):
+        yield source[index]
 
 
 def _check(folder: Path, sources: dict[str, Source], dataset: Dataset, terminal: Terminal) -> None:

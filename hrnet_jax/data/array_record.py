@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image as PILImage
 
 from hrnet_jax.data.dataset import Dataset
@@ -123,7 +124,7 @@ def write(records: Mapping[str, Iterable[Record]], dataset: Dataset, *, folder: 
                 "id": tfds.features.Text(),
                 "image": tfds.features.Image(shape=(None, None, 3)),
                 "label": tfds.features.Image(shape=(None, None, 1), use_colormap=True),
-                "crc32": tfds.features.Scalar("int64"),
+                "crc32": tfds.features.Scalar(np.int64),
             }
             return tfds.core.DatasetInfo(
                 builder=self,
@@ -148,6 +149,12 @@ def write(records: Mapping[str, Iterable[Record]], dataset: Dataset, *, folder: 
                         "crc32": checksum(record, label=label),
                     },
                 )
+
+        def _log_download_bytes(self):
+            """Say nothing: nothing is downloaded."""
+
+        def _log_download_done(self):
+            """Say nothing: the caller has progress of its own."""
 
     tfds.disable_progress_bar()
     builder = Segmentation(data_dir=folder, file_format="array_record")
