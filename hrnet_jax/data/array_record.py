@@ -82,12 +82,16 @@ class ArrayRecordSource:
         if not 0 <= index < len(self):
             raise IndexError(index)
         try:
-            return self._records[index]
+            example = self._records[index]
+            # Of a shard that was cut short, ArrayRecord returns empty records without an error.
+            if any(example[key] is None for key in self._keys.values()):
+                raise ValueError("its record is empty")
         except (RuntimeError, ValueError, IndexError, OSError) as error:
             raise ValueError(
                 f"Example {index} of split {self._split!r} in {self._folder} is damaged: {error}."
                 " Copy or prepare the folder again."
             ) from error
+        return example
 
     def is_intact(self, index: int) -> bool:
         """Whether an example is, byte for byte, what was given to `write`."""
