@@ -145,12 +145,6 @@ def validate(config: ConfigDict) -> None:
             f"config.train.ratio_range={config.train.ratio_range} must be two numbers with "
             "0 < low <= high, for example '(0.5, 2.0)'."
         )
-    if config.data.name == "custom" and not config.data.classes:
-        raise ValueError(
-            "config.data.classes is empty; name the classes in the order of their label values, "
-            "for example --config.data.classes=road,car."
-        )
-
     for field in ("data.images", "data.labels"):
         # A list file tells the splits apart as well.
         if "{split}" not in get(config, field) + config.data.list_file:
@@ -186,15 +180,8 @@ def dataset_of(config: ConfigDict) -> Dataset:
     """Return the dataset that a config names, or describes as its own folders."""
     if config.data.name != "custom":
         return DATASETS[config.data.name]
-    if not all(isinstance(name, str) for name in config.data.classes):
-        raise ValueError(
-            f"config.data.classes={config.data.classes} must be names, for example "
-            "--config.data.classes=road,car."
-        )
-    # Commas separate also within a name: the command line makes ("road,car",) of road,car.
-    names = [name.strip() for item in config.data.classes for name in item.split(",")]
     return folder_dataset(
-        classes=tuple(name for name in names if name),
+        classes=_class_names(config.data.classes),
         images=config.data.images,
         labels=config.data.labels,
         image_suffix=config.data.image_suffix,
@@ -203,6 +190,18 @@ def dataset_of(config: ConfigDict) -> Dataset:
         palette=_palette(config.data.palette) or None,
         list_file=config.data.list_file or None,
     )
+
+
+def _class_names(items: tuple[Any, ...]) -> tuple[str, ...]:
+    # Commas separate also within a name: the command line makes ("road,car",) of road,car.
+    names = [name.strip() for item in items for name in str(item).split(",")]
+    if not any(names) or not all(isinstance(item, str) for item in items):
+        problem = f"={items} must be names" if any(names) else " is empty"
+        raise ValueError(
+            f"config.data.classes{problem}; name the classes in the order of their label values, "
+            "for example --config.data.classes=road,car."
+        )
+    return tuple(name for name in names if name)
 
 
 def _label_map(text: str) -> dict[int, int]:

@@ -1,8 +1,11 @@
 import dataclasses
 import io
+import itertools
 import json
 import re
+import shutil
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -10,11 +13,14 @@ from hrnet_jax import prepare as prepare_module
 from hrnet_jax.data import DATASETS
 from hrnet_jax.data.context_labels import ANNOTATIONS
 from hrnet_jax.data.opening import open_source
+from hrnet_jax.data.pipeline import train_batches
 from hrnet_jax.data.sources import FolderSource
+from hrnet_jax.data.transforms import train_transforms
 from hrnet_jax.prepare import prepare
 from hrnet_jax.writer import Terminal
 
 MINICITY = DATASETS["minicity"]
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 @pytest.fixture
@@ -40,6 +46,31 @@ def test_the_prepared_form_gives_the_examples_of_the_folder(tiny_city, tmp_path,
     assert [path.name for path in tmp_path.iterdir()] == ["minicity"]
 
 
+def test_folder_zip_and_shards_give_the_same_batches_bit_for_bit(tiny_city, tmp_path, terminal):
+    prepare(tiny_city, MINICITY, output=tmp_path, terminal=terminal)
+    packed = shutil.make_archive(str(tmp_path / "city"), "zip", tiny_city)
+    transforms = train_transforms(
+        image_size=(64, 128), crop_size=(32, 64), ratio_range=(0.5, 2.0), mean=MEAN, std=STD
+    )
+
+    def batches(root):
+        stream = train_batches(
+            open_source(root, MINICITY, "train"),
+            MINICITY,
+            transforms=transforms,
+            batch_size=2,
+            seed=3,
+            start_step=1,
+        )
+        return list(itertools.islice(stream, 5))
+
+    folder, *others = (batches(root) for root in (tiny_city, packed, tmp_path / "minicity"))
+    for other in others:
+        for one, two in zip(folder, other, strict=True):
+            for key in ("image", "label", "id"):
+                np.testing.assert_array_equal(one[key], two[key])
+
+
 def test_what_is_there_already_is_checked_not_written(tiny_city, tmp_path, terminal):
     prepare(tiny_city, MINICITY, output=tmp_path, terminal=terminal)
     (shard,) = tmp_path.glob("minicity/1.0.0/*-val*")
@@ -63,10 +94,11 @@ def test_an_interrupted_run_leaves_nothing_and_the_next_one_succeeds(
             raise failure
         return read(source, index)
 
-    with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, OSError)):
-        patch.setattr(FolderSource, "__getitem__", interrupted)
+    monkeypatch.setattr(FolderSource, "__getitem__", interrupted)
+    with pytest.raises((KeyboardInterrupt, OSError)):
         prepare(tiny_city, MINICITY, output=tmp_path, terminal=terminal)
     assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
     prepare(tiny_city, MINICITY, output=tmp_path, terminal=terminal)
     assert len(open_source(tmp_path, MINICITY, "train")) == 8
 

@@ -171,7 +171,7 @@ def test_cityscapes_as_tfds_itself_prepares_it_is_read_too(tmp_path):
     source = open_source(folder, DATASETS["cityscapes"], "val")
     assert sorted(r.id for r in source) == ["ulm_0", "ulm_1", "ulm_2"]
     assert (source[0].image, source[0].label) == (b"\x89PNG i", b"\x89PNG l")
-    with pytest.raises(ValueError, match="holds Cityscapes, but config.data.name is 'ade20k'"):
+    with pytest.raises(ValueError, match=r"holds Cityscapes, but config.data.name is 'ade20k'"):
         ArrayRecordSource(folder, DATASETS["ade20k"], "val")
 
 
