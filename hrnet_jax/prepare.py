@@ -45,10 +45,10 @@ def prepare(
     try:
         _warn_of_counts(sources, dataset, terminal)
         records = {split: _tracked(source, split, terminal) for split, source in sources.items()}
-        written = write(records, dataset, folder=partial)
-        _check(written, sources, dataset, terminal)
+        write(records, dataset, folder=partial)
+        _check(partial, sources, dataset, terminal)
         final.parent.mkdir(parents=True, exist_ok=True)
-        os.rename(written, final)
+        os.rename(partial, final)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     terminal.line(f"Use it with --config.data.root={final}")

@@ -10,7 +10,7 @@ _MINICITY = dataclasses.replace(
     cityscapes.DATASET,
     name="minicity",
     counts={"train": 200, "val": 50},
-    obtain="Nothing to download: configs/hr18s_minicity.py draws it where there is no such folder. "
+    obtain="Nothing to download: configs/hr18s_minicity.py draws it where there is no folder.\n"
     "Remove the incomplete one, then start again.",
 )
 

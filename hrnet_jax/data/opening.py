@@ -33,6 +33,22 @@ def open_source(root: str | os.PathLike[str], dataset: Dataset, split: str) -> S
     if not has_layout:
         if archives := sorted(path.glob("*.zip")):
             return ZipSource(archives, dataset, split)
-        if folder := prepared_folder(path):
+        if folder := prepared_folder(path, dataset):
             return ArrayRecordSource(folder, dataset, split)
+        if deeper := _folders_with_layout(path, dataset, split):
+            raise FileNotFoundError(
+                f"{path} does not hold {dataset.name}, but a folder in it does:"
+                f" --config.data.root={deeper[0]}"
+            )
     return FolderSource(path, dataset, split)
+
+
+def _folders_with_layout(root: Path, dataset: Dataset, split: str) -> list[Path]:
+    folders = {
+        folder
+        for part in dataset.splits.get(split, ())
+        for depth in ("*", "*/*")
+        for folder in root.glob(depth)
+        if (folder / part.images).is_dir()
+    }
+    return sorted(folders)

@@ -1,6 +1,7 @@
 """All datasets in one table: python -m hrnet_jax.data.table > docs/datasets.md"""
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Callable, Iterable
 
 from hrnet_jax.data import DATASETS
 from hrnet_jax.data.dataset import Dataset, Part
@@ -26,7 +27,7 @@ def markdown(datasets: Iterable[Dataset]) -> str:
         ignored = [raw for raw, index in dataset.label_map.items() if index == IGNORE_LABEL]
         lines.append(
             f"| `{dataset.name}` | {dataset.num_classes} | {counts} | {mapping_in_words(dataset)} |"
-            f" {_ranges(sorted(ignored)) or 'none'} |"
+            f" {', '.join(map(_range, _runs(ignored))) or 'none'} |"
         )
     for dataset in datasets:
         lines += ["", f"## {dataset.name}", "", "```text", *dataset.obtain.splitlines(), "```", ""]
@@ -38,32 +39,20 @@ def markdown(datasets: Iterable[Dataset]) -> str:
 
 def mapping_in_words(dataset: Dataset) -> str:
     """Say which label values are which classes: "1-150 → 0-149"."""
-    runs: list[list[tuple[int, int]]] = []
-    for pair in sorted(dataset.label_map.items()):
-        if pair[1] == IGNORE_LABEL:
-            continue
-        if runs and pair == (runs[-1][-1][0] + 1, runs[-1][-1][1] + 1):
-            runs[-1].append(pair)
-        else:
-            runs.append([pair])
-    words = []
-    for run in runs:
-        (first, first_class), (last, last_class) = run[0], run[-1]
-        if len(run) == 1:
-            words.append(f"{first} → {first_class}")
-        else:
-            words.append(f"{first}-{last} → {first_class}-{last_class}")
-    return ", ".join(words)
+    classes = {raw: index for raw, index in dataset.label_map.items() if index != IGNORE_LABEL}
+    # A run's values and classes go up together, so that their difference stays the same.
+    runs = _runs(classes, key=lambda raw: classes[raw] - raw)
+    return ", ".join(f"{_range(run)} → {_range([classes[raw] for raw in run])}" for run in runs)
 
 
-def _ranges(values: list[int]) -> str:
-    runs: list[list[int]] = []
-    for value in values:
-        if runs and value == runs[-1][-1] + 1:
-            runs[-1].append(value)
-        else:
-            runs.append([value])
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+def _runs(values: Iterable[int], key: Callable[[int], int] = lambda value: 0) -> list[list[int]]:
+    numbered = enumerate(sorted(values))
+    groups = itertools.groupby(numbered, key=lambda item: (item[1] - item[0], key(item[1])))
+    return [[value for _, value in group] for _, group in groups]
+
+
+def _range(run: list[int]) -> str:
+    return f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0])
 
 
 def _row(part: Part) -> str:

@@ -2,13 +2,14 @@ import io
 import json
 import pickle
 import sys
+import weakref
 
 import numpy as np
 import pytest
 import scipy.io
 from PIL import Image
 
-from hrnet_jax.data import DATASETS
+from hrnet_jax.data import DATASETS, array_record
 from hrnet_jax.data.array_record import ArrayRecordSource, checksum, prepared_folder, write
 from hrnet_jax.data.dataset import folder_dataset
 from hrnet_jax.data.decode import decode_label
@@ -27,7 +28,9 @@ def record(name, *, label=b"\x89PNG no real one"):
 @pytest.fixture
 def written(tmp_path):
     records = {"train": [record("b/2"), record("a"), record("ä")], "val": [record("v")]}
-    return records, write(records, PETS, folder=tmp_path)
+    folder = tmp_path / "custom" / "1.0.0"
+    write(records, PETS, folder=folder)
+    return records, folder
 
 
 def test_records_come_back_in_order_bit_for_bit_and_without_tensorflow(written):
@@ -42,23 +45,52 @@ def test_records_come_back_in_order_bit_for_bit_and_without_tensorflow(written):
     assert "tensorflow" not in sys.modules
 
 
+def test_many_shards_keep_the_order_and_little_is_held_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(array_record, "_SHARD", 3)
+    held: list[weakref.ref] = []
+
+    def records():
+        for number in range(10):
+            new = record(f"{number}")
+            held.append(weakref.ref(new))
+            yield new
+            del new
+            assert sum(ref() is not None for ref in held) <= 1
+
+    write({"train": records()}, PETS, folder=tmp_path / "new")
+    assert len(list((tmp_path / "new").glob("*.array_record*"))) == 4
+    source = ArrayRecordSource(tmp_path / "new", PETS, "train")
+    assert [r.id for r in source] == [f"{number}" for number in range(10)]
+
+
 def test_workers_read_the_same(written):
     source = ArrayRecordSource(written[1], PETS, "train")
     assert list(pickle.loads(pickle.dumps(source))) == list(source)
 
 
 def test_a_root_above_the_version_is_enough(written, tmp_path):
-    assert written[1] == tmp_path / "custom" / "1.0.0" == prepared_folder(tmp_path)
+    assert written[1] == tmp_path / "custom" / "1.0.0" == prepared_folder(tmp_path, PETS)
     assert isinstance(open_source(tmp_path, PETS, "train"), ArrayRecordSource)
-    assert prepared_folder(tmp_path / "nowhere") is None
+    assert prepared_folder(tmp_path / "nowhere", PETS) is None
+
+
+def test_of_several_prepared_datasets_the_named_one_is_read_and_no_unfinished_one(tmp_path):
+    for name in ("ade20k", "custom", "voc", ".custom.partial/custom", "custom/incomplete.X_1.0.0"):
+        folder = tmp_path / name / "1.0.0"
+        folder.mkdir(parents=True)
+        (folder / "dataset_info.json").write_text("{}")
+    assert prepared_folder(tmp_path, PETS) == tmp_path / "custom" / "1.0.0"
+    # Pascal Context's 59 classes are read from what was prepared with 60.
+    assert prepared_folder(tmp_path / "voc", PETS) == tmp_path / "voc" / "1.0.0"
+    assert prepared_folder(tmp_path / ".custom.partial" / "custom", PETS) is not None
 
 
 def test_a_mat_label_is_stored_as_a_png_of_its_values(tmp_path):
     values = np.arange(20, dtype=np.uint8).reshape(4, 5)
     file = io.BytesIO()
     scipy.io.savemat(file, {"GTcls": {"Segmentation": values}})
-    folder = write({"train": [record("a", label=file.getvalue())]}, PETS, folder=tmp_path)
-    stored = ArrayRecordSource(folder, PETS, "train")[0].label
+    write({"train": [record("a", label=file.getvalue())]}, PETS, folder=tmp_path / "new")
+    stored = ArrayRecordSource(tmp_path / "new", PETS, "train")[0].label
     assert stored.startswith(b"\x89PNG")
     np.testing.assert_array_equal(decode_label(stored, path="a"), values)
 
@@ -109,7 +141,7 @@ def test_what_cannot_be_read_says_how_to_prepare_it(written):
     edit(folder, fileFormat="tfrecord")
     with pytest.raises(ValueError, match=r"holds tfrecord files.*without TensorFlow") as error:
         ArrayRecordSource(folder, DATASETS["cityscapes"], "train")
-    assert "--mode prepare --config configs/hr18_cityscapes.py" in str(error.value)
+    assert "--mode prepare --config CONFIG --config.data.root=SOURCE" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -186,5 +218,5 @@ def test_a_folder_without_labels_is_refused(tmp_path):
 def test_a_png_of_pillow_is_kept_as_it_is(tmp_path):
     file = io.BytesIO()
     Image.new("P", (3, 2), 1).save(file, "png")
-    folder = write({"train": [record("a", label=file.getvalue())]}, PETS, folder=tmp_path)
-    assert ArrayRecordSource(folder, PETS, "train")[0].label == file.getvalue()
+    write({"train": [record("a", label=file.getvalue())]}, PETS, folder=tmp_path / "new")
+    assert ArrayRecordSource(tmp_path / "new", PETS, "train")[0].label == file.getvalue()

@@ -57,3 +57,9 @@ def test_nothing_at_all_is_reported_as_a_missing_folder(tmp_path):
         open_source(tmp_path, PETS, "train")
     with pytest.raises(ValueError, match="no split 'test'"):
         open_source(tmp_path, PETS, "test")
+
+
+def test_a_root_that_is_too_high_gives_the_right_one(tmp_path):
+    write(tmp_path / "devkit" / "VOC")
+    with pytest.raises(FileNotFoundError, match=r"but a folder in it does: .*root=.*/devkit/VOC$"):
+        open_source(tmp_path, PETS, "train")
