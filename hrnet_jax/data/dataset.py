@@ -154,7 +154,8 @@ def folder_dataset(
         splits={split: (part(split),) for split in splits},
         obtain=f"The folder must hold\n  {images}/**/*{image_suffix}\n"
         f"  {labels}/**/*{label_suffix}\n"
-        f"with {{split}} one of {', '.join(splits)}, and equal names up to the suffix.",
+        + (f"  {list_file} (one name without suffix a line)\n" if list_file else "")
+        + f"with {{split}} one of {', '.join(splits)}, and equal names up to the suffix.",
     )
 
 

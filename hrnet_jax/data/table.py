@@ -19,6 +19,11 @@ def markdown(datasets: Iterable[Dataset]) -> str:
         f"mapping given here, {IGNORE_LABEL} is ignored in loss and scores, and any other value is",
         "an error that names file, value and place.",
         "",
+        "`config.data.root` is the folder described below, a zip file of it, a folder with several",
+        "zip files that hold it together, or what `--mode prepare --config CONFIG --output=DIR`",
+        "wrote: ArrayRecord shards, which suit network storage. All give the same examples bit for",
+        "bit. Your own folders need no code: see `configs/custom.py`.",
+        "",
         "| `config.data.name` | classes | train | val | label value → class | ignored values |",
         "|--|--:|--:|--:|--|--|",
     ]
