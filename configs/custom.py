@@ -10,7 +10,7 @@ with --config.data.x, where x is
     images, labels              folders below the root, as in img_dir/{split}
     image_suffix, label_suffix  how the names end
     list_file                   names without suffix, one a line, as in {split}.txt
-    label_map                   which value is which class, as in 0:255,1-150:0 (255: ignored)
+    label_map                   which value is which class, as in 0:255,1-3:0-2 (255: ignored)
     palette                     colours for pictures, as in 804080,00008E,DC143C
 """
 

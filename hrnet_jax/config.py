@@ -55,8 +55,8 @@ def default(*, name: str, dataset: str, variant: str) -> ConfigDict:
     config.data.std = (58.395, 57.12, 57.375)
     # The next fields matter for data.name=custom only.
     config.data.classes = ()  # names in the order of the classes: road,car or ('road', 'car')
-    # Which label value is which class: "" for 0:0,1:1,... and 255:255; in general value:class or
-    # first-last:class, where class 255 is ignored, as in "0:255,1:0,2-4:1".
+    # Which label value is which class, as in "0:255,1-3:0-2,4-9:3", where 255 is ignored; "" is
+    # every value the class of this number, and 255 ignored.
     config.data.label_map = ""
     config.data.palette = ""  # "": Pascal VOC's colours; else one RRGGBB per class: 804080,00008E
     config.data.images = "images/{split}"  # folder below the root; split is train or val
@@ -207,20 +207,26 @@ def _class_names(items: tuple[Any, ...]) -> tuple[str, ...]:
 def _label_map(text: str) -> dict[int, int]:
     label_map: dict[int, int] = {}
     for item in filter(None, text.replace(" ", "").split(",")):
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?:(\d+)", item)
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?:(\d+)(?:-(\d+))?", item)
         if not match:
             raise ValueError(
-                f"config.data.label_map={text!r}: {item!r} is not value:class or first-last:class, "
-                "as in --config.data.label_map=0:255,1:0,2-4:1 (255: ignored)."
+                f"config.data.label_map={text!r}: {item!r} is not value:class; give for example "
+                "--config.data.label_map=0:255,1-3:0-2,4-9:3 (255: ignored)."
             )
-        first, last = int(match[1]), int(match[2] or match[1])
-        values = range(first, last + 1)
-        if not values or values[-1] > 255 or label_map.keys() & set(values):
+        values = range(int(match[1]), int(match[2] or match[1]) + 1)
+        first_class, last_class = int(match[3]), int(match[4] or match[3])
+        rises = last_class > first_class  # 1-3:0-2 is 1:0,2:1,3:2; 1-3:0 is 1:0,2:0,3:0
+        if (
+            not values
+            or values[-1] > 255
+            or label_map.keys() & set(values)
+            or (match[4] and last_class - first_class != values[-1] - values[0])
+        ):
             raise ValueError(
-                f"config.data.label_map={text!r}: {item!r} gives values again, above 255 or "
-                "backwards."
+                f"config.data.label_map={text!r}: {item!r} gives values again, above 255, "
+                "backwards, or not as many as classes."
             )
-        label_map |= dict.fromkeys(values, int(match[3]))
+        label_map |= {v: first_class + rises * (v - values[0]) for v in values}
     return label_map
 
 

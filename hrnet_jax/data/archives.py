@@ -191,9 +191,9 @@ def _check_directory_size(path: Path) -> None:
     if end < 0:
         raise zipfile.BadZipFile("the table of contents at its end is missing")
     entries, directory = struct.unpack_from("<HI", tail, end + 10)
-    wide = tail.rfind(b"PK\6\6", 0, end)
-    if wide >= 0:
-        entries, directory = struct.unpack_from("<QQ", tail, wide + 32)
+    # An archive of zip64 has the true numbers in a record of 56 bytes and a pointer of 20 to it.
+    if tail[max(0, end - 20) :].startswith(b"PK\6\7") and end >= 76:
+        entries, directory = struct.unpack_from("<QQ", tail, end - 76 + 32)
     if entries > MAX_ENTRIES or directory > _MAX_DIRECTORY_BYTES:
         raise ValueError(
             _refusal(

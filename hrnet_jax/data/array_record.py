@@ -68,7 +68,14 @@ class ArrayRecordSource:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Record:
+        return self._record(index, self._example(index))
+
+    def is_intact(self, index: int) -> bool:
+        """Whether an example is, byte for byte, what was given to `write`."""
         example = self._example(index)
+        return checksum(self._record(index, example)) == example["crc32"]
+
+    def _record(self, index: int, example: dict[str, Any]) -> Record:
         name = example[self._keys["id"]].decode()
         where = f"{self._folder} {self._split}[{index}] {name}"
         return Record(
@@ -93,11 +100,6 @@ class ArrayRecordSource:
                 " Copy or prepare the folder again."
             ) from error
         return example
-
-    def is_intact(self, index: int) -> bool:
-        """Whether an example is, byte for byte, what was given to `write`."""
-        record = self[index]
-        return checksum(record) == self._example(index)["crc32"]
 
 
 def prepared_folder(root: Path, dataset: Dataset) -> Path | None:
@@ -146,9 +148,12 @@ def write(records: Mapping[str, Iterable[Record]], dataset: Dataset, *, folder: 
         info, max_examples_per_shard=_SHARD, file_format="array_record"
     )
     writer.initialize_splits(list(records))
-    for split in records:
-        writer.add_examples({split: map(_as_example, records[split])})
-    writer.close_all()
+    try:
+        for split in records:
+            writer.add_examples({split: map(_as_example, records[split])})
+        writer.close_all()
+    except RuntimeError as error:  # what ArrayRecord makes of a full disk
+        raise OSError(f"Cannot write to {folder}: {error}") from error
 
 
 def _as_example(record: Record) -> dict[str, Any]:

@@ -1,8 +1,11 @@
 import io
 import json
 import pickle
+import random
+import resource
 import sys
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -61,6 +64,23 @@ def test_many_shards_keep_the_order_and_little_is_held_in_memory(tmp_path, monke
     assert len(list((tmp_path / "new").glob("*.array_record*"))) == 4
     source = ArrayRecordSource(tmp_path / "new", PETS, "train")
     assert [r.id for r in source] == [f"{number}" for number in range(10)]
+
+
+def test_a_full_disk_is_an_error_of_the_folder(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        noise = random.Random(0).randbytes(50_000)
+        with pytest.raises(OSError, match=r"Cannot write to .*new: "):
+            write({"train": [record("a", label=noise)] * 40}, PETS, folder=tmp_path / "new")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_threads_read_the_same(written):
+    source = ArrayRecordSource(written[1], PETS, "train")
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(source.__getitem__, [0, 1, 2] * 50)) == list(source) * 50
 
 
 def test_workers_read_the_same(written):
