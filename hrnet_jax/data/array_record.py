@@ -187,8 +187,9 @@ def _keys(folder: Path, info: dict[str, Any], dataset: Dataset) -> dict[str, str
         values = _read_json(folder / "metadata.json").get("label_values")
         if values != sorted(dataset.label_map):
             raise ValueError(
-                f"{folder} was prepared from {name!r}, whose label values are not those of"
-                f" {dataset.name!r}; give --config.data.name={name}, or another folder.{how}"
+                f"{folder} was prepared from {name!r} with other label values than {dataset.name!r}"
+                " has here; give the same --config.data.name, .classes and .label_map as then, or"
+                f" another folder.{how}"
             )
         return _KEYS
     if set(_CITYSCAPES_KEYS.values()) <= set(features):

@@ -87,7 +87,7 @@ def _decode_mat(data: bytes, *, path: str) -> Label:
             f"The label {path} has GTcls.Segmentation of shape {values.shape} and type"
             f" {values.dtype}; it must be two-dimensional and uint8."
         )
-    return values
+    return np.ascontiguousarray(values)  # MATLAB stores columns
 
 
 def map_label(raw: Label, dataset: Dataset, *, path: str) -> Label:
