@@ -1,11 +1,17 @@
 """FCN + HRNetV2p on your own folders; the variant follows the file's name (default hr18s).
 
     python -m hrnet_jax.main --config configs/custom.py:hr18 --config.data.root=/path/to/data \
-        --config.data.classes="('road', 'car', 'person')"
+        --config.data.classes=road,car,person
 
 The folder holds images/{train,val}/*.jpg and labels/{train,val}/*.png of equal names; a label's
-pixels are the index of their class in the list, or 255 where there is none. Other names of
-folders and files: --config.data.images, .labels, .image_suffix, .label_suffix.
+pixels are the index of their class in the list, or 255 where there is none. If yours differ, say so
+with --config.data.x, where x is
+
+    images, labels              folders below the root, as in img_dir/{split}
+    image_suffix, label_suffix  how the names end
+    list_file                   names without suffix, one a line, as in {split}.txt
+    label_map                   which value is which class, as in 0:255,1-3:0-2 (255: ignored)
+    palette                     colours for pictures, as in 804080,00008E,DC143C
 """
 
 from hrnet_jax import recipes

@@ -8,6 +8,7 @@ images per device) is computed where it is used, so no override can leave it sta
 import difflib
 import json
 import math
+import re
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -45,18 +46,25 @@ def default(*, name: str, dataset: str, variant: str) -> ConfigDict:
     config.model.dtype = "float32"  # of the computation: float32, bfloat16 or float64 (all of it)
 
     config.data = ConfigDict()
-    config.data.name = dataset  # cityscapes, minicity, or custom (your own folders)
-    config.data.root = f"data/{dataset}"  # folder that holds the dataset's official layout
+    config.data.name = dataset  # one of docs/datasets.md, minicity, or custom (your own folders)
+    # The folder that holds the dataset's official layout, a zip file of it, a folder with several
+    # zip files that hold it together, or a folder that --mode prepare wrote.
+    config.data.root = f"data/{dataset}"
     config.data.workers = 0  # processes that read and augment; 0: threads of the main process
     config.data.threads = 2  # per process
     config.data.mean = (123.675, 116.28, 103.53)  # of R, G, B, on the scale 0 to 255
     config.data.std = (58.395, 57.12, 57.375)
     # The next fields matter for data.name=custom only.
-    config.data.classes = ()  # names, in the order of the label values 0, 1, 2, ...
+    config.data.classes = ()  # names in the order of the classes: road,car or ('road', 'car')
+    # Which label value is which class, as in "0:255,1-3:0-2,4-9:3", where 255 is ignored; "" is
+    # every value the class of this number, and 255 ignored.
+    config.data.label_map = ""
+    config.data.palette = ""  # "": Pascal VOC's colours; else one RRGGBB per class: 804080,00008E
     config.data.images = "images/{split}"  # folder below the root; split is train or val
     config.data.labels = "labels/{split}"
     config.data.image_suffix = ".jpg"
     config.data.label_suffix = ".png"
+    config.data.list_file = ""  # names without suffix, one a line, as in {split}.txt; "": all files
 
     config.train = ConfigDict()
     config.train.steps = 40_000
@@ -158,17 +166,13 @@ def validate(config: ConfigDict) -> None:
             f"config.train.ratio_range={config.train.ratio_range} must be two numbers with "
             "0 < low <= high, for example '(0.5, 2.0)'."
         )
-    if config.data.name == "custom" and not config.data.classes:
-        raise ValueError(
-            "config.data.classes is empty; name the classes in the order of their label values, "
-            "for example --config.data.classes=\"('road', 'car')\"."
-        )
-
     for field in ("data.images", "data.labels"):
-        if get(config, field).replace("{split}", "").strip("/") == get(config, field).strip("/"):
+        # A list file tells the splits apart as well.
+        if "{split}" not in get(config, field) + config.data.list_file:
             raise ValueError(
                 f"config.{field}={get(config, field)!r} must contain {{split}}, which stands for "
-                "train and val: training images must not be scored."
+                "train and val: training images must not be scored. If all lie in one folder, name "
+                "lists with --config.data.list_file={split}.txt."
             )
     weights, num_classes = config.train.class_weights, dataset_of(config).num_classes
     if weights and (len(weights) != num_classes or min(weights) < 0):
@@ -198,11 +202,14 @@ def dataset_of(config: ConfigDict) -> Dataset:
     if config.data.name != "custom":
         return DATASETS[config.data.name]
     return folder_dataset(
-        classes=config.data.classes,
+        classes=_class_names(config.data.classes),
         images=config.data.images,
         labels=config.data.labels,
         image_suffix=config.data.image_suffix,
         label_suffix=config.data.label_suffix,
+        label_map=_label_map(config.data.label_map) or None,
+        palette=_palette(config.data.palette) or None,
+        list_file=config.data.list_file or None,
     )
 
 
@@ -217,6 +224,55 @@ def protocol_of(config: ConfigDict) -> Protocol:
         flip=config.eval.flip,
         reference=config.reference,
     )
+
+
+def _class_names(items: tuple[Any, ...]) -> tuple[str, ...]:
+    # Commas separate also within a name: the command line makes ("road,car",) of road,car.
+    names = [name.strip() for item in items for name in str(item).split(",")]
+    if not any(names) or not all(isinstance(item, str) for item in items):
+        problem = f"={items} must be names" if any(names) else " is empty"
+        raise ValueError(
+            f"config.data.classes{problem}; name the classes in the order of their label values, "
+            "for example --config.data.classes=road,car."
+        )
+    return tuple(name for name in names if name)
+
+
+def _label_map(text: str) -> dict[int, int]:
+    label_map: dict[int, int] = {}
+    for item in filter(None, text.replace(" ", "").split(",")):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?:(\d+)(?:-(\d+))?", item)
+        if not match:
+            raise ValueError(
+                f"config.data.label_map={text!r}: {item!r} is not value:class; give for example "
+                "--config.data.label_map=0:255,1-3:0-2,4-9:3 (255: ignored)."
+            )
+        values = range(int(match[1]), int(match[2] or match[1]) + 1)
+        first_class, last_class = int(match[3]), int(match[4] or match[3])
+        rises = last_class > first_class  # 1-3:0-2 is 1:0,2:1,3:2; 1-3:0 is 1:0,2:0,3:0
+        if (
+            not values
+            or values[-1] > 255
+            or label_map.keys() & set(values)
+            or (match[4] and last_class - first_class != values[-1] - values[0])
+        ):
+            raise ValueError(
+                f"config.data.label_map={text!r}: {item!r} gives values again, above 255, "
+                "backwards, or not as many as classes."
+            )
+        label_map |= {v: first_class + rises * (v - values[0]) for v in values}
+    return label_map
+
+
+def _palette(text: str) -> tuple[tuple[int, int, int], ...]:
+    colors = [color.strip().removeprefix("#") for color in text.split(",") if color.strip()]
+    for color in colors:
+        if not re.fullmatch("[0-9A-Fa-f]{6}", color):
+            raise ValueError(
+                f"config.data.palette={text!r}: {color!r} is not a colour RRGGBB, "
+                "as in --config.data.palette=804080,00008E."
+            )
+    return tuple((int(c[:2], 16), int(c[2:4], 16), int(c[4:], 16)) for c in colors)
 
 
 def to_json(config: ConfigDict) -> str:

@@ -4,6 +4,8 @@ Modes:
   train    go on from the newest checkpoint in --workdir, else start anew
   eval     score --checkpoint on the validation split of --config
   predict  label the images in --input with --checkpoint; needs no --config
+  prepare  write the dataset of --config as ArrayRecord shards into --output, and check them;
+           for Pascal Context make the label files first
 
 --checkpoint is a workdir (its best checkpoint by mIoU, else the newest), or one checkpoint in it.
 Any field of a config can be given: --config.train.batch_size=16; a schedule follows the file's
@@ -27,17 +29,20 @@ from hrnet_jax.compiling import enable_compilation_cache
 from hrnet_jax.data import minicity
 from hrnet_jax.evaluate import evaluate
 from hrnet_jax.predict import predict
+from hrnet_jax.prepare import prepare
 from hrnet_jax.train import train
 from hrnet_jax.writer import Terminal
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe to run, a file in configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default runs/<config.name>.")
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "predict"], "What to do.")
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "predict", "prepare"], "What to do.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir or checkpoint to read weights from.")
 _INPUT = flags.DEFINE_multi_string(
     "input", [], "Image, video, folder or quoted pattern; may be repeated."
 )
-_OUTPUT = flags.DEFINE_string("output", None, "Folder for predictions; default <workdir>/predict.")
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "Folder of predictions (default <workdir>/predict) or of the prepared data."
+)
 _PROBABILITIES = flags.DEFINE_bool(
     "probabilities", False, "Also write class probabilities, <name>_probabilities.npz (float16)."
 )
@@ -67,10 +72,17 @@ def main(argv: Sequence[str]) -> None:
 
 def _run(terminal: Terminal) -> None:
     mode, config = _MODE.value, _CONFIG.value
-    if mode == "train" and config is None:
+    if mode in ("train", "prepare") and config is None:
         raise ValueError(
             "--config is missing; try --config configs/hr18s_minicity.py, which needs no data."
         )
+    if mode == "prepare":
+        configs.validate(config)
+        _draw_minicity(config, terminal)
+        output = Path(_OUTPUT.value).expanduser() if _OUTPUT.value else None
+        dataset = configs.dataset_of(config)
+        prepare(config.data.root, dataset, output=output, terminal=terminal)
+        return
     workdir, checkpoint = _paths(config)
     if mode == "train":
         configs.validate(config)

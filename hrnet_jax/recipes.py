@@ -18,9 +18,42 @@ _MINICITY_WEIGHTS = (
 def cityscapes(*, variant: str, schedule: str) -> ConfigDict:
     """512x1024 crops, 8 images per step, whole-image evaluation at 1024x2048."""
     steps = _steps(schedule, allowed=("40k", "80k", "160k"))
-    config = default(name=f"{variant}_cityscapes_{schedule}", dataset="cityscapes", variant=variant)
-    config.train.steps = steps
-    config.eval.every_steps = config.checkpoint.every_steps = steps // 10
+    return _published("cityscapes", variant, steps, schedule)
+
+
+def ade20k(*, variant: str, schedule: str) -> ConfigDict:
+    """512x512 crops of images with a short side of 512, 16 images per step."""
+    config = _published("ade20k", variant, _steps(schedule, allowed=("80k", "160k")), schedule)
+    config.train.batch_size = 16
+    config.train.image_size = config.eval.image_size = (512, 2048)
+    config.train.crop_size = (512, 512)
+    return config
+
+
+def voc12aug(*, variant: str, schedule: str) -> ConfigDict:
+    """512x512 crops of images with a short side of 512, 16 images per step."""
+    config = _published("voc12aug", variant, _steps(schedule, allowed=("20k", "40k")), schedule)
+    config.train.batch_size = 16
+    config.train.image_size = config.eval.image_size = (512, 2048)
+    config.train.crop_size = (512, 512)
+    return config
+
+
+def pascal_context(*, variant: str, schedule: str, classes: int = 60) -> ConfigDict:
+    """480x480 crops and windows of images of long side 520, 16 images per step, a low rate.
+
+    `classes` is 60 with the background, or 59 without.
+    """
+    if classes not in (59, 60):
+        raise ValueError(f"Pascal Context has 60 classes, or 59 without background; not {classes}.")
+    dataset = "pascal_context" if classes == 60 else "pascal_context_59"
+    config = _published(dataset, variant, _steps(schedule, allowed=("40k", "80k")), schedule)
+    config.train.batch_size = 16
+    config.train.image_size = config.eval.image_size = (520, 520)
+    config.train.crop_size = (480, 480)
+    config.eval.mode = "slide"  # windows of 480x480 every 320x320
+    config.optim.lr = 0.004
+    config.optim.weight_decay = 1e-4
     return config
 
 
@@ -44,6 +77,13 @@ def custom(*, variant: str) -> ConfigDict:
     config = default(name=f"{variant}_custom", dataset="custom", variant=variant)
     config.train.image_size = config.eval.image_size = (512, 2048)
     config.train.crop_size = (512, 512)
+    return config
+
+
+def _published(dataset: str, variant: str, steps: int, schedule: str) -> ConfigDict:
+    config = default(name=f"{variant}_{dataset}_{schedule}", dataset=dataset, variant=variant)
+    config.train.steps = steps
+    config.eval.every_steps = config.checkpoint.every_steps = steps // 10
     return config
 
 

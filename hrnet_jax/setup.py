@@ -12,8 +12,9 @@ from ml_collections import ConfigDict
 
 from hrnet_jax import models
 from hrnet_jax.config import dataset_of, protocol_of
+from hrnet_jax.data.opening import open_source
 from hrnet_jax.data.pipeline import eval_examples, steps_per_epoch, train_batches
-from hrnet_jax.data.sources import FolderSource
+from hrnet_jax.data.sources import Source
 from hrnet_jax.data.transforms import ResizeViews, train_transforms
 from hrnet_jax.evaluator import Evaluator, Pictures
 from hrnet_jax.interop.sources import read_source
@@ -49,14 +50,14 @@ class Setup:
             assert len(source), "a source without images refuses to be made"
 
     @cached_property
-    def source(self) -> FolderSource:
+    def source(self) -> Source:
         """The training split."""
-        return FolderSource(self.config.data.root, self.dataset, "train")
+        return open_source(self.config.data.root, self.dataset, "train")
 
     @cached_property
-    def validation(self) -> FolderSource:
+    def validation(self) -> Source:
         """The validation split."""
-        return FolderSource(self.config.data.root, self.dataset, "val")
+        return open_source(self.config.data.root, self.dataset, "val")
 
     @cached_property
     def _model(self) -> tuple[Any, dict, dict]:

@@ -18,7 +18,7 @@ LEVELS = [
     ["recipes", "step"],
     ["checkpoint", "evaluator", "monitor"],
     ["interop"],
-    ["setup", "predict"],
+    ["setup", "predict", "prepare"],
     ["evaluate", "train"],
     ["main"],
 ]

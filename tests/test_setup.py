@@ -1,4 +1,5 @@
 import io
+import shutil
 
 import jax
 import numpy as np
@@ -59,6 +60,14 @@ def test_what_would_stop_training_is_found_first(setup):
     setup.config.data.root = "/nowhere"
     with pytest.raises(FileNotFoundError, match="/nowhere"):
         setup.check_training()
+
+
+def test_a_zip_of_the_folder_is_a_root_as_well(setup, tiny_city, tmp_path):
+    folder = next(setup.train_batches(0))
+    setup.config.data.root = shutil.make_archive(str(tmp_path / "city"), "zip", tiny_city)
+    packed = Setup(setup.config, terminal=setup.terminal)
+    packed.check_training()
+    np.testing.assert_array_equal(next(packed.train_batches(0))["image"], folder["image"])
 
 
 def test_a_run_introduces_itself(setup):

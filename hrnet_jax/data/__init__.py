@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from hrnet_jax.data import cityscapes
+from hrnet_jax.data import ade20k, cityscapes, pascal_context, voc12aug
 from hrnet_jax.data.dataset import Dataset
 
 # Street scenes drawn by this package, stored exactly as Cityscapes is.
@@ -10,10 +10,18 @@ _MINICITY = dataclasses.replace(
     cityscapes.DATASET,
     name="minicity",
     counts={"train": 200, "val": 50},
-    obtain="Nothing to download: configs/hr18s_minicity.py draws it where there is no such folder. "
+    obtain="Nothing to download: configs/hr18s_minicity.py draws it where there is no folder.\n"
     "Remove the incomplete one, then start again.",
 )
 
 DATASETS: dict[str, Dataset] = {
-    dataset.name: dataset for dataset in (cityscapes.DATASET, _MINICITY)
+    dataset.name: dataset
+    for dataset in (
+        cityscapes.DATASET,
+        ade20k.DATASET,
+        voc12aug.DATASET,
+        pascal_context.DATASET,
+        pascal_context.DATASET_59,
+        _MINICITY,
+    )
 }

@@ -4,6 +4,8 @@ The reference calls class 7 "bed " with a trailing blank. "road" and "skyscraper
 colours do not identify classes.
 """
 
+from hrnet_jax.data.dataset import Dataset, Part
+
 CLASSES = {
     "wall": (120, 120, 120),
     "building": (180, 120, 120),
@@ -156,3 +158,29 @@ CLASSES = {
     "clock": (102, 255, 0),
     "flag": (92, 0, 255),
 }
+
+
+def _part(folder: str) -> Part:
+    return Part(
+        images=f"images/{folder}",
+        labels=f"annotations/{folder}",
+        image_suffix=".jpg",
+        label_suffix=".png",
+    )
+
+
+DATASET = Dataset(
+    name="ade20k",
+    classes=tuple(CLASSES),
+    palette=tuple(CLASSES.values()),
+    # 0 is "other", which no class names; what others call "reduce zero label".
+    label_map={0: 255} | {value: value - 1 for value in range(1, 151)},
+    splits={"train": (_part("training"),), "val": (_part("validation"),)},
+    counts={"train": 20210, "val": 2000},
+    obtain="""\
+Download ADEChallengeData2016.zip (923 MB) from http://sceneparsing.csail.mit.edu and point to the
+zip itself, or to the folder ADEChallengeData2016 in it:
+  images/{training,validation}/*.jpg
+  annotations/{training,validation}/*.png
+The label files are read as shipped. The full ADE20K (with 3,000 classes) is another dataset.""",
+)

@@ -83,7 +83,7 @@ DATASET = Dataset(
     counts={"train": 2975, "val": 500},
     obtain="""\
 Register at https://www.cityscapes-dataset.com, download leftImg8bit_trainvaltest.zip (11 GB) and
-gtFine_trainvaltest.zip (241 MB), and unpack both into one folder:
+gtFine_trainvaltest.zip (241 MB). Put both into one folder as they are, or unpack them there:
   leftImg8bit/{train,val}/<city>/*_leftImg8bit.png
   gtFine/{train,val}/<city>/*_gtFine_labelIds.png
 The label files are read as shipped: no conversion to trainIds is needed.""",

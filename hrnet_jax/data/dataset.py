@@ -26,7 +26,9 @@ class Part:
     labels: str
     image_suffix: str
     label_suffix: str
-    list_file: str | None = None  # one stem per line; without it, all files in sorted order
+    lists: tuple[str, ...] = ()  # files of one stem per line; without any, all images, sorted
+    lists_without: tuple[str, ...] = ()  # stems that these files name are left out
+    otherwise: "Part | None" = None  # what is read where there is no folder `labels`
 
     def __post_init__(self):
         for field in ("image_suffix", "label_suffix"):
@@ -139,7 +141,7 @@ def folder_dataset(
             labels=labels.format(split=split),
             image_suffix=image_suffix,
             label_suffix=label_suffix,
-            list_file=None if list_file is None else list_file.format(split=split),
+            lists=(list_file.format(split=split),) if list_file else (),
         )
 
     if label_map is None:
@@ -152,7 +154,8 @@ def folder_dataset(
         splits={split: (part(split),) for split in splits},
         obtain=f"The folder must hold\n  {images}/**/*{image_suffix}\n"
         f"  {labels}/**/*{label_suffix}\n"
-        f"with {{split}} one of {', '.join(splits)}, and equal names up to the suffix.",
+        + (f"  {list_file} (one name without suffix a line)\n" if list_file else "")
+        + f"with {{split}} one of {', '.join(splits)}, and equal names up to the suffix.",
     )
 
 

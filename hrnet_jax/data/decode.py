@@ -4,6 +4,7 @@ import io
 
 import cv2
 import numpy as np
+import scipy.io
 from jaxtyping import Bool
 from PIL import Image as PILImage
 
@@ -44,6 +45,8 @@ def decode_image(data: bytes, *, path: str) -> Image:
 
 def decode_label(data: bytes, *, path: str) -> Label:
     """Return the stored values of a label file, unmapped: of a palette PNG the indices."""
+    if is_mat(data):
+        return _decode_mat(data, path=path)
     try:
         with PILImage.open(io.BytesIO(data)) as file:
             mode, values = file.mode, np.asarray(file)
@@ -62,6 +65,29 @@ def decode_label(data: bytes, *, path: str) -> Label:
             f"The 16-bit label {path} holds values up to {values.max()}; they must be below 256."
         )
     return values.astype(np.uint8, copy=False)
+
+
+def is_mat(data: bytes) -> bool:
+    """Whether a file is MATLAB's, as the labels of SBD are."""
+    return data.startswith(b"MATLAB")
+
+
+def _decode_mat(data: bytes, *, path: str) -> Label:
+    # This format holds arrays only, and scipy reads it as such: nothing in it can be executed.
+    try:
+        content = scipy.io.loadmat(io.BytesIO(data), variable_names=["GTcls"])
+        values = content["GTcls"]["Segmentation"][0, 0]
+    except Exception as error:  # scipy promises no kinds of errors for damaged files
+        raise ValueError(
+            f"Cannot decode the label {path} ({len(data)} bytes): {error!r}. A .mat label must be"
+            " one of SBD's, with GTcls.Segmentation (folder cls). Restore or remove it."
+        ) from error
+    if values.ndim != 2 or values.dtype != np.uint8:
+        raise ValueError(
+            f"The label {path} has GTcls.Segmentation of shape {values.shape} and type"
+            f" {values.dtype}; it must be two-dimensional and uint8."
+        )
+    return np.ascontiguousarray(values)  # MATLAB stores columns
 
 
 def map_label(raw: Label, dataset: Dataset, *, path: str) -> Label:

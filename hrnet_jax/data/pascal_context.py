@@ -1,4 +1,11 @@
-"""Pascal Context: 59 classes of objects and surfaces, 60 with background (Mottaghi, 2014)."""
+"""Pascal Context: 59 classes of objects and surfaces, 60 with background (Mottaghi, 2014).
+
+Both read the same files. `context_labels` makes them from the annotations as published.
+"""
+
+import dataclasses
+
+from hrnet_jax.data.dataset import Dataset, Part
 
 CLASSES_60 = {
     "background": (120, 120, 120),
@@ -64,3 +71,42 @@ CLASSES_60 = {
 }
 
 CLASSES_59 = dict(list(CLASSES_60.items())[1:])  # without the background
+
+
+def _part(split: str) -> Part:
+    return Part(
+        images="JPEGImages",
+        labels="SegmentationClassContext",
+        image_suffix=".jpg",
+        label_suffix=".png",
+        lists=(f"ImageSets/SegmentationContext/{split}.txt",),
+    )
+
+
+DATASET = Dataset(
+    name="pascal_context",
+    classes=tuple(CLASSES_60),
+    palette=tuple(CLASSES_60.values()),
+    label_map={index: index for index in range(60)},
+    splits={"train": (_part("train"),), "val": (_part("val"),)},
+    # What trainval_merged.json holds today; papers count 4998 and 5105.
+    counts={"train": 4996, "val": 5104},
+    obtain="""\
+Download VOCtrainval_03-May-2010.tar (1.3 GB) from http://host.robots.ox.ac.uk/pascal/VOC/voc2010
+and trainval_merged.json (the annotations of PASCAL in Detail), unpack the first, and put the second
+into the folder VOCdevkit/VOC2010, which is the folder to point to. Make the label files once:
+  python -m hrnet_jax.main --mode prepare --config configs/hr48_pascal_context.py \\
+    --config.data.root=.../VOCdevkit/VOC2010
+Then it holds
+  JPEGImages/*.jpg
+  SegmentationClassContext/*.png
+  ImageSets/SegmentationContext/{train,val}.txt""",
+)
+
+DATASET_59 = dataclasses.replace(
+    DATASET,
+    name="pascal_context_59",
+    classes=tuple(CLASSES_59),
+    palette=tuple(CLASSES_59.values()),
+    label_map={0: 255} | {value: value - 1 for value in range(1, 60)},  # the background is ignored
+)

@@ -34,33 +34,45 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Record: ...
 
 
-class FolderSource:
-    """The records of one split, read from a dataset's official folder layout.
+@runtime_checkable
+class Files(Protocol):
+    """Named files, on a disk or in archives. Names are relative paths with slashes."""
 
-    Order: the parts of the split one after the other; within a part the order of its list file,
+    def where(self, name: str) -> str:
+        """Return what a message calls a file or a folder."""
+
+    def has_folder(self, folder: str) -> bool: ...
+
+    def has_file(self, name: str) -> bool: ...
+
+    def below(self, folder: str) -> list[str]:
+        """Return the names of all files in a folder and its folders, relative to it."""
+
+    def read(self, name: str) -> bytes: ...
+
+
+class FileSource:
+    """The records of one split, read from files in a dataset's official layout.
+
+    Order: the parts of the split one after the other; within a part the order of its list files,
     else the sorted relative paths of the images. All pairs are checked here, so that a missing
     label shows before training starts, not hours into it.
     """
 
-    def __init__(self, root: str | os.PathLike[str], dataset: Dataset, split: str):
-        root = Path(root).expanduser().absolute()
-        if split not in dataset.splits:
-            raise ValueError(
-                f"Dataset {dataset.name!r} has no split {split!r}; use one of"
-                f" {sorted(dataset.splits)}."
-            )
-        if not root.is_dir():
-            raise FileNotFoundError(_not_found(root, "folder", dataset))
-        self._root = str(root)
+    def __init__(self, files: Files, dataset: Dataset, split: str):
+        check_split(dataset, split)
+        self._files = files
         self._pairs: list[tuple[str, Part]] = []  # (stem, part)
         for part in dataset.splits[split]:
-            self._pairs += [(stem, part) for stem in _paired_stems(root, part, dataset)]
+            while part.otherwise is not None and not files.has_folder(part.labels):
+                part = part.otherwise
+            self._pairs += [(stem, part) for stem in _paired_stems(files, part, dataset)]
         if not self._pairs:
             raise ValueError(
                 f"Split {split!r} of dataset {dataset.name!r} is empty: no image under"
                 + "".join(
-                    f"\n  {root / part.images} ends in {part.image_suffix!r}"
-                    f" ({_suffixes_seen(root / part.images)})"
+                    f"\n  {files.where(part.images)} ends in {part.image_suffix!r}"
+                    f" ({_suffixes_seen(files, part.images)})"
                     for part in dataset.splits[split]
                 )
                 + f"\n{dataset.obtain}"
@@ -71,72 +83,123 @@ class FolderSource:
 
     def __getitem__(self, index: int) -> Record:
         stem, part = self._pairs[index]
-        image_path = os.path.join(self._root, part.images, stem + part.image_suffix)
-        label_path = os.path.join(self._root, part.labels, stem + part.label_suffix)
+        image = f"{part.images}/{stem}{part.image_suffix}"
+        label = f"{part.labels}/{stem}{part.label_suffix}"
         return Record(
             id=stem,
-            image=Path(image_path).read_bytes(),
-            label=Path(label_path).read_bytes(),
-            image_path=image_path,
-            label_path=label_path,
+            image=self._files.read(image),
+            label=self._files.read(label),
+            image_path=self._files.where(image),
+            label_path=self._files.where(label),
         )
 
 
-def _paired_stems(root: Path, part: Part, dataset: Dataset) -> list[str]:
-    for folder in (root / part.images, root / part.labels):
+class FolderSource(FileSource):
+    """The records of one split in a folder."""
+
+    def __init__(self, root: str | os.PathLike[str], dataset: Dataset, split: str):
+        check_split(dataset, split)
+        folder = Path(root).expanduser().absolute()
         if not folder.is_dir():
-            raise FileNotFoundError(_not_found(folder, "folder", dataset))
-    images = _stems(root / part.images, part.image_suffix)
-    labels = _stems(root / part.labels, part.label_suffix)
-    if part.list_file is None:
+            raise FileNotFoundError(_not_found(str(folder), "folder", dataset))
+        super().__init__(_Folder(folder), dataset, split)
+
+
+class _Folder:
+    def __init__(self, root: Path):
+        self._root = str(root)
+
+    def where(self, name: str) -> str:
+        return os.path.join(self._root, name)
+
+    def has_folder(self, folder: str) -> bool:
+        return os.path.isdir(self.where(folder))
+
+    def has_file(self, name: str) -> bool:
+        return os.path.isfile(self.where(name))
+
+    def below(self, folder: str) -> list[str]:
+        paths = []
+        # Links are followed: a city or the whole image folder often lies on another disk.
+        for parent, _, names in os.walk(self.where(folder), followlinks=True):
+            prefix = Path(parent).relative_to(self.where(folder)).as_posix()
+            paths += names if prefix == "." else [f"{prefix}/{name}" for name in names]
+        return paths
+
+    def read(self, name: str) -> bytes:
+        return Path(self.where(name)).read_bytes()
+
+
+def check_split(dataset: Dataset, split: str) -> None:
+    """Refuse a split that the dataset does not have."""
+    if split not in dataset.splits:
+        raise ValueError(
+            f"Dataset {dataset.name!r} has no split {split!r}; use one of {sorted(dataset.splits)}."
+        )
+
+
+def _paired_stems(files: Files, part: Part, dataset: Dataset) -> list[str]:
+    for folder in (part.images, part.labels):
+        if not files.has_folder(folder):
+            raise FileNotFoundError(_not_found(files.where(folder), "folder", dataset))
+    images = _stems(files, part.images, part.image_suffix)
+    labels = _stems(files, part.labels, part.label_suffix)
+    where_images = f"{files.where(part.images)}/*{part.image_suffix}"
+    where_labels = f"{files.where(part.labels)}/*{part.label_suffix}"
+    if not part.lists:
         wanted = images
         _require_none(
             set(labels) - set(images),
             f"labels of dataset {dataset.name!r} have no image",
-            found=f"{root / part.labels}/*{part.label_suffix}",
-            missing=f"{root / part.images}/*{part.image_suffix}",
+            found=where_labels,
+            missing=where_images,
         )
     else:
-        wanted = _read_list(root / part.list_file, dataset)
+        wanted = _listed(files, part, dataset)
         _require_none(
             set(wanted) - set(images),
             f"images of dataset {dataset.name!r} are listed but missing",
-            found=f"{root / part.list_file}",
-            missing=f"{root / part.images}/*{part.image_suffix}",
+            found=", ".join(map(files.where, part.lists)),
+            missing=where_images,
         )
     _require_none(
         set(wanted) - set(labels),
         f"images of dataset {dataset.name!r} have no label",
-        found=f"{root / part.images}/*{part.image_suffix}",
-        missing=f"{root / part.labels}/*{part.label_suffix}",
+        found=where_images,
+        missing=where_labels,
     )
     return wanted
 
 
-def _stems(folder: Path, suffix: str) -> list[str]:
+def _stems(files: Files, folder: str, suffix: str) -> list[str]:
     """Relative paths without suffix, in the order of the full paths (as the reference sorts)."""
-    return [path.removesuffix(suffix) for path in sorted(_walk(folder)) if path.endswith(suffix)]
+    paths = sorted(path for path in files.below(folder) if path.endswith(suffix))
+    # Hidden files are no images: macOS leaves "._name.png" beside "name.png" on other disks.
+    return [path.removesuffix(suffix) for path in paths if not _is_hidden(path)]
 
 
-def _walk(folder: Path) -> list[str]:
-    paths = []
-    # Links are followed: a city or the whole image folder often lies on another disk.
-    for parent, _, names in os.walk(folder, followlinks=True):
-        prefix = Path(parent).relative_to(folder).as_posix()
-        # Hidden files are no images: macOS leaves "._name.png" beside "name.png" on other disks.
-        names = [name for name in names if not name.startswith(".")]
-        paths += names if prefix == "." else [f"{prefix}/{name}" for name in names]
-    return paths
+def _is_hidden(path: str) -> bool:
+    return path.rpartition("/")[2].startswith(".")
 
 
-def _read_list(path: Path, dataset: Dataset) -> list[str]:
-    if not path.is_file():
-        raise FileNotFoundError(_not_found(path, "list file", dataset))
-    stems = path.read_text(encoding="utf-8").split("\n")
-    stems = [stem.strip() for stem in stems if stem.strip()]
+def _listed(files: Files, part: Part, dataset: Dataset) -> list[str]:
+    without = {stem for name in part.lists_without for stem in _read_list(files, name, dataset)}
+    stems = {stem: None for name in part.lists for stem in _read_list(files, name, dataset)}
+    return [stem for stem in stems if stem not in without]
+
+
+def _read_list(files: Files, name: str, dataset: Dataset) -> list[str]:
+    where = files.where(name)
+    if not files.has_file(name):
+        raise FileNotFoundError(_not_found(where, "list file", dataset))
+    try:
+        text = files.read(name).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where} is no list of names in UTF-8: {error}.") from error
+    stems = [stem.strip() for stem in text.split("\n") if stem.strip()]
     if repeated := [stem for stem, count in collections.Counter(stems).items() if count > 1]:
         raise ValueError(
-            f"{path} lists {len(repeated)} names more than once: {_first(repeated)}."
+            f"{where} lists {len(repeated)} names more than once: {_first(repeated)}."
             " Remove the repetitions; they would be trained on and counted twice."
         )
     return stems
@@ -155,14 +218,15 @@ def _first(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def _suffixes_seen(folder: Path) -> str:
-    counts = collections.Counter(Path(path).suffix for path in _walk(folder))
+def _suffixes_seen(files: Files, folder: str) -> str:
+    paths = [path for path in files.below(folder) if not _is_hidden(path)]
+    counts = collections.Counter(Path(path).suffix for path in paths)
     seen = ", ".join(f"{count} x {suffix!r}" for suffix, count in counts.most_common(3))
     return f"found: {seen or 'no file'}"
 
 
-def _not_found(path: Path, kind: str, dataset: Dataset) -> str:
+def _not_found(where: str, kind: str, dataset: Dataset) -> str:
     return (
-        f"Dataset {dataset.name!r}: there is no {kind} {path}\n{dataset.obtain}\n"
+        f"Dataset {dataset.name!r}: there is no {kind} {where}\n{dataset.obtain}\n"
         + HOW_TO_POINT.format(name=dataset.name)
     )

@@ -46,10 +46,11 @@ def test_a_folder_dataset_holds_class_indices_by_default():
             labels="labels/val",
             image_suffix=".jpg",
             label_suffix=".png",
-            list_file="val.txt",
+            lists=("val.txt",),
         ),
     )
     assert "images/{split}/**/*.jpg" in dataset.obtain
+    assert "{split}.txt (one name without suffix a line)" in dataset.obtain
 
 
 def test_voc_palette_has_the_published_colors():

@@ -81,7 +81,7 @@ def test_the_parts_of_a_split_follow_each_other(tmp_path):
             labels=kind,
             image_suffix=".jpg",
             label_suffix=".png",
-            list_file=f"{kind}.txt",
+            lists=(f"{kind}.txt",),
         )
         for kind in ("fine", "coarse")
     )

@@ -1,0 +1,12 @@
+"""FCN + HRNetV2p-W18-Small on Pascal Context (59 classes).
+
+    python -m hrnet_jax.main --config configs/hr18s_pascal_context_59.py:40k
+
+No run of this variant was published; schedules: 40k and 80k.
+"""
+
+from hrnet_jax import recipes
+
+
+def get_config(schedule: str = "40k"):
+    return recipes.pascal_context(variant="hr18s", schedule=schedule, classes=59)

@@ -1,0 +1,75 @@
+"""All datasets in one table: python -m hrnet_jax.data.table > docs/datasets.md"""
+
+import itertools
+from collections.abc import Callable, Iterable
+
+from hrnet_jax.data import DATASETS
+from hrnet_jax.data.dataset import Dataset, Part
+from hrnet_jax.types import IGNORE_LABEL
+
+
+def markdown(datasets: Iterable[Dataset]) -> str:
+    """Describe datasets: counts, label values and their meaning, files, where to get them."""
+    datasets = list(datasets)
+    lines = [
+        "# Datasets",
+        "",
+        "Written by `python -m hrnet_jax.data.table` from what the program itself uses; a test",
+        "keeps both equal. A label file is read as published: its values become classes by the",
+        f"mapping given here, {IGNORE_LABEL} is ignored in loss and scores, and any other value is",
+        "an error that names file, value and place.",
+        "",
+        "`config.data.root` is the folder described below, a zip file of it, a folder with several",
+        "zip files that hold it together, or what `--mode prepare --config CONFIG --output=DIR`",
+        "wrote: ArrayRecord shards, which suit network storage. All give the same examples bit for",
+        "bit. Your own folders need no code: see `configs/custom.py`.",
+        "",
+        "| `config.data.name` | classes | train | val | label value → class | ignored values |",
+        "|--|--:|--:|--:|--|--|",
+    ]
+    for dataset in datasets:
+        counts = " | ".join(str(dataset.counts.get(split, "?")) for split in ("train", "val"))
+        ignored = [raw for raw, index in dataset.label_map.items() if index == IGNORE_LABEL]
+        lines.append(
+            f"| `{dataset.name}` | {dataset.num_classes} | {counts} | {mapping_in_words(dataset)} |"
+            f" {', '.join(map(_range, _runs(ignored))) or 'none'} |"
+        )
+    for dataset in datasets:
+        lines += ["", f"## {dataset.name}", "", "```text", *dataset.obtain.splitlines(), "```", ""]
+        lines += ["| split | images | labels | list |", "|--|--|--|--|"]
+        for split, parts in dataset.splits.items():
+            lines += [f"| {split} | {_row(part)} |" for part in parts]
+    return "\n".join(lines) + "\n"
+
+
+def mapping_in_words(dataset: Dataset) -> str:
+    """Say which label values are which classes: "1-150 → 0-149"."""
+    classes = {raw: index for raw, index in dataset.label_map.items() if index != IGNORE_LABEL}
+    # A run's values and classes go up together, so that their difference stays the same.
+    runs = _runs(classes, key=lambda raw: classes[raw] - raw)
+    return ", ".join(f"{_range(run)} → {_range([classes[raw] for raw in run])}" for run in runs)
+
+
+def _runs(values: Iterable[int], key: Callable[[int], int] = lambda value: 0) -> list[list[int]]:
+    numbered = enumerate(sorted(values))
+    groups = itertools.groupby(numbered, key=lambda item: (item[1] - item[0], key(item[1])))
+    return [[value for _, value in group] for _, group in groups]
+
+
+def _range(run: list[int]) -> str:
+    return f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0])
+
+
+def _row(part: Part) -> str:
+    images = f"`{part.images}/**/*{part.image_suffix}`"
+    labels = f"`{part.labels}/**/*{part.label_suffix}`"
+    lists = " and ".join(f"`{name}`" for name in part.lists) or "all, sorted"
+    without = "".join(f", without `{name}`" for name in part.lists_without)
+    row = f"{images} | {labels} | {lists}{without}"
+    if part.otherwise:
+        row += f" |\n| else | {_row(part.otherwise)}"
+    return row
+
+
+if __name__ == "__main__":
+    print(markdown(DATASETS.values()), end="")
