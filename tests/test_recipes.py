@@ -99,6 +99,11 @@ def test_a_published_run_has_its_settings(row):
         "lr": lr, "min_lr": 1e-4, "power": 0.9, "momentum": 0.9, "weight_decay": decay
     }  # fmt: skip
     assert config.eval.image_size == image_size
+    mode = "slide" if "context" in name else "whole"
+    assert (config.eval.mode, config.eval.crop_size, config.eval.stride) == (
+        mode, (480, 480), (320, 320)
+    )  # fmt: skip
+    assert (config.eval.ratios, config.eval.flip) == ((1.0,), False)
     assert config.eval.every_steps == config.checkpoint.every_steps == steps // 10
     text = (FOLDER / f"{name}.py").read_text()
     assert re.search(rf"\b{schedule} {miou[0]} \({miou[1]}\)", text)
