@@ -22,7 +22,7 @@ from hrnet_jax.optim import poly_schedule, sgd
 from hrnet_jax.sharding import check_batch_size, make_mesh, replicate
 from hrnet_jax.step import State, initial_state, split
 from hrnet_jax.types import Batch, Example
-from hrnet_jax.writer import Terminal
+from hrnet_jax.writer import Quarantine, Terminal
 
 _BACKBONES = {  # what the published runs started from
     "hr18s": "hrnetv2_w18_small-b5a04e21.pth",
@@ -120,7 +120,7 @@ class Setup:
             )
         return self._model[1:]
 
-    def train_batches(self, start: int) -> Generator[Batch, None, None]:
+    def train_batches(self, start: int, *, workdir: Path) -> Generator[Batch, None, None]:
         """This host's batches from step `start` on."""
         config = self.config
         return train_batches(
@@ -139,6 +139,9 @@ class Setup:
             reference=config.reference,
             workers=config.data.workers,
             threads=config.data.threads,
+            on_bad_file=Quarantine(workdir, terminal=self.terminal)
+            if config.data.on_error == "quarantine"
+            else None,
         )
 
     def batch_shape(self) -> dict[str, jax.ShapeDtypeStruct]:

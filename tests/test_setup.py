@@ -18,8 +18,8 @@ def setup(tiny_city):
     return Setup(config, terminal=Terminal(Console(file=io.StringIO(), width=200)))
 
 
-def test_a_compiled_shape_is_that_of_the_batches(setup):
-    batches = setup.train_batches(0)
+def test_a_compiled_shape_is_that_of_the_batches(setup, tmp_path):
+    batches = setup.train_batches(0, workdir=tmp_path)
     batch = next(batches)
     for name, expected in setup.batch_shape().items():
         assert batch[name].shape == expected.shape
@@ -27,8 +27,11 @@ def test_a_compiled_shape_is_that_of_the_batches(setup):
     batches.close()
 
 
-def test_the_step_is_the_position_in_the_data(setup):
-    from_zero, from_two = setup.train_batches(0), setup.train_batches(2)
+def test_the_step_is_the_position_in_the_data(setup, tmp_path):
+    from_zero, from_two = (
+        setup.train_batches(0, workdir=tmp_path),
+        setup.train_batches(2, workdir=tmp_path),
+    )
     for _ in range(2):
         next(from_zero)
     for _ in range(2):

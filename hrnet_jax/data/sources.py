@@ -33,6 +33,9 @@ class Source(Protocol):
 
     def __getitem__(self, index: int) -> Record: ...
 
+    def paths(self, index: int) -> tuple[str, str]:
+        """Name image and label of an example without reading them."""
+
 
 class FolderSource:
     """The records of one split, read from a dataset's official folder layout.
@@ -70,15 +73,20 @@ class FolderSource:
         return len(self._pairs)
 
     def __getitem__(self, index: int) -> Record:
-        stem, part = self._pairs[index]
-        image_path = os.path.join(self._root, part.images, stem + part.image_suffix)
-        label_path = os.path.join(self._root, part.labels, stem + part.label_suffix)
+        image_path, label_path = self.paths(index)
         return Record(
-            id=stem,
+            id=self._pairs[index][0],
             image=Path(image_path).read_bytes(),
             label=Path(label_path).read_bytes(),
             image_path=image_path,
             label_path=label_path,
+        )
+
+    def paths(self, index: int) -> tuple[str, str]:
+        stem, part = self._pairs[index]
+        return (
+            os.path.join(self._root, part.images, stem + part.image_suffix),
+            os.path.join(self._root, part.labels, stem + part.label_suffix),
         )
 
 
