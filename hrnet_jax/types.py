@@ -20,6 +20,7 @@ class Example(TypedDict):
     label: Label
     original: NotRequired[Image]  # in evaluation: the image as it was stored, to be shown
     left_out: NotRequired[tuple[str, ...]]  # in training: the bad files it replaces, as JSON
+    draws: NotRequired[dict[str, str]]  # where samples are shown: what the transforms drew
 
 
 Batch = dict[str, np.ndarray]  # {"image": float32 [b h w 3], "label": uint8 [b h w]}

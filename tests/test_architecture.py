@@ -18,13 +18,13 @@ LEVELS = [
     ["checkpoint", "evaluator", "monitor"],
     ["interop"],
     ["setup", "predict"],
-    ["evaluate", "train"],
+    ["doctor", "evaluate", "samples", "train"],
     ["main"],
 ]
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
 ROOMS = {"models", "data", "interop"}  # folders
 SLOW = {"matplotlib", "tensorflow_datasets"}
-CONFIG_FILES = {"config", "recipes", "setup", "train", "evaluate", "main"}
+CONFIG_FILES = {"config", "recipes", "setup", "train", "evaluate", "doctor", "samples", "main"}
 
 
 def imports_of(path: Path) -> set[str]:

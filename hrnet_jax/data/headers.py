@@ -118,18 +118,19 @@ def _png(data: bytes) -> Header:
 
 
 def _jpeg(data: bytes) -> Header:
-    size, place = None, 2
+    header, place = None, 2
     while marker := _JPEG_MARKER.search(data, place):
         code, place = data[marker.start() + 1], marker.end()
         if code == 0xD9:  # the end
             break
-        if code in _JPEG_FRAMES and size is None:
-            bits, *size = struct.unpack_from(">BHH", data, place + 2)
+        if code in _JPEG_FRAMES and header is None:
+            header = struct.unpack_from(">BHH", data, place + 2)
         if code != 0x01:
             place += struct.unpack_from(">H", data, place)[0]
-    if size is None:
+    if header is None:
         raise ValueError("a JPEG without a frame")
-    return Header("JPEG", *size, bits, marker is not None)
+    bits, height, width = header
+    return Header("JPEG", height, width, bits, marker is not None)
 
 
 def has_sound_chunks(data: bytes) -> bool:

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -12,6 +13,9 @@ HOW_TO_POINT = (
     "Point to the folder with --config.data.root=/path/to/{name}; to try the program without"
     " any download, use configs/hr18s_minicity.py."
 )
+
+
+Complain = Callable[[str, list[str]], None]  # gets a problem and all names that have it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,10 +46,20 @@ class FolderSource:
 
     Order: the parts of the split one after the other; within a part the order of its list file,
     else the sorted relative paths of the images. All pairs are checked here, so that a missing
-    label shows before training starts, not hours into it.
+    label shows before training starts, not hours into it. `complain` hears of each problem with
+    the pairs and the names that have it; where it returns instead of raising, the complete pairs
+    are read.
     """
 
-    def __init__(self, root: str | os.PathLike[str], dataset: Dataset, split: str):
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        dataset: Dataset,
+        split: str,
+        *,
+        complain: Complain | None = None,  # by default a ValueError
+    ):
+        complain = complain or _refuse
         root = Path(root).expanduser().absolute()
         if split not in dataset.splits:
             raise ValueError(
@@ -57,16 +71,17 @@ class FolderSource:
         self._root = str(root)
         self._pairs: list[tuple[str, Part]] = []  # (stem, part)
         for part in dataset.splits[split]:
-            self._pairs += [(stem, part) for stem in _paired_stems(root, part, dataset)]
+            self._pairs += [(stem, part) for stem in _paired_stems(root, part, dataset, complain)]
         if not self._pairs:
-            raise ValueError(
+            complain(
                 f"Split {split!r} of dataset {dataset.name!r} is empty: no image under"
                 + "".join(
                     f"\n  {root / part.images} ends in {part.image_suffix!r}"
                     f" ({_suffixes_seen(root / part.images)})"
                     for part in dataset.splits[split]
                 )
-                + f"\n{dataset.obtain}"
+                + f"\n{dataset.obtain}",
+                [],
             )
 
     def __len__(self) -> int:
@@ -90,7 +105,11 @@ class FolderSource:
         )
 
 
-def _paired_stems(root: Path, part: Part, dataset: Dataset) -> list[str]:
+def _refuse(problem: str, names: list[str]) -> None:
+    raise ValueError(problem)
+
+
+def _paired_stems(root: Path, part: Part, dataset: Dataset, complain: Complain) -> list[str]:
     for folder in (root / part.images, root / part.labels):
         if not folder.is_dir():
             raise FileNotFoundError(_not_found(folder, "folder", dataset))
@@ -99,26 +118,30 @@ def _paired_stems(root: Path, part: Part, dataset: Dataset) -> list[str]:
     if part.list_file is None:
         wanted = images
         _require_none(
+            complain,
             set(labels) - set(images),
             f"labels of dataset {dataset.name!r} have no image",
             found=f"{root / part.labels}/*{part.label_suffix}",
             missing=f"{root / part.images}/*{part.image_suffix}",
         )
     else:
-        wanted = _read_list(root / part.list_file, dataset)
+        wanted = _read_list(root / part.list_file, dataset, complain)
         _require_none(
+            complain,
             set(wanted) - set(images),
             f"images of dataset {dataset.name!r} are listed but missing",
             found=f"{root / part.list_file}",
             missing=f"{root / part.images}/*{part.image_suffix}",
         )
     _require_none(
+        complain,
         set(wanted) - set(labels),
         f"images of dataset {dataset.name!r} have no label",
         found=f"{root / part.images}/*{part.image_suffix}",
         missing=f"{root / part.labels}/*{part.label_suffix}",
     )
-    return wanted
+    complete = set(images) & set(labels)
+    return [stem for stem in wanted if stem in complete]
 
 
 def _stems(folder: Path, suffix: str) -> list[str]:
@@ -137,25 +160,29 @@ def _walk(folder: Path) -> list[str]:
     return paths
 
 
-def _read_list(path: Path, dataset: Dataset) -> list[str]:
+def _read_list(path: Path, dataset: Dataset, complain: Complain) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(_not_found(path, "list file", dataset))
     stems = path.read_text(encoding="utf-8").split("\n")
     stems = [stem.strip() for stem in stems if stem.strip()]
     if repeated := [stem for stem, count in collections.Counter(stems).items() if count > 1]:
-        raise ValueError(
+        complain(
             f"{path} lists {len(repeated)} names more than once: {_first(repeated)}."
-            " Remove the repetitions; they would be trained on and counted twice."
+            " Remove the repetitions; they would be trained on and counted twice.",
+            repeated,
         )
-    return stems
+    return list(dict.fromkeys(stems))
 
 
-def _require_none(stems: set[str], problem: str, *, found: str, missing: str) -> None:
+def _require_none(
+    complain: Complain, stems: set[str], problem: str, *, found: str, missing: str
+) -> None:
     if stems:
-        raise ValueError(
+        complain(
             f"{len(stems)} {problem}: {_first(sorted(stems))}.\n  found in {found}\n"
             f"  absent from {missing}\nImage and label must have the same relative path up to"
-            " their suffixes; add the missing files or remove the lone ones."
+            " their suffixes; add the missing files or remove the lone ones.",
+            sorted(stems),
         )
 
 

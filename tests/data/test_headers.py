@@ -1,7 +1,6 @@
 import io
 import pickle
 import struct
-import warnings
 import zlib
 
 import numpy as np
@@ -63,10 +62,14 @@ def test_format_size_and_end_are_those_that_pillow_finds(data):
 def test_a_file_cut_short_is_never_whole(name):
     data = FILES[name]
     for length in range(0, len(data) - 1, 7):
-        try:
-            assert not read_header(data[:length], path="a", what="image").is_whole
-        except BadFile as error:
-            assert error.kind == "unreadable"
+        assert not is_whole(data[:length]), length
+
+
+def is_whole(data):
+    try:
+        return read_header(data, path="a", what="image").is_whole
+    except BadFile as error:
+        return error.kind != "unreadable"
 
 
 @pytest.mark.parametrize(
@@ -96,8 +99,7 @@ def test_a_file_that_claims_too_many_pixels_is_refused_by_its_header(size):
 def test_other_formats_are_refused_by_their_header_too():
     data = bytearray(encoded("BMP"))
     data[18:26] = struct.pack("<ii", 60_000, 60_000)
-    with warnings.catch_warnings(), pytest.raises(BadFile, match="too many pixels"):
-        warnings.simplefilter("error")
+    with pytest.raises(BadFile, match="too many pixels"):
         read_header(bytes(data), path="a.bmp", what="image")
 
 

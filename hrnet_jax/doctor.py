@@ -1,0 +1,191 @@
+"""The report on a dataset: findings, class frequencies, a picture, and the same as JSON."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+from rich.table import Table
+
+from hrnet_jax.config import dataset_of
+from hrnet_jax.data.dataset import Dataset
+from hrnet_jax.data.decode import decode
+from hrnet_jax.data.doctor import SUGGESTIONS, Finding, Statistics, class_weights, examine, spread
+from hrnet_jax.data.headers import BadFile
+from hrnet_jax.data.sources import FolderSource
+from hrnet_jax.files import write_text, written_in_one_piece
+from hrnet_jax.visualize import overlay, sheet
+from hrnet_jax.writer import Terminal
+
+_SHOWN = 3  # files of each finding; all are in the JSON report
+_PICTURES = 8
+_BAR = 12  # characters
+
+
+def doctor(config: ConfigDict, *, workdir: Path, terminal: Terminal) -> list[Finding]:
+    """Check all splits of a dataset and report; returns what was found.
+
+    Writes `report.json` and `samples.png` into <workdir>/doctor/.
+    """
+    dataset = dataset_of(config)
+    sources, findings = open_splits(config.data.root, dataset)
+    total = sum(map(len, sources.values()))
+    terminal.line(
+        f"{dataset.name} in {Path(config.data.root).expanduser().absolute()}: "
+        + " and ".join(f"{len(source)} {split}" for split, source in sources.items())
+        + " examples."
+    )
+    with terminal.announced(f"Reading {total} labels and the headers of their images"):
+        found, statistics = examine(
+            sources,
+            dataset,
+            track=lambda checked: terminal.track(checked, "Checking", total=total),
+        )
+    findings += found
+    if any(sums.class_pixels.any() for sums in statistics.values()):
+        _frequencies(dataset, statistics, terminal)
+    for finding in findings:
+        _tell(finding, terminal)
+    folder = workdir / "doctor"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "report.json", _json(dataset, findings, statistics))
+    _draw(sources, dataset, folder / "samples.png")
+    verdict = f"{len(findings)} problems found" if findings else "No problem found"
+    terminal.line(
+        f"{verdict}. All names: {folder / 'report.json'}    Look: {folder / 'samples.png'}"
+    )
+    return findings
+
+
+def open_splits(root: str, dataset: Dataset) -> tuple[dict[str, FolderSource], list[Finding]]:
+    """List the complete pairs of every split, and as findings what keeps others from being so."""
+    sources, findings = {}, []
+    for split in dataset.splits:
+
+        def complain(problem: str, names: list[str], split: str = split) -> None:
+            findings.append(_pairs(split, problem, names))
+
+        try:
+            sources[split] = FolderSource(root, dataset, split, complain=complain)
+        except FileNotFoundError as error:
+            findings.append(_pairs(split, str(error), []))
+    return sources, findings
+
+
+def _pairs(split: str, problem: str, names: list[str]) -> Finding:
+    return Finding(
+        kind="pairs",
+        split=split,
+        problem=problem,
+        files=names,
+        details=[],
+        suggestion=SUGGESTIONS["pairs"],
+    )
+
+
+def _tell(finding: Finding, terminal: Terminal) -> None:
+    doubt = "" if finding.is_certain else " (a guess)"
+    terminal.warn(f"{finding.split}: {finding.problem}{doubt}")
+    for text in finding.details[:_SHOWN]:
+        terminal.line("  - " + text.replace("\n", "\n    "))
+    if len(finding.details) > _SHOWN:
+        terminal.line(f"  - and {len(finding.details) - _SHOWN} more")
+    if finding.suggestion:
+        terminal.line(f"  -> {finding.suggestion}")
+
+
+def _frequencies(
+    dataset: Dataset, statistics: Mapping[str, Statistics], terminal: Terminal
+) -> None:
+    """Print how often each class occurs, and the weights that would make up for it."""
+    table = Table("class", title="Share of the pixels, and label files that hold the class")
+    table.columns[0].no_wrap = True
+    first = next(iter(statistics.values()))
+    weights = class_weights(first.class_pixels)
+    for split in statistics:
+        table.add_column(split, justify="right", no_wrap=True)
+        table.add_column("labels", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True, min_width=_BAR)
+    table.add_column("weight", justify="right")
+    for index, name in enumerate(dataset.classes):
+        cells = [name]
+        for sums in statistics.values():
+            share = sums.class_pixels[index] / max(sums.class_pixels.sum(), 1)
+            cells += [f"{share:.2%}" if share else "none", f"{sums.class_labels[index]}"]
+        bar = _bar(first.class_pixels[index] / max(first.class_pixels.max(), 1))
+        table.add_row(*cells, bar, f"{weights[index]:.2f}")
+    terminal.table(table)
+    for split, sums in statistics.items():
+        known = int(sums.class_pixels.sum())
+        ignored = 1 - known / max(int(sums.pixels.sum()), 1)
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sums.image_kinds.items())
+        sizes = sorted(sums.sizes, key=lambda size: (-sums.sizes[size], size))
+        shown = ", ".join(f"{sums.sizes[s]} of {s[0]}x{s[1]}" for s in sizes[:3])
+        more = f" and {len(sizes) - 3} more sizes" if len(sizes) > 3 else ""
+        terminal.line(
+            f"{split}: {ignored:.1%} of the pixels have no class. Images: {kinds}; {shown}{more}."
+        )
+    listed = ", ".join(f"{weight:.3g}" for weight in weights)
+    terminal.line(
+        "To weigh rare classes more (inverse square roots of the shares, 1 on average):\n"
+        f"  --config.train.class_weights='({listed}{',' * (len(weights) == 1)})'"
+    )
+
+
+def _bar(share: float) -> str:
+    """Draw a share of 1 in eighths of a character."""
+    eighths = round(share * _BAR * 8)
+    return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
+
+
+def _json(dataset: Dataset, findings: list[Finding], statistics: Mapping[str, Statistics]) -> str:
+    """Everything that was found, with all names."""
+    return (
+        json.dumps(
+            {
+                "dataset": dataset.name,
+                "findings": [vars(finding) for finding in findings],
+                "splits": {
+                    split: {
+                        "examples": sums.examples,
+                        "values": {
+                            int(v): int(sums.pixels[v]) for v in np.flatnonzero(sums.pixels)
+                        },
+                        "classes": {
+                            name: {"pixels": int(pixels), "labels": int(labels)}
+                            for name, pixels, labels in zip(
+                                dataset.classes, sums.class_pixels, sums.class_labels, strict=True
+                            )
+                        },
+                        "image_kinds": dict(sums.image_kinds),
+                        "sizes": {f"{h}x{w}": count for (h, w), count in sums.sizes.items()},
+                    }
+                    for split, sums in statistics.items()
+                },
+            },
+            indent=2,
+        )
+        + "\n"
+    )
+
+
+def _draw(sources: Mapping[str, FolderSource], dataset: Dataset, path: Path) -> None:
+    """Draw some examples with their labels over them."""
+    tiles, present = [], set()
+    for split, source in sources.items():
+        for index in spread(len(source), _PICTURES // len(sources)):
+            try:
+                example = decode(source[index], dataset)
+            except (BadFile, OSError):  # stands among the findings
+                continue
+            image, label = example["image"], example["label"]
+            present |= set(np.unique(label).tolist())
+            size = f"{image.shape[0]}x{image.shape[1]}"
+            tiles.append(
+                (f"{split}: {example['id']}  {size}", overlay(image, label, dataset.palette))
+            )
+    if tiles:
+        legend = [(dataset.classes[c], dataset.palette[c]) for c in sorted(present - {255})]
+        with written_in_one_piece(path) as file:
+            sheet(tiles, columns=2, legend=legend, width=480).save(file, "PNG")
