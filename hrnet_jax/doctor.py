@@ -172,7 +172,7 @@ def _json(dataset: Dataset, findings: list[Finding], statistics: Mapping[str, St
 
 def _draw(sources: Mapping[str, FolderSource], dataset: Dataset, path: Path) -> None:
     """Draw some examples with their labels over them."""
-    tiles, present = [], set()
+    tiles, present = [], set[int]()
     for split, source in sources.items():
         for index in spread(len(source), _PICTURES // len(sources)):
             try:
@@ -187,5 +187,6 @@ def _draw(sources: Mapping[str, FolderSource], dataset: Dataset, path: Path) -> 
             )
     if tiles:
         legend = [(dataset.classes[c], dataset.palette[c]) for c in sorted(present - {255})]
+        legend += [("no class", (0, 0, 0))] if 255 in present else []
         with written_in_one_piece(path) as file:
             sheet(tiles, columns=2, legend=legend, width=480).save(file, "PNG")

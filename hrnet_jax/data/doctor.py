@@ -169,7 +169,7 @@ def check(source: Source, index: int, dataset: Dataset) -> Checked:
         counts=counts,
         image_kind=_kind(header) if header else "",
         size=size,
-        digest=hashlib.blake2b(record.image, digest_size=16).digest(),
+        digest=hashlib.sha1(record.image, usedforsecurity=False).digest(),
     )
 
 
@@ -183,7 +183,7 @@ def count_values(raw: Label) -> Int64[np.ndarray, "256"]:
 
 def upright_size(data: bytes, header: Header) -> tuple[int, int]:
     """Return height and width of an image after its EXIF rotation, without decoding it."""
-    if header.format not in ("PNG", "JPEG") or b"Exif" in data or b"eXIf" in data:
+    if header.may_turn:
         with PILImage.open(io.BytesIO(data)) as file:
             if file.getexif().get(0x0112, 1) >= 5:
                 return header.width, header.height
@@ -321,14 +321,14 @@ def _meaning(dataset: Dataset, present: set[int], *, num_labels: int) -> tuple[s
     illegal = present - set(dataset.label_map)
     values = present - {IGNORE_LABEL}
     step = math.gcd(*present)
-    if present == {0, 255} and count > 1:
+    if present == {0, 255} and count > 1 and 255 not in classes:
         return (
             "the labels hold 0 and 255 only: binary masks?",
             "Map 255 to class 1 in the label map ({0: 0, 255: 1}), or save them with 0 and 1.",
         )
     if len(present) == 1 and num_labels > 2 and count > 1:
         return (
-            f"every pixel of every label is {present.pop()}",
+            f"every pixel of every label is {max(present)}",
             "Are these the right label files?",
         )
     if (

@@ -48,6 +48,7 @@ class Header(NamedTuple):
     width: int
     bits: int  # per channel
     is_whole: bool  # whether the file goes on to its end
+    may_turn: bool  # whether there is an EXIF block, which may ask for a rotation
 
 
 def read_header(data: bytes, *, path: str, what: str) -> Header:
@@ -69,7 +70,7 @@ def read_header(data: bytes, *, path: str, what: str) -> Header:
         else:
             with PILImage.open(io.BytesIO(data)) as file:  # reads no pixels yet
                 bits = 16 if "16" in file.mode else 32 if file.mode in ("I", "F") else 8
-                header = Header(file.format or "?", file.height, file.width, bits, True)
+                header = Header(file.format or "?", file.height, file.width, bits, True, True)
     except (PILImage.DecompressionBombError, PILImage.DecompressionBombWarning) as error:
         raise BadFile(
             f"The {what} {path} declares too many pixels: {error} {_TOO_LARGE}",
@@ -108,29 +109,27 @@ def _png(data: bytes) -> Header:
     if data[12:16] != b"IHDR":
         raise ValueError("a PNG begins with its header")
     width, height, bits = struct.unpack(">IIB", data[16:25])
-    place = len(_PNG)
-    while place + 12 <= len(data):
+    place, names = len(_PNG), set()
+    while place + 12 <= len(data) and b"IEND" not in names:
         length, name = struct.unpack_from(">I4s", data, place)
-        if name == b"IEND":
-            return Header("PNG", height, width, bits, True)
+        names.add(name)
         place += length + 12
-    return Header("PNG", height, width, bits, False)
+    return Header("PNG", height, width, bits, b"IEND" in names, b"eXIf" in names)
 
 
 def _jpeg(data: bytes) -> Header:
-    header, place = None, 2
-    while marker := _JPEG_MARKER.search(data, place):
+    frame, place, codes = None, 2, set()
+    while 0xD9 not in codes and (marker := _JPEG_MARKER.search(data, place)):
         code, place = data[marker.start() + 1], marker.end()
-        if code == 0xD9:  # the end
-            break
-        if code in _JPEG_FRAMES and header is None:
-            header = struct.unpack_from(">BHH", data, place + 2)
-        if code != 0x01:
+        codes.add(code)
+        if code in _JPEG_FRAMES and frame is None:
+            frame = struct.unpack_from(">BHH", data, place + 2)
+        if code not in (0x01, 0xD9):  # the others are followed by their length
             place += struct.unpack_from(">H", data, place)[0]
-    if header is None:
+    if frame is None:
         raise ValueError("a JPEG without a frame")
-    bits, height, width = header
-    return Header("JPEG", height, width, bits, marker is not None)
+    bits, height, width = frame
+    return Header("JPEG", height, width, bits, 0xD9 in codes, 0xE1 in codes)
 
 
 def has_sound_chunks(data: bytes) -> bool:
