@@ -51,7 +51,11 @@ def doctor(config: ConfigDict, *, workdir: Path, terminal: Terminal) -> list[Fin
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "report.json", _json(dataset, findings, statistics))
     _draw(sources, dataset, folder / "samples.png")
-    verdict = f"{len(findings)} problems found" if findings else "No problem found"
+    verdict = (
+        f"{len(findings)} problem{'s' * (len(findings) > 1)} found"
+        if findings
+        else "No problem found"
+    )
     terminal.line(
         f"{verdict}. All names: {folder / 'report.json'}    Look: {folder / 'samples.png'}"
     )
