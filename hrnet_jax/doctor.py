@@ -1,6 +1,7 @@
 """The report on a dataset: findings, class frequencies, a picture, and the same as JSON."""
 
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -36,12 +37,15 @@ def doctor(config: ConfigDict, *, workdir: Path, terminal: Terminal) -> list[Fin
         + " and ".join(f"{len(source)} {split}" for split, source in sources.items())
         + " examples."
     )
-    with terminal.announced(f"Reading {total} labels and the headers of their images"):
-        found, statistics = examine(
-            sources,
-            dataset,
-            track=lambda checked: terminal.track(checked, "Checking", total=total),
-        )
+    begin = time.perf_counter()
+    found, statistics = examine(
+        sources, dataset, track=lambda checked: terminal.track(checked, "Checking", total=total)
+    )
+    seconds = time.perf_counter() - begin
+    terminal.line(
+        f"Read every label and the header of every image in {seconds:.1f} s"
+        f" ({total / max(seconds, 1e-9):.0f} examples/s)."
+    )
     findings += found
     if any(sums.class_pixels.any() for sums in statistics.values()):
         _frequencies(dataset, statistics, terminal)
@@ -63,7 +67,11 @@ def doctor(config: ConfigDict, *, workdir: Path, terminal: Terminal) -> list[Fin
 
 
 def open_splits(root: str, dataset: Dataset) -> tuple[dict[str, FolderSource], list[Finding]]:
-    """List the complete pairs of every split, and as findings what keeps others from being so."""
+    """List the complete pairs of every split, and as findings what keeps others from being so.
+
+    Raises:
+        FileNotFoundError: not one split has its folders.
+    """
     sources, findings = {}, []
     for split in dataset.splits:
 
@@ -74,6 +82,8 @@ def open_splits(root: str, dataset: Dataset) -> tuple[dict[str, FolderSource], l
             sources[split] = FolderSource(root, dataset, split, complain=complain)
         except FileNotFoundError as error:
             findings.append(_pairs(split, str(error), []))
+    if not sources:
+        raise FileNotFoundError(findings[0].problem)
     return sources, findings
 
 
@@ -85,12 +95,12 @@ def _pairs(split: str, problem: str, names: list[str]) -> Finding:
         files=names,
         details=[],
         suggestion=SUGGESTIONS["pairs"],
+        stops_training=True,
     )
 
 
 def _tell(finding: Finding, terminal: Terminal) -> None:
-    doubt = "" if finding.is_certain else " (a guess)"
-    terminal.warn(f"{finding.split}: {finding.problem}{doubt}")
+    terminal.warn(f"{finding.split}: {finding.problem}")
     for text in finding.details[:_SHOWN]:
         terminal.line("  - " + text.replace("\n", "\n    "))
     if len(finding.details) > _SHOWN:

@@ -60,7 +60,7 @@ class Setup:
             text += f"\n{finding.suggestion}" * bool(finding.suggestion)
             text += f"\nOnly {_EXAMINED} examples were read; --mode doctor reads all."
             is_replaced = finding.split == "train" and self.config.data.on_error == "quarantine"
-            if finding.is_certain and not is_replaced:
+            if finding.stops_training and not is_replaced:
                 raise ValueError(text)
             self.terminal.warn(text)
 

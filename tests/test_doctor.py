@@ -67,7 +67,7 @@ def test_every_planted_fault_is_told_in_one_run(examined):
     assert "value 200: 1 pixels, the first at (y=3, x=4)" in text
     assert "It ends too early" in text
     assert "images of dataset 'minicity' have no label" in text
-    assert "1 images of val are in train too" in text
+    assert "images of val that are in train too, byte for byte: 1" in text
     assert f"{len(findings)} problems found." in text
     assert len(report["findings"]) == len(findings)
     assert report["splits"]["train"]["examples"] == 7
@@ -90,3 +90,8 @@ def test_an_empty_split_is_a_finding(examined):
     findings, text, _ = examined(plant)
     assert [(f.kind, f.split) for f in findings] == [("pairs", "val")]
     assert "Split 'val' of dataset 'minicity' is empty" in text
+
+
+def test_without_any_folder_there_is_one_error(examined):
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        examined(lambda root: shutil.rmtree(root))

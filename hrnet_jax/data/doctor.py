@@ -33,7 +33,7 @@ from hrnet_jax.data.sources import Source
 from hrnet_jax.types import IGNORE_LABEL, Label
 
 SUGGESTIONS = {  # by kind of fault
-    "pairs": "Add the missing files or remove the lone ones; nothing is trained on before that.",
+    "pairs": "",  # the problem tells
     "unreadable": "Copy the files again from where they came. To train without them:"
     " --config.data.on_error=quarantine.",
     "too large": "Cut them into tiles of a few megapixels.",
@@ -42,7 +42,7 @@ SUGGESTIONS = {  # by kind of fault
     "values": "Correct the files, or give the values a class or 255 (ignored) in the label map.",
     "twice": "Remove the copies, unless an image should weigh more than others.",
     "overlap": "Remove them from one split: scores on images trained on say nothing.",
-    "meaning": "",  # each has its own
+    "meaning": "",  # each has one of its own
 }
 
 
@@ -76,7 +76,7 @@ class Finding:
     files: list[str]
     details: list[str]  # one text per file, maybe fewer
     suggestion: str
-    is_certain: bool = True  # False: a conclusion from statistics, which may be wrong
+    stops_training: bool  # else a warning: there are good reasons for some, others are guesses
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -253,6 +253,7 @@ def _of_files(split: str, checked: Sequence[Checked]) -> Iterator[Finding]:
                 files=[fault.path for fault in of_kind],
                 details=[fault.text for fault in of_kind],
                 suggestion=SUGGESTIONS[kind],
+                stops_training=True,
             )
 
 
@@ -262,11 +263,11 @@ def _repeated(split: str, checked: Sequence[Checked]) -> Iterator[Finding]:
         yield Finding(
             kind="twice",
             split=split,
-            problem=f"{len(groups)} images are there more than once, byte for byte",
+            problem=f"images that are there more than once, byte for byte: {len(groups)}",
             files=[path for group in groups for path in group[1:]],
             details=["\n  is also ".join(group) for group in groups],
             suggestion=SUGGESTIONS["twice"],
-            is_certain=False,
+            stops_training=False,
         )
 
 
@@ -278,10 +279,11 @@ def _overlap(by_split: Mapping[str, Sequence[Checked]]) -> Iterator[Finding]:
             yield Finding(
                 kind="overlap",
                 split=f"{first} and {second}",
-                problem=f"{len(pairs)} images of {second} are in {first} too, byte for byte",
+                problem=f"images of {second} that are in {first} too, byte for byte: {len(pairs)}",
                 files=[path for _, path in pairs],
                 details=["\n  is also ".join(pair[::-1]) for pair in pairs],
                 suggestion=SUGGESTIONS["overlap"],
+                stops_training=False,
             )
 
 
@@ -308,7 +310,7 @@ def suspicions(dataset: Dataset, statistics: Iterable[Statistics]) -> list[Findi
             files=[],
             details=[],
             suggestion=found[1],
-            is_certain=False,
+            stops_training=False,
         )
     ]
 

@@ -148,7 +148,7 @@ def test_a_planted_fault_is_found(fault):
     assert finding.files == [f"train/{path}"]
     assert text in finding.details[0]
     assert finding.suggestion == SUGGESTIONS[kind]
-    assert finding.is_certain
+    assert finding.stops_training
 
 
 def test_copies_within_and_across_splits_are_named():
@@ -160,7 +160,7 @@ def test_copies_within_and_across_splits_are_named():
     assert (twice.kind, twice.files) == ("twice", ["train/5.jpg"])
     assert (overlap.kind, overlap.files) == ("overlap", ["val/2.jpg"])
     assert overlap.details == ["val/2.jpg\n  is also train/4.jpg"]
-    assert "1 images of val are in train too" in overlap.problem
+    assert "images of val that are in train too, byte for byte: 1" in overlap.problem
 
 
 def test_files_that_are_gone_are_findings(tmp_path):
@@ -218,7 +218,7 @@ def test_labels_of_another_meaning_get_the_right_proposal(meaning):
     values, dataset, text = MEANINGS[meaning]
     (finding,) = [f for f in findings(source(labels(values)), dataset) if f.kind == "meaning"]
     assert text in finding.problem
-    assert not finding.is_certain
+    assert not finding.stops_training
     assert finding.suggestion
 
 
