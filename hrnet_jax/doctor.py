@@ -34,7 +34,10 @@ def doctor(config: ConfigDict, *, workdir: Path, terminal: Terminal) -> list[Fin
     total = sum(map(len, sources.values()))
     terminal.line(
         f"{dataset.name} in {Path(config.data.root).expanduser().absolute()}: "
-        + " and ".join(f"{len(source)} {split}" for split, source in sources.items())
+        + " and ".join(
+            f"{len(source)} {split}" + _expected(dataset.counts.get(split), len(source))
+            for split, source in sources.items()
+        )
         + " examples."
     )
     begin = time.perf_counter()
@@ -85,6 +88,10 @@ def open_splits(root: str, dataset: Dataset) -> tuple[dict[str, FolderSource], l
     if not sources:
         raise FileNotFoundError(findings[0].problem)
     return sources, findings
+
+
+def _expected(official: int | None, found: int) -> str:
+    return "" if official in (None, found) else f" (officially {official})"
 
 
 def _pairs(split: str, problem: str, names: list[str]) -> Finding:

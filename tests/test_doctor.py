@@ -39,7 +39,7 @@ def files(root, pattern):
 def test_a_clean_dataset_gets_frequencies_weights_and_a_picture(examined, tmp_path):
     findings, text, report = examined()
     assert findings == report["findings"] == []
-    assert "8 train and 4 val examples" in text
+    assert "8 train (officially 200) and 4 val (officially 50) examples" in text
     assert "No problem found." in text
     road = report["splits"]["train"]["classes"]["road"]
     share = road["pixels"] / sum(c["pixels"] for c in report["splits"]["train"]["classes"].values())

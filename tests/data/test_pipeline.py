@@ -306,12 +306,15 @@ def test_a_worker_ends_when_its_parent_is_killed(tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="has no SIGKILL")
-def test_a_worker_that_is_killed_names_its_files():
-    source = MemorySource(40, deadly=int(batches(4, size=40)[-1]["id"][0]))
-    begin = time.monotonic()
-    with pytest.raises(ChildProcessError, match=rf"reading\n  {source.deadly}\.jpg\n"):
-        list(stream_of(source, workers=2))
+def test_a_worker_tells_what_it_replaced_and_names_its_files_when_killed():
+    expected = [int(batch["id"][0]) for batch in batches(6, size=40)]
+    source = MemorySource(40, broken=expected[0], deadly=expected[-1])
+    begin, heard = time.monotonic(), []
+    with pytest.raises(ChildProcessError, match=rf"reading\n  {source.deadly}\.jpg\n") as error:
+        list(stream_of(source, workers=2, on_bad_file=heard.append))
+    assert "memory ran out (use fewer workers with --config.data.workers)" in str(error.value)
     assert time.monotonic() - begin < 60
+    assert [entry["bad"] for entry in heard] == [f"{source.broken}.png"]
 
 
 def is_alive(pid):
