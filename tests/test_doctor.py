@@ -24,7 +24,7 @@ def examined(tiny_city, tmp_path):
         config = recipes.minicity(variant="hr18s")
         config.data.root = str(root)
         output = io.StringIO()
-        terminal = Terminal(Console(file=output, width=120))
+        terminal = Terminal(Console(file=output, width=120, soft_wrap=True))
         findings = doctor(config, workdir=tmp_path / "run", terminal=terminal)
         report = json.loads((tmp_path / "run/doctor/report.json").read_text())
         return findings, output.getvalue(), report

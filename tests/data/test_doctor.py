@@ -151,6 +151,13 @@ def test_a_planted_fault_is_found(fault):
     assert finding.stops_training
 
 
+def test_a_dataset_of_painted_labels_is_one_finding():
+    painted = [np.asarray(PETS.palette, np.uint8)[raw][..., ::-1] for raw in labels([0, 1, 2])]
+    (finding,) = findings(source(painted))
+    assert finding.kind == "format"
+    assert len(finding.files) == 6
+
+
 def test_copies_within_and_across_splits_are_named():
     files = source(labels([0, 1, 2]))
     files.files[5] = (files.files[0][0], files.files[5][1])
