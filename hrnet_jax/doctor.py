@@ -13,7 +13,6 @@ from hrnet_jax.config import dataset_of
 from hrnet_jax.data.dataset import Dataset
 from hrnet_jax.data.decode import decode
 from hrnet_jax.data.doctor import SUGGESTIONS, Finding, Statistics, class_weights, examine, spread
-from hrnet_jax.data.headers import BadFile
 from hrnet_jax.data.sources import FolderSource
 from hrnet_jax.files import write_text, written_in_one_piece
 from hrnet_jax.visualize import overlay, sheet
@@ -198,7 +197,7 @@ def _draw(sources: Mapping[str, FolderSource], dataset: Dataset, path: Path) -> 
         for index in spread(len(source), _PICTURES // len(sources)):
             try:
                 example = decode(source[index], dataset)
-            except (BadFile, OSError):  # stands among the findings
+            except (ValueError, OSError):  # stands among the findings
                 continue
             image, label = example["image"], example["label"]
             present |= set(np.unique(label).tolist())

@@ -136,7 +136,7 @@ def check(source: Source, index: int, dataset: Dataset) -> Checked:
     image_path, label_path = source.paths(index)
     try:
         record = source[index]
-    except OSError as error:
+    except (ValueError, OSError) as error:  # an archive may be damaged
         return Checked(image_path, [Fault("unreadable", image_path, str(error))])
     faults: list[Fault] = []
     header = raw = None

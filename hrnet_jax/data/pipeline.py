@@ -136,7 +136,7 @@ def readable_example(source: Source, index: int, dataset: Dataset) -> Example:
     for place in range(index, index + min(_MAX_BAD_IN_A_ROW, len(source))):
         try:
             example = decode(source[place % len(source)], dataset)
-        except (BadFile, OSError) as error:
+        except (ValueError, OSError) as error:  # of decoding, or of an archive
             image, label = source.paths(place % len(source))
             path = getattr(error, "path", "") or getattr(error, "filename", None) or image
             left_out.append({"image": image, "label": label, "bad": path, "reason": str(error)})
