@@ -21,7 +21,7 @@ from hrnet_jax.protocol import Protocol
 # Fields that may change between two starts in one workdir; all others decide the result.
 _OPERATIONAL = (
     "log", "eval.every_steps", "eval.batch_size", "checkpoint", "data.root", "data.workers",
-    "data.threads", "train.max_bad_steps",
+    "data.threads", "data.on_error", "train.max_bad_steps",
 )  # fmt: skip
 
 
@@ -52,6 +52,9 @@ def default(*, name: str, dataset: str, variant: str) -> ConfigDict:
     config.data.root = f"data/{dataset}"
     config.data.workers = 0  # processes that read and augment; 0: threads of the main process
     config.data.threads = 2  # per process
+    # What training does with a damaged or illegal file: "stop", or "quarantine" (read the next
+    # example in its place, list the file in <workdir>/quarantine.jsonl). Evaluation always stops.
+    config.data.on_error = "stop"
     config.data.mean = (123.675, 116.28, 103.53)  # of R, G, B, on the scale 0 to 255
     config.data.std = (58.395, 57.12, 57.375)
     # The next fields matter for data.name=custom only.
@@ -117,6 +120,7 @@ def validate(config: ConfigDict) -> None:
     _one_of(config, "model.dtype", ("float32", "bfloat16", "float64"))
     _one_of(config, "data.name", (*DATASETS, "custom"))
     _one_of(config, "eval.mode", ("whole", "slide"))
+    _one_of(config, "data.on_error", ("stop", "quarantine"))
     for field in (
         "train.image_size", "train.crop_size", "eval.image_size", "eval.crop_size", "eval.stride",
     ):  # fmt: skip

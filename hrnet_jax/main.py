@@ -6,6 +6,9 @@ Modes:
   predict  label the images in --input with --checkpoint; needs no --config
   prepare  write the dataset of --config as ArrayRecord shards into --output, and check them;
            for Pascal Context make the label files first
+  doctor   check every label and image of --config: faults, likely mistakes, class frequencies;
+           exit code 1 if there is anything to mend
+  samples  draw what training sees: augmented images and labels, into <workdir>/samples
 
 --checkpoint is a workdir (its best checkpoint by mIoU, else the newest), or one checkpoint in it.
 Any field of a config can be given: --config.train.batch_size=16; a schedule follows the file's
@@ -27,15 +30,19 @@ from hrnet_jax import config as configs
 from hrnet_jax.checkpoint import FOLDER, load_weights
 from hrnet_jax.compiling import enable_compilation_cache
 from hrnet_jax.data import minicity
+from hrnet_jax.doctor import doctor
 from hrnet_jax.evaluate import evaluate
 from hrnet_jax.predict import predict
 from hrnet_jax.prepare import prepare
+from hrnet_jax.samples import samples
 from hrnet_jax.train import train
 from hrnet_jax.writer import Terminal
 
+_MODES = ["train", "eval", "predict", "prepare", "doctor", "samples"]
+
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe to run, a file in configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default runs/<config.name>.")
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "predict", "prepare"], "What to do.")
+_MODE = flags.DEFINE_enum("mode", "train", _MODES, "What to do.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir or checkpoint to read weights from.")
 _INPUT = flags.DEFINE_multi_string(
     "input", [], "Image, video, folder or quoted pattern; may be repeated."
@@ -72,7 +79,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _run(terminal: Terminal) -> None:
     mode, config = _MODE.value, _CONFIG.value
-    if mode in ("train", "prepare") and config is None:
+    if mode in ("train", "prepare", "doctor", "samples") and config is None:
         raise ValueError(
             "--config is missing; try --config configs/hr18s_minicity.py, which needs no data."
         )
@@ -89,6 +96,14 @@ def _run(terminal: Terminal) -> None:
         _set_up(config, terminal)
         _draw_minicity(config, terminal)
         train(config, workdir=workdir, terminal=terminal)
+        return
+    if mode in ("doctor", "samples"):
+        configs.validate(config)
+        _draw_minicity(config, terminal)
+        if mode == "samples":
+            samples(config, workdir=workdir, terminal=terminal)
+        elif doctor(config, workdir=workdir, terminal=terminal):
+            sys.exit(1)
         return
     if mode == "predict" and not _INPUT.value:
         raise ValueError("--input is missing; give an image, a video, a folder or a pattern.")

@@ -12,10 +12,11 @@ from ml_collections import ConfigDict
 
 from hrnet_jax import models
 from hrnet_jax.config import dataset_of, protocol_of
+from hrnet_jax.data.doctor import examine
 from hrnet_jax.data.opening import open_source
 from hrnet_jax.data.pipeline import eval_examples, steps_per_epoch, train_batches
 from hrnet_jax.data.sources import Source
-from hrnet_jax.data.transforms import ResizeViews, train_transforms
+from hrnet_jax.data.transforms import ResizeViews, Transform, train_transforms
 from hrnet_jax.evaluator import Evaluator, Pictures
 from hrnet_jax.interop.sources import read_source
 from hrnet_jax.interop.weights import start_from
@@ -23,7 +24,9 @@ from hrnet_jax.optim import poly_schedule, sgd
 from hrnet_jax.sharding import check_batch_size, make_mesh, replicate
 from hrnet_jax.step import State, initial_state, split
 from hrnet_jax.types import Batch, Example
-from hrnet_jax.writer import Terminal
+from hrnet_jax.writer import Quarantine, Terminal
+
+_EXAMINED = 32  # examples that are looked at before training starts
 
 _BACKBONES = {  # what the published runs started from
     "hr18s": "hrnetv2_w18_small-b5a04e21.pth",
@@ -46,8 +49,21 @@ class Setup:
         """Find what would stop a training run before anything expensive begins."""
         size = self.config.train.batch_size
         check_batch_size(size, field="config.train.batch_size", mesh=self.mesh)
-        for source in (self.source, self.validation):
-            assert len(source), "a source without images refuses to be made"
+        self._check_some_files()
+
+    def _check_some_files(self) -> None:
+        """Let the doctor look at a few examples: many mistakes are made in all labels at once."""
+        findings, _ = examine(
+            {"train": self.source, "val": self.validation}, self.dataset, limit=_EXAMINED
+        )
+        for finding in findings:
+            text = "\n".join((f"{finding.split}: {finding.problem}", *finding.details[:1]))
+            text += f"\n{finding.suggestion}" * bool(finding.suggestion)
+            text += f"\nOnly {_EXAMINED} examples were read; --mode doctor reads all."
+            is_replaced = finding.split == "train" and self.config.data.on_error == "quarantine"
+            if finding.stops_training and not is_replaced:
+                raise ValueError(text)
+            self.terminal.warn(text)
 
     @cached_property
     def source(self) -> Source:
@@ -121,25 +137,32 @@ class Setup:
             )
         return self._model[1:]
 
-    def train_batches(self, start: int) -> Generator[Batch, None, None]:
+    def train_transforms(self) -> list[Transform]:
+        """The augmentation of the training split, normalisation and padding."""
+        return train_transforms(
+            image_size=self.config.train.image_size,
+            crop_size=self.config.train.crop_size,
+            ratio_range=self.config.train.ratio_range,
+            mean=self.config.data.mean,
+            std=self.config.data.std,
+        )
+
+    def train_batches(self, start: int, *, workdir: Path) -> Generator[Batch, None, None]:
         """This host's batches from step `start` on."""
         config = self.config
         return train_batches(
             self.source,
             self.dataset,
-            transforms=train_transforms(
-                image_size=config.train.image_size,
-                crop_size=config.train.crop_size,
-                ratio_range=config.train.ratio_range,
-                mean=config.data.mean,
-                std=config.data.std,
-            ),
+            transforms=self.train_transforms(),
             batch_size=config.train.batch_size,
             seed=config.seed,
             start_step=start,
             reference=config.reference,
             workers=config.data.workers,
             threads=config.data.threads,
+            on_bad_file=Quarantine(workdir, terminal=self.terminal)
+            if config.data.on_error == "quarantine"
+            else None,
         )
 
     def batch_shape(self) -> dict[str, jax.ShapeDtypeStruct]:

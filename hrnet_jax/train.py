@@ -43,7 +43,7 @@ def train(config: ConfigDict, *, workdir: Path, terminal: Terminal) -> Scores | 
         train_step = compile_step(setup, optimizer, state)
         evaluate = setup.evaluator()
         with (
-            closing(setup.train_batches(start)) as batches,
+            closing(setup.train_batches(start, workdir=workdir)) as batches,
             closing(MetricsWriter(workdir, start=start)) as writer,
             terminal.live("Training", total=last, done=start) as live,
         ):

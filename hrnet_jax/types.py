@@ -19,6 +19,8 @@ class Example(TypedDict):
     image: Image | NormalizedImage
     label: Label
     views: NotRequired[list[Image]]  # in evaluation: the image at each scale
+    left_out: NotRequired[tuple[str, ...]]  # in training: the bad files it replaces, as JSON
+    draws: NotRequired[dict[str, str]]  # where samples are shown: what the transforms drew
 
 
 Batch = dict[str, np.ndarray]  # {"image": float32 [b h w 3], "label": uint8 [b h w]}

@@ -69,6 +69,55 @@ def panel(
     return canvas
 
 
+def sheet(
+    tiles: Sequence[tuple[str, Image]],  # caption and picture
+    *,
+    columns: int,
+    legend: Sequence[tuple[str, Color]] = (),
+    width: int | None = None,  # of every picture; None: as they are, pixel by pixel
+) -> PILImage.Image:
+    """Arrange pictures in rows, each below its caption, with a legend at the end."""
+    font = ImageFont.load_default(14)
+    pictures = [PILImage.fromarray(picture) for _, picture in tiles]
+    if width is not None:
+        pictures = [p.resize((width, max(1, round(p.height * width / p.width)))) for p in pictures]
+    cell = max(picture.width for picture in pictures)
+    captions = ["\n".join(_wrapped(caption, cell, font)) for caption, _ in tiles]
+    row = 18  # of text
+    places, y = [], _MARGIN
+    for first in range(0, len(tiles), columns):
+        lines = max(caption.count("\n") + 1 for caption in captions[first : first + columns])
+        top = y + lines * row + 4
+        for column in range(min(columns, len(tiles) - first)):
+            places.append((_MARGIN + column * (cell + _MARGIN), y, top))
+        y = top + max(p.height for p in pictures[first : first + columns]) + _MARGIN
+    total = min(columns, len(tiles)) * (cell + _MARGIN) - _MARGIN
+    key = _legend(list(legend), width=total, font=font) if legend else None
+    size = (total + 2 * _MARGIN, y + (key.height + _MARGIN if key else 0))
+    canvas = PILImage.new("RGB", size, "white")
+    draw = ImageDraw.Draw(canvas)
+    for (left, above, top), caption, picture in zip(places, captions, pictures, strict=True):
+        draw.text((left, above), caption, fill=_INK, font=font, spacing=4)
+        canvas.paste(picture, (left, top))
+    if key:
+        canvas.paste(key, (_MARGIN, y))
+    return canvas
+
+
+def _wrapped(text: str, width: int, font: Font) -> list[str]:
+    """Break a text into lines that fit, at blanks where there are some."""
+    lines: list[str] = []
+    for paragraph in text.split("\n"):
+        lines.append("")
+        for word in paragraph.split(" "):
+            longer = f"{lines[-1]} {word}".strip()
+            if lines[-1] and font.getlength(longer) > width:
+                lines.append(word)
+            else:
+                lines[-1] = longer
+    return lines
+
+
 def _legend(entries: list[tuple[str, Color]], *, width: int, font: Font) -> PILImage.Image:
     """Coloured squares with names, in as many rows as the width asks for."""
     square, row = 14, 22

@@ -145,6 +145,26 @@ class MetricsWriter:
         self._events.close()
 
 
+class Quarantine:
+    """Lists the files that training left out, each once, in `quarantine.jsonl` in a workdir."""
+
+    def __init__(self, workdir: Path, *, terminal: Terminal):
+        self.path, self._terminal = workdir / "quarantine.jsonl", terminal
+        self._known = {entry["bad"] for entry in read_metrics(self.path)}
+
+    def __call__(self, entry: dict[str, str]) -> None:
+        """Note one: {"image": path, "label": path, "bad": which of them, "reason": text}."""
+        if entry["bad"] in self._known:
+            return
+        self._known.add(entry["bad"])
+        with self.path.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+        self._terminal.warn(
+            f"{entry['reason']}\nThe next example is read in its place; {self.path} lists"
+            f" {len(self._known)} so far."
+        )
+
+
 def read_metrics(path: Path) -> list[dict]:
     """Read the entries of a `metrics.jsonl`; a line cut short by a kill is left out."""
     entries = []

@@ -19,13 +19,15 @@ LEVELS = [
     ["checkpoint", "evaluator", "monitor"],
     ["interop"],
     ["setup", "predict", "prepare"],
-    ["evaluate", "train"],
+    ["doctor", "evaluate", "samples", "train"],
     ["main"],
 ]
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
 ROOMS = {"models", "data", "interop"}  # folders
 SLOW = {"matplotlib", "tensorflow_datasets"}
-CONFIG_FILES = {"config", "recipes", "setup", "train", "evaluate", "predict", "main"}
+CONFIG_FILES = {
+    "config", "recipes", "setup", "train", "evaluate", "predict", "doctor", "samples", "main"
+}  # fmt: skip
 
 
 def imports_of(path: Path) -> set[str]:

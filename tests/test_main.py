@@ -1,5 +1,7 @@
 """The command line from end to end, in processes of its own as a user starts it."""
 
+import shutil
+
 import pytest
 
 from tests.command import TINY, run
@@ -56,6 +58,29 @@ def test_a_batch_that_devices_cannot_share_is_refused_and_claims_nothing(tiny_ci
     assert done.returncode == 1
     assert "config.train.batch_size=3 cannot be split over 8 devices" in done.stderr
     assert not (tmp_path / "config.json").exists()
+
+
+def test_doctor_answers_scripts_with_its_exit_code(tiny_city, tmp_path):
+    root, workdir = tmp_path / "city", f"--workdir={tmp_path / 'run'}"
+    shutil.copytree(tiny_city, root)
+    arguments = ("--config=configs/hr18s_minicity.py", f"--config.data.root={root}", workdir)
+    assert "No problem found" in run(*arguments, "--mode=doctor").stdout
+    next((root / "gtFine/val").rglob("*labelIds.png")).unlink()
+    done = run(*arguments, "--mode=doctor", check=False)
+    assert done.returncode == 1
+    assert "1 problem found" in done.stdout
+    assert done.stderr == ""
+
+
+def test_samples_are_drawn(tiny_city, tmp_path):
+    run(
+        "--config=configs/hr18s_minicity.py", f"--config.data.root={tiny_city}",
+        f"--workdir={tmp_path}", "--mode=samples", "--config.log.pictures=2",
+    )  # fmt: skip
+    assert [path.name for path in sorted((tmp_path / "samples").iterdir())] == [
+        "000.png",
+        "001.png",
+    ]
 
 
 def test_help_teaches():

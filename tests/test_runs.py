@@ -13,6 +13,7 @@ from rich.console import Console
 from hrnet_jax.checkpoint import load_weights
 from hrnet_jax.train import train
 from hrnet_jax.writer import Terminal
+from tests import tiny  # noqa: F401 -- adds the variant "tiny"
 from tests.command import TINY, run
 from tests.tiny_config import get_config
 

@@ -1,6 +1,9 @@
 import io
+import itertools
+import json
 import shutil
 
+import cv2
 import jax
 import numpy as np
 import pytest
@@ -19,8 +22,8 @@ def setup(tiny_city):
     return Setup(config, terminal=Terminal(Console(file=io.StringIO(), width=200)))
 
 
-def test_a_compiled_shape_is_that_of_the_batches(setup):
-    batches = setup.train_batches(0)
+def test_a_compiled_shape_is_that_of_the_batches(setup, tmp_path):
+    batches = setup.train_batches(0, workdir=tmp_path)
     batch = next(batches)
     for name, expected in setup.batch_shape().items():
         assert batch[name].shape == expected.shape
@@ -28,8 +31,11 @@ def test_a_compiled_shape_is_that_of_the_batches(setup):
     batches.close()
 
 
-def test_the_step_is_the_position_in_the_data(setup):
-    from_zero, from_two = setup.train_batches(0), setup.train_batches(2)
+def test_the_step_is_the_position_in_the_data(setup, tmp_path):
+    from_zero, from_two = (
+        setup.train_batches(0, workdir=tmp_path),
+        setup.train_batches(2, workdir=tmp_path),
+    )
     for _ in range(2):
         next(from_zero)
     for _ in range(2):
@@ -122,3 +128,54 @@ def test_a_published_recipe_without_its_backbone_is_a_loud_start(setup):
     text = setup.terminal.console.file.getvalue()
     assert "Warning: training starts from random weights" in text
     assert "--config.init_from=FILE" in text
+
+
+def plant(setup, tmp_path, *, split, number=0):
+    """Give the setup a copy of its data in which one label has an illegal pixel."""
+    root = tmp_path / "city"
+    shutil.copytree(setup.config.data.root, root)
+    setup.config.data.root = str(root)
+    path = sorted((root / "gtFine" / split).rglob("*labelIds.png"))[number]
+    raw = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    raw[5, 6] = 99
+    cv2.imwrite(str(path), raw)
+    return path
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_sample_of_the_labels_is_examined_before_training(setup, tmp_path, split):
+    path = plant(setup, tmp_path, split=split)
+    with pytest.raises(ValueError, match="holds values outside") as error:
+        setup.check_training()
+    for text in (str(path), "value 99: 1 pixels, the first at (y=5, x=6)", "--mode doctor"):
+        assert text in str(error.value)
+
+
+def test_a_clean_sample_is_examined_in_silence(setup):
+    setup.check_training()
+    assert setup.terminal.console.file.getvalue() == ""
+
+
+def test_quarantine_trains_without_the_file_and_lists_it_once(setup, tmp_path):
+    path = plant(setup, tmp_path, split="train")
+    with pytest.raises(ValueError, match="value 99"):
+        list(itertools.islice(setup.train_batches(0, workdir=tmp_path), 2))
+    setup.config.data.on_error = "quarantine"
+    setup.check_training()
+    for _ in range(2):  # a resumed run knows what is listed
+        batches = setup.train_batches(0, workdir=tmp_path)
+        for batch in itertools.islice(batches, 3):
+            assert path.name.removesuffix("_gtFine_labelIds.png") not in "".join(batch["id"])
+        batches.close()
+    (line,) = (tmp_path / "quarantine.jsonl").read_text().splitlines()
+    entry = json.loads(line)
+    assert entry["bad"] == entry["label"] == str(path)
+    assert "value 99" in entry["reason"]
+    assert "lists 1 so far" in setup.terminal.console.file.getvalue()
+
+
+def test_quarantine_does_not_cover_the_validation_split(setup, tmp_path):
+    plant(setup, tmp_path, split="val")
+    setup.config.data.on_error = "quarantine"
+    with pytest.raises(ValueError, match="holds values outside"):
+        setup.check_training()

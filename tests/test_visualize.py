@@ -1,6 +1,6 @@
 import numpy as np
 
-from hrnet_jax.visualize import colorize, draw_curves, overlay, panel
+from hrnet_jax.visualize import colorize, draw_curves, overlay, panel, sheet
 
 PALETTE = ((255, 0, 0), (0, 255, 0))
 
@@ -37,3 +37,35 @@ def test_curves_are_drawn_from_metrics(tmp_path):
     entries = [{"step": 10, "loss": 2.0}, {"step": 20, "loss": None}, {"step": 20, "mIoU": 31.4}]
     draw_curves(entries, tmp_path / "new" / "curves.png", title="run")
     assert (tmp_path / "new" / "curves.png").stat().st_size > 10_000
+
+
+def test_a_sheet_shows_pictures_pixel_by_pixel_below_their_captions():
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (30, 50, 3), dtype=np.uint8) for _ in range(3)]
+    page = np.asarray(
+        sheet(
+            [
+                ("a long caption of several words", pictures[0]),
+                ("b", pictures[1]),
+                ("", pictures[2]),
+            ],
+            columns=2,
+            legend=[("road", (128, 64, 128))],
+        )
+    )
+    assert page.shape[1] == 2 * 50 + 3 * 12
+    tops = []
+    for picture, left in zip(pictures, (12, 74, 12), strict=True):
+        (top,) = (
+            y for y in range(page.shape[0] - 30)
+            if (page[y : y + 30, left : left + 50] == picture).all()
+        )  # fmt: skip
+        tops.append(top)
+    assert tops[0] == tops[1] < tops[2]
+    assert (page[: tops[0], :62] < 128).any(), "the caption is drawn"
+    assert ((page == (128, 64, 128)).all(axis=-1)).sum() > 100, "and the legend"
+
+
+def test_the_pictures_of_a_sheet_can_share_a_width():
+    page = sheet([("a", np.zeros((10, 20, 3), np.uint8))] * 2, columns=1, width=100)
+    assert page.width == 124

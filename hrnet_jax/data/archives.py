@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hrnet_jax.data.dataset import Dataset
-from hrnet_jax.data.sources import FileSource
+from hrnet_jax.data.sources import Complain, FileSource
 
 MAX_ENTRIES = 250_000  # in one archive
 MAX_FILE_BYTES = 2**28  # of one file, unpacked
@@ -31,9 +31,16 @@ class ZipSource(FileSource):
         ValueError: for an archive that is damaged, or that no honest program would make.
     """
 
-    def __init__(self, archives: Sequence[str | os.PathLike[str]], dataset: Dataset, split: str):
+    def __init__(
+        self,
+        archives: Sequence[str | os.PathLike[str]],
+        dataset: Dataset,
+        split: str,
+        *,
+        complain: Complain | None = None,
+    ):
         paths = [Path(path).expanduser().absolute() for path in archives]
-        super().__init__(_Zips(paths, dataset), dataset, split)
+        super().__init__(_Zips(paths, dataset), dataset, split, complain=complain)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -70,6 +70,11 @@ class ArrayRecordSource:
     def __getitem__(self, index: int) -> Record:
         return self._record(index, self._example(index))
 
+    def paths(self, index: int) -> tuple[str, str]:
+        """Names of image and label for messages, without reading them."""
+        where = f"{self._folder} {self._split}[{index}]"
+        return f"{where} (image)", f"{where} (label)"
+
     def is_intact(self, index: int) -> bool:
         """Whether an example is, byte for byte, what was given to `write`."""
         example = self._example(index)

@@ -6,12 +6,18 @@ from pathlib import Path
 from hrnet_jax.data.archives import ZipSource
 from hrnet_jax.data.array_record import ArrayRecordSource, prepared_folder
 from hrnet_jax.data.dataset import Dataset
-from hrnet_jax.data.sources import FolderSource, Source
+from hrnet_jax.data.sources import Complain, FolderSource, Source
 
 _TARS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 
 
-def open_source(root: str | os.PathLike[str], dataset: Dataset, split: str) -> Source:
+def open_source(
+    root: str | os.PathLike[str],
+    dataset: Dataset,
+    split: str,
+    *,
+    complain: Complain | None = None,  # hears what makes a pair incomplete; by default an error
+) -> Source:
     """Find out what `root` is, and open one split of it.
 
     It is the folder with the dataset's layout, a zip file of it, a folder with the zip files that
@@ -28,11 +34,11 @@ def open_source(root: str | os.PathLike[str], dataset: Dataset, split: str) -> S
                 f"{path} can only be read from its beginning to its end; unpack it with"
                 f" 'tar xf {path.name}' and point to the folder with --config.data.root."
             )
-        return ZipSource([path], dataset, split)
+        return ZipSource([path], dataset, split, complain=complain)
     has_layout = any((path / part.images).is_dir() for part in dataset.splits.get(split, ()))
     if not has_layout:
         if archives := sorted(path.glob("*.zip")):
-            return ZipSource(archives, dataset, split)
+            return ZipSource(archives, dataset, split, complain=complain)
         if folder := prepared_folder(path, dataset):
             return ArrayRecordSource(folder, dataset, split)
         if deeper := _folders_with_layout(path, dataset, split):
@@ -40,7 +46,7 @@ def open_source(root: str | os.PathLike[str], dataset: Dataset, split: str) -> S
                 f"{path} does not hold {dataset.name}, but a folder in it does:"
                 f" --config.data.root={deeper[0]}"
             )
-    return FolderSource(path, dataset, split)
+    return FolderSource(path, dataset, split, complain=complain)
 
 
 def _folders_with_layout(root: Path, dataset: Dataset, split: str) -> list[Path]:

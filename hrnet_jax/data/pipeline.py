@@ -6,13 +6,15 @@ sees exactly what an uninterrupted run would have seen.
 """
 
 import atexit
+import contextlib
 import functools
+import json
 import multiprocessing
 import os
 import signal
 import threading
 import weakref
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Literal
 
 import cv2
@@ -23,6 +25,8 @@ from jaxtyping import Int
 
 from hrnet_jax.data.dataset import Dataset
 from hrnet_jax.data.decode import decode
+from hrnet_jax.data.headers import BadFile
+from hrnet_jax.data.notes import Notes
 from hrnet_jax.data.sources import Source
 from hrnet_jax.data.transforms import Transform
 from hrnet_jax.types import Batch, Example
@@ -31,6 +35,9 @@ Reference = Literal["v0", "v1"]
 
 _REFERENCE_GPUS = 4  # of every published run
 _ENDLESS = 2**48  # examples; at 10,000 a second they last for 900 years
+_MAX_BAD_IN_A_ROW = 10  # examples to replace at one place; more is a disk that fails
+
+OnBadFile = Callable[[dict[str, str]], None]  # gets {"image", "label", "bad", "reason"}
 
 
 def train_batches(
@@ -47,17 +54,57 @@ def train_batches(
     workers: int = 0,  # processes that decode and transform; 0: threads of this process
     threads: int = 2,  # per process
     prefetch: int = 4,  # batches held ready per process
+    on_bad_file: OnBadFile | None = None,  # hears of examples that were replaced; None: stop
 ) -> Generator[Batch, None, None]:
     """Return an endless iterator over this host's part of the batches from `start_step` on.
 
     A batch is {"image": float32 [b h w 3], "label": uint8 [b h w], "id": str [b]}. The batches of
     all hosts, one behind the other, are the global batch.
+
+    Raises (while iterating):
+        BadFile or OSError: a file is damaged, unless `on_bad_file` replaces it.
+        ChildProcessError: a worker died or got stuck; names the files it was reading.
     """
     if batch_size % hosts:
         raise ValueError(
             f"batch_size={batch_size} cannot be split over {hosts} hosts; use a multiple of"
             f" {hosts}, for example {-(-batch_size // hosts) * hosts}."
         )
+    notes = Notes() if workers else None
+    stream = train_stream(
+        source,
+        dataset,
+        transforms=transforms,
+        batch_size=batch_size,
+        seed=seed,
+        reference=reference,
+        replace=on_bad_file is not None,
+        notes=notes,
+    )
+    stream = stream[start_step * batch_size :].batch(batch_size // hosts, batch_fn=_stack)
+    stream = stream[host::hosts]  # comes last: neither order nor augmentation depends on the host
+    return _read(
+        stream,
+        workers=workers,
+        threads=threads,
+        prefetch=prefetch,
+        notes=notes,
+        on_bad_file=on_bad_file,
+    )
+
+
+def train_stream(
+    source: Source,
+    dataset: Dataset,
+    *,
+    transforms: Sequence[Transform],
+    batch_size: int,  # over all hosts
+    seed: int,
+    reference: Reference = "v0",
+    replace: bool = False,  # read another example in place of a bad one, see `readable_example`
+    notes: Notes | None = None,
+) -> grain.MapDataset:
+    """Return the endless training stream: position -> transformed example."""
     at = functools.partial(
         example_index,
         num_examples=len(source),
@@ -65,12 +112,41 @@ def train_batches(
         seed=seed,
         reference=reference,
     )
+    read = functools.partial(_read_example, source, dataset=dataset, replace=replace, notes=notes)
     stream = grain.MapDataset.range(_ENDLESS).seed(seed)  # of positions
-    stream = stream.map(lambda position: decode(source[at(position)], dataset))
-    stream = _transformed(stream, transforms)
-    stream = stream[start_step * batch_size :].batch(batch_size // hosts, batch_fn=_stack)
-    stream = stream[host::hosts]  # comes last: neither order nor augmentation depends on the host
-    return _read(stream, workers=workers, threads=threads, prefetch=prefetch)
+    return _transformed(stream.map(lambda position: read(at(position))), transforms)
+
+
+def _read_example(
+    source: Source, index: int, *, dataset: Dataset, replace: bool, notes: Notes | None
+) -> Example:
+    with notes.of(*source.paths(index)) if notes else contextlib.nullcontext():
+        if replace:
+            return readable_example(source, index, dataset)
+        return decode(source[index], dataset)
+
+
+def readable_example(source: Source, index: int, dataset: Dataset) -> Example:
+    """Read the example at `index`, in place of a bad one the next that is good.
+
+    The choice depends on the files only, so every run of whatever workers and hosts makes the
+    same. What was left out stands in the example, as JSON under "left_out".
+    """
+    left_out = []
+    for place in range(index, index + min(_MAX_BAD_IN_A_ROW, len(source))):
+        try:
+            example = decode(source[place % len(source)], dataset)
+        except (ValueError, OSError) as error:  # of decoding, or of an archive
+            image, label = source.paths(place % len(source))
+            path = getattr(error, "path", "") or getattr(error, "filename", None) or image
+            left_out.append({"image": image, "label": label, "bad": path, "reason": str(error)})
+        else:
+            return {**example, "left_out": tuple(map(json.dumps, left_out))}
+    raise BadFile(
+        f"{len(left_out)} examples in a row cannot be used, which is no matter of single files."
+        f" The last one:\n{left_out[-1]['reason']}",
+        path=left_out[-1]["bad"],
+    )
 
 
 def eval_examples(
@@ -89,9 +165,10 @@ def eval_examples(
     Host h reads the examples h, h + hosts, ...; the numbers of examples may differ by one.
     """
     stream = grain.MapDataset.range(len(source))
-    stream = stream.map(lambda index: decode(source[index], dataset))
-    stream = _transformed(stream, transforms)[host::hosts]
-    return _read(stream, workers=workers, threads=threads, prefetch=prefetch)
+    notes = Notes() if workers else None
+    read = functools.partial(_read_example, source, dataset=dataset, replace=False, notes=notes)
+    stream = _transformed(stream.map(read), transforms)[host::hosts]
+    return _read(stream, workers=workers, threads=threads, prefetch=prefetch, notes=notes)
 
 
 def example_index(
@@ -141,14 +218,24 @@ def _transformed(stream: grain.MapDataset, transforms: Sequence[Transform]) -> g
 
 
 def _stack(examples: Sequence[Example]) -> Batch:
+    left_out = [entry for example in examples for entry in example.get("left_out", ())]
     return {
+        "left_out": np.array(left_out, dtype=np.str_),  # taken out before anybody sees the batch
         "image": np.stack([example["image"] for example in examples]),
         "label": np.stack([example["label"] for example in examples]),
         "id": np.array([example["id"] for example in examples]),
     }
 
 
-def _read(stream: grain.MapDataset, *, workers: int, threads: int, prefetch: int) -> Generator:
+def _read(
+    stream: grain.MapDataset,
+    *,
+    workers: int,
+    threads: int,
+    prefetch: int,
+    notes: Notes | None = None,
+    on_bad_file: OnBadFile | None = None,
+) -> Generator:
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
     elements = stream.to_iter_dataset(options)
     if workers:
@@ -158,17 +245,29 @@ def _read(stream: grain.MapDataset, *, workers: int, threads: int, prefetch: int
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
             worker_init_fn=set_up_worker,
         )
-    generator = _closing(iter(elements))
+    generator = _closing(iter(elements), notes=notes, on_bad_file=on_bad_file)
     # Closed before the interpreter takes its modules apart, Grain leaves no noise and no memory.
     atexit.register(_close, weakref.ref(generator))
     return generator
 
 
-def _closing(iterator: grain.DatasetIterator) -> Generator:
-    try:
-        yield from iterator
-    finally:  # also after an error: nothing continues behind a damaged file
-        iterator.close()
+def _closing(
+    iterator: grain.DatasetIterator, *, notes: Notes | None, on_bad_file: OnBadFile | None
+) -> Generator:
+    with contextlib.ExitStack() as at_the_end:  # also after an error: nothing continues behind it
+        at_the_end.callback(iterator.close)
+        if notes:
+            at_the_end.enter_context(notes.watched())
+        try:
+            for element in iterator:
+                for entry in element.pop("left_out", ()):
+                    if on_bad_file is not None:
+                        on_bad_file(json.loads(entry))
+                yield element
+        except RuntimeError as error:
+            if notes is None or "Worker process was terminated" not in str(error):
+                raise
+            raise notes.obituary(error) from error
 
 
 def _close(reference: weakref.ref) -> None:

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -12,6 +13,9 @@ HOW_TO_POINT = (
     "Point to the folder with --config.data.root=/path/to/{name}; to try the program without"
     " any download, use configs/hr18s_minicity.py."
 )
+
+
+Complain = Callable[[str, list[str]], None]  # gets a problem and all names that have it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,9 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Record: ...
+
+    def paths(self, index: int) -> tuple[str, str]:
+        """Name image and label of an example without reading them."""
 
 
 @runtime_checkable
@@ -56,26 +63,37 @@ class FileSource:
 
     Order: the parts of the split one after the other; within a part the order of its list files,
     else the sorted relative paths of the images. All pairs are checked here, so that a missing
-    label shows before training starts, not hours into it.
+    label shows before training starts, not hours into it. `complain` hears of each problem with
+    the pairs and the names that have it; where it returns instead of raising, the complete pairs
+    are read.
     """
 
-    def __init__(self, files: Files, dataset: Dataset, split: str):
+    def __init__(
+        self,
+        files: Files,
+        dataset: Dataset,
+        split: str,
+        *,
+        complain: Complain | None = None,  # by default a ValueError
+    ):
+        complain = complain or _refuse
         check_split(dataset, split)
         self._files = files
         self._pairs: list[tuple[str, Part]] = []  # (stem, part)
         for part in dataset.splits[split]:
             while part.otherwise is not None and not files.has_folder(part.labels):
                 part = part.otherwise
-            self._pairs += [(stem, part) for stem in _paired_stems(files, part, dataset)]
+            self._pairs += [(stem, part) for stem in _paired_stems(files, part, dataset, complain)]
         if not self._pairs:
-            raise ValueError(
+            complain(
                 f"Split {split!r} of dataset {dataset.name!r} is empty: no image under"
                 + "".join(
                     f"\n  {files.where(part.images)} ends in {part.image_suffix!r}"
                     f" ({_suffixes_seen(files, part.images)})"
                     for part in dataset.splits[split]
                 )
-                + f"\n{dataset.obtain}"
+                + f"\n{dataset.obtain}",
+                [],
             )
 
     def __len__(self) -> int:
@@ -85,24 +103,39 @@ class FileSource:
         stem, part = self._pairs[index]
         image = f"{part.images}/{stem}{part.image_suffix}"
         label = f"{part.labels}/{stem}{part.label_suffix}"
+        image_path, label_path = self.paths(index)
         return Record(
             id=stem,
             image=self._files.read(image),
             label=self._files.read(label),
-            image_path=self._files.where(image),
-            label_path=self._files.where(label),
+            image_path=image_path,
+            label_path=label_path,
+        )
+
+    def paths(self, index: int) -> tuple[str, str]:
+        stem, part = self._pairs[index]
+        return (
+            self._files.where(f"{part.images}/{stem}{part.image_suffix}"),
+            self._files.where(f"{part.labels}/{stem}{part.label_suffix}"),
         )
 
 
 class FolderSource(FileSource):
     """The records of one split in a folder."""
 
-    def __init__(self, root: str | os.PathLike[str], dataset: Dataset, split: str):
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        dataset: Dataset,
+        split: str,
+        *,
+        complain: Complain | None = None,
+    ):
         check_split(dataset, split)
         folder = Path(root).expanduser().absolute()
         if not folder.is_dir():
             raise FileNotFoundError(_not_found(str(folder), "folder", dataset))
-        super().__init__(_Folder(folder), dataset, split)
+        super().__init__(_Folder(folder), dataset, split, complain=complain)
 
 
 class _Folder:
@@ -138,7 +171,11 @@ def check_split(dataset: Dataset, split: str) -> None:
         )
 
 
-def _paired_stems(files: Files, part: Part, dataset: Dataset) -> list[str]:
+def _refuse(problem: str, names: list[str]) -> None:
+    raise ValueError(problem)
+
+
+def _paired_stems(files: Files, part: Part, dataset: Dataset, complain: Complain) -> list[str]:
     for folder in (part.images, part.labels):
         if not files.has_folder(folder):
             raise FileNotFoundError(_not_found(files.where(folder), "folder", dataset))
@@ -149,26 +186,30 @@ def _paired_stems(files: Files, part: Part, dataset: Dataset) -> list[str]:
     if not part.lists:
         wanted = images
         _require_none(
+            complain,
             set(labels) - set(images),
             f"labels of dataset {dataset.name!r} have no image",
             found=where_labels,
             missing=where_images,
         )
     else:
-        wanted = _listed(files, part, dataset)
+        wanted = _listed(files, part, dataset, complain)
         _require_none(
+            complain,
             set(wanted) - set(images),
             f"images of dataset {dataset.name!r} are listed but missing",
             found=", ".join(map(files.where, part.lists)),
             missing=where_images,
         )
     _require_none(
+        complain,
         set(wanted) - set(labels),
         f"images of dataset {dataset.name!r} have no label",
         found=where_images,
         missing=where_labels,
     )
-    return wanted
+    complete = set(images) & set(labels)
+    return [stem for stem in wanted if stem in complete]
 
 
 def _stems(files: Files, folder: str, suffix: str) -> list[str]:
@@ -182,13 +223,17 @@ def _is_hidden(path: str) -> bool:
     return path.rpartition("/")[2].startswith(".")
 
 
-def _listed(files: Files, part: Part, dataset: Dataset) -> list[str]:
-    without = {stem for name in part.lists_without for stem in _read_list(files, name, dataset)}
-    stems = {stem: None for name in part.lists for stem in _read_list(files, name, dataset)}
+def _listed(files: Files, part: Part, dataset: Dataset, complain: Complain) -> list[str]:
+    without = {
+        stem for name in part.lists_without for stem in _read_list(files, name, dataset, complain)
+    }
+    stems = {
+        stem: None for name in part.lists for stem in _read_list(files, name, dataset, complain)
+    }
     return [stem for stem in stems if stem not in without]
 
 
-def _read_list(files: Files, name: str, dataset: Dataset) -> list[str]:
+def _read_list(files: Files, name: str, dataset: Dataset, complain: Complain) -> list[str]:
     where = files.where(name)
     if not files.has_file(name):
         raise FileNotFoundError(_not_found(where, "list file", dataset))
@@ -198,19 +243,23 @@ def _read_list(files: Files, name: str, dataset: Dataset) -> list[str]:
         raise ValueError(f"{where} is no list of names in UTF-8: {error}.") from error
     stems = [stem.strip() for stem in text.split("\n") if stem.strip()]
     if repeated := [stem for stem, count in collections.Counter(stems).items() if count > 1]:
-        raise ValueError(
+        complain(
             f"{where} lists {len(repeated)} names more than once: {_first(repeated)}."
-            " Remove the repetitions; they would be trained on and counted twice."
+            " Remove the repetitions; they would be trained on and counted twice.",
+            repeated,
         )
-    return stems
+    return list(dict.fromkeys(stems))
 
 
-def _require_none(stems: set[str], problem: str, *, found: str, missing: str) -> None:
+def _require_none(
+    complain: Complain, stems: set[str], problem: str, *, found: str, missing: str
+) -> None:
     if stems:
-        raise ValueError(
+        complain(
             f"{len(stems)} {problem}: {_first(sorted(stems))}.\n  found in {found}\n"
             f"  absent from {missing}\nImage and label must have the same relative path up to"
-            " their suffixes; add the missing files or remove the lone ones."
+            " their suffixes; add the missing files or remove the lone ones.",
+            sorted(stems),
         )
 
 

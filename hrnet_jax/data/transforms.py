@@ -129,9 +129,12 @@ class RandomFlip(grain.transforms.RandomMap):
     probability: float = 0.5
 
     def random_map(self, example: Example, rng: np.random.Generator) -> Example:
-        if not rng.random() < self.probability:
+        if not self.draw(rng):
             return example
         return _replace(example, **{k: cv2.flip(example[k], 1) for k in ("image", "label")})
+
+    def draw(self, rng: np.random.Generator) -> bool:
+        return bool(rng.random() < self.probability)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,6 @@
 import io
+import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -8,6 +10,7 @@ from PIL import Image as PILImage
 from hrnet_jax.data.cityscapes import DATASET as CITYSCAPES
 from hrnet_jax.data.dataset import folder_dataset
 from hrnet_jax.data.decode import decode, decode_image, decode_label, map_label
+from hrnet_jax.data.headers import BadFile
 from hrnet_jax.data.sources import Record
 
 PETS = folder_dataset(classes=("cat", "dog", "owl"))
@@ -136,3 +139,124 @@ def test_an_unmapped_255_gets_a_hint():
     dataset = folder_dataset(classes=("cat", "dog"), label_map={0: 0, 1: 1})
     with pytest.raises(ValueError, match="add 255: 255 to the label_map"):
         map_label(np.array([[0, 255]], np.uint8), dataset, path="a.png")
+
+
+# Bad input: each kind has one outcome.
+
+
+def sixteen_bit(values):
+    return cv2.imencode(".png", np.asarray(values, np.uint16))[1].tobytes()
+
+
+def exif(orientation):
+    tags = PILImage.Exif()
+    tags[0x0112] = orientation
+    return tags
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM"])
+def test_a_truncated_image_is_named_wherever_it_ends(format):
+    smooth = cv2.resize(random_image(5, 7), (70, 50), interpolation=cv2.INTER_LINEAR)
+    whole = encoded(smooth, format=format)
+    assert decode_image(whole, path="a").shape == (50, 70, 3)
+    for length in range(0, len(whole) * 9 // 10, len(whole) // 23):
+        with pytest.raises(BadFile, match=r"Cannot decode the image a \(") as error:
+            decode_image(whole[:length], path="a")
+        assert error.value.kind == "unreadable"
+
+
+def test_a_jpeg_is_whole_up_to_its_last_byte():
+    whole = encoded(random_image(50, 70), format="JPEG")
+    for missing in range(1, 60):
+        with pytest.raises(BadFile, match="It ends too early"):
+            decode_image(whole[:-missing], path="a.jpg")
+
+
+def test_what_a_file_is_decides_its_content_not_its_name():
+    image = random_image()
+    np.testing.assert_array_equal(decode_image(encoded(image), path="a.jpg"), image)
+
+
+def test_a_palette_image_shows_its_colours_and_alpha_is_dropped():
+    image = np.zeros((4, 6, 3), np.uint8)
+    image[:, 3:] = (204, 102, 51)
+    np.testing.assert_array_equal(decode_image(encoded(image, mode="P"), path="a.png"), image)
+    transparent = np.dstack([image, np.zeros((4, 6), np.uint8)])
+    np.testing.assert_array_equal(decode_image(encoded(transparent), path="a.png"), image)
+
+
+def test_cmyk_turns_into_the_colours_that_pillow_sees():
+    image = np.full((32, 32, 3), 200, np.uint8)
+    image[:, 16:] = (255, 0, 0)
+    data = encoded(image, mode="CMYK", format="JPEG", quality=100)
+    seen = np.asarray(PILImage.open(io.BytesIO(data)).convert("RGB")).astype(int)
+    assert abs(decode_image(data, path="a.jpg") - seen).max() <= 2
+
+
+def test_of_16_bits_the_upper_8_remain():
+    data = sixteen_bit(np.arange(0, 65_536, 1024).reshape(8, 8))
+    expected = np.arange(0, 256, 4).reshape(8, 8)
+    np.testing.assert_array_equal(decode_image(data, path="a.png")[..., 1], expected)
+
+
+@pytest.mark.parametrize("largest", [255, 4095])
+def test_a_16_bit_image_that_would_turn_black_is_refused(largest):
+    with pytest.raises(BadFile, match=r"16-bit image a\.png uses less than a sixteenth"):
+        decode_image(sixteen_bit([[0, largest]]), path="a.png")
+
+
+def test_float_images_are_refused():
+    data = encoded(np.zeros((3, 4), np.float32), format="TIFF")
+    with pytest.raises(BadFile, match=r"image a\.tif has 32 bits per channel; save it with 8"):
+        decode_image(data, path="a.tif")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 4096), (4096, 1), (7, 13), (97, 101)])
+def test_small_thin_and_prime_sizes_work(size):
+    image = random_image(*size)
+    example = decode(record(encoded(image), encoded(image[..., 0] % 3)), PETS)
+    np.testing.assert_array_equal(example["image"], image)
+    np.testing.assert_array_equal(example["label"], image[..., 0] % 3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_an_exif_tag_turns_image_and_label_alike(orientation, format):
+    image = random_image(4, 6)
+    turned = decode_image(encoded(image, format=format, exif=exif(orientation)), path="a")
+    label = decode_label(encoded(image[..., 0], format=format, exif=exif(orientation)), path="a")
+    np.testing.assert_array_equal(turned[..., 0], label)
+    assert turned.shape[:2] == ((4, 6) if orientation < 5 else (6, 4))
+
+
+def test_a_transposed_label_is_recognised():
+    with pytest.raises(ValueError, match="the label is transposed or rotated"):
+        decode(record(encoded(random_image(6, 9)), encoded(np.zeros((9, 6), np.uint8))), PETS)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_labels_of_few_bits_keep_the_values_that_are_stored(bits):
+    values = np.arange(2**bits, dtype=np.uint8)[None]
+    packed = np.packbits(((values[0, :, None] >> np.arange(bits)[::-1]) & 1).astype(np.uint8))
+
+    def chunk(name, data):
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
+
+    header = struct.pack(">IIBBBBB", values.size, 1, bits, 0, 0, 0, 0)
+    pixels = zlib.compress(b"\0" + packed.tobytes())
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        (chunk(b"IHDR", header), chunk(b"IDAT", pixels), chunk(b"IEND", b""))
+    )
+    np.testing.assert_array_equal(decode_label(data, path="a.png"), values)
+
+
+def test_a_float_label_is_refused():
+    with pytest.raises(BadFile, match="has Pillow mode 'F'"):
+        decode_label(encoded(np.zeros((3, 4), np.float32), format="TIFF"), path="a.tif")
+
+
+def test_a_jpeg_label_is_refused():
+    with pytest.raises(BadFile, match="is a JPEG, whose compression mixes class values"):
+        decode_label(encoded(random_image()[..., 0], format="JPEG"), path="a.png")

@@ -23,15 +23,21 @@ TRAIN = transforms.train_transforms(
 
 @dataclasses.dataclass(frozen=True)
 class MemorySource:
-    """Records drawn from their number; number `broken` does not decode."""
+    """Records drawn from their number; `broken` does not decode, `deadly` ends the process."""
 
     size: int
     broken: int = -1
+    deadly: int = -1
 
     def __len__(self):
         return self.size
 
+    def paths(self, index):
+        return f"{index}.jpg", f"{index}.png"
+
     def __getitem__(self, index):
+        if index == self.deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
         rng = np.random.default_rng(index)
         image, label = rng.integers(0, 256, (20, 30, 3)), rng.integers(0, 2, (20, 30))
         return Record(
@@ -193,6 +199,61 @@ def test_worker_processes_change_nothing_and_pass_errors_on():
     stream.close()
 
 
+# Bad files.
+
+
+def with_replacements(source, number, **options):
+    heard = []
+    stream = stream_of(source, on_bad_file=heard.append, **options)
+    taken = [next(stream) for _ in range(number)]
+    stream.close()
+    return taken, heard
+
+
+def test_a_bad_example_is_replaced_by_the_next_one_and_named():
+    taken, heard = with_replacements(MemorySource(11, broken=3), 3)
+    expected = order(3, num_examples=11, batch_size=4, reference="v0", seed=1)
+    assert 3 in expected
+    ids = [int(name) for batch in taken for name in batch["id"]]
+    assert ids == [4 if index == 3 else index for index in expected]
+    assert taken[0].keys() == {"image", "label", "id"}
+    assert {(entry["bad"], entry["image"]) for entry in heard} == {("3.png", "3.jpg")}
+    assert "Cannot decode the label 3.png" in heard[0]["reason"]
+
+
+def test_replacements_are_the_same_in_a_resumed_run_and_on_other_hosts():
+    whole, _ = with_replacements(MemorySource(11, broken=3), 6)
+    resumed, _ = with_replacements(MemorySource(11, broken=3), 2, start_step=4)
+    assert_equal_batches(resumed, whole[4:])
+    halves = [
+        with_replacements(MemorySource(11, broken=3), 6, host=host, hosts=2)[0] for host in (0, 1)
+    ]
+    for step, batch in enumerate(whole):
+        parts = [half[step]["image"] for half in halves]
+        np.testing.assert_array_equal(np.concatenate(parts), batch["image"])
+
+
+def test_a_missing_file_is_replaced_too():
+    class Holey(MemorySource):
+        def __getitem__(self, index):
+            if index == 5:
+                raise FileNotFoundError(2, "No such file", "5.jpg")
+            return super().__getitem__(index)
+
+    _, heard = with_replacements(Holey(11), 3)
+    assert heard[0]["bad"] == "5.jpg"
+
+
+def test_when_everything_is_bad_nothing_is_replaced():
+    @dataclasses.dataclass(frozen=True)
+    class Rubbish(MemorySource):
+        def __getitem__(self, index):
+            return dataclasses.replace(super().__getitem__(index), image=b"")
+
+    with pytest.raises(ValueError, match="10 examples in a row cannot be used"):
+        with_replacements(Rubbish(40), 1)
+
+
 # Evaluation.
 
 
@@ -242,6 +303,18 @@ def test_a_worker_ends_when_its_parent_is_killed(tmp_path):
     while is_alive(worker):
         assert time.monotonic() < deadline, "the worker outlived its parent"
         time.sleep(0.05)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="has no SIGKILL")
+def test_a_worker_tells_what_it_replaced_and_names_its_files_when_killed():
+    expected = [int(batch["id"][0]) for batch in batches(6, size=40)]
+    source = MemorySource(40, broken=expected[0], deadly=expected[-1])
+    begin, heard = time.monotonic(), []
+    with pytest.raises(ChildProcessError, match=rf"reading\n  {source.deadly}\.jpg\n") as error:
+        list(stream_of(source, workers=2, on_bad_file=heard.append))
+    assert "memory ran out (use fewer workers with --config.data.workers)" in str(error.value)
+    assert time.monotonic() - begin < 60
+    assert [entry["bad"] for entry in heard] == [f"{source.broken}.png"]
 
 
 def is_alive(pid):

@@ -1,0 +1,117 @@
+import io
+import pickle
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image as PILImage
+
+from hrnet_jax.data.headers import BadFile, has_sound_chunks, read_header
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (37, 61, 3), dtype=np.uint8)
+
+
+def encoded(format, image=IMAGE, mode="RGB", **options):
+    file = io.BytesIO()
+    PILImage.fromarray(image).convert(mode).save(file, format, **options)
+    return file.getvalue()
+
+
+def claiming(height, width):
+    """A small PNG that claims to be large."""
+
+    def chunk(name, data):
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    body = zlib.compress(bytes(1000))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        (chunk(b"IHDR", header), chunk(b"IDAT", body), chunk(b"IEND", b""))
+    )
+
+
+FILES = {
+    "PNG": encoded("PNG"),
+    "JPEG": encoded("JPEG"),
+    "progressive": encoded("JPEG", progressive=True),
+    "with restarts": encoded("JPEG", restart_marker_blocks=2),
+    "CMYK": encoded("JPEG", mode="CMYK"),
+    "with a thumbnail": encoded("JPEG", exif=b"Exif\0\0" + encoded("JPEG")),  # has its own end
+    "BMP": encoded("BMP"),
+    "TIFF": encoded("TIFF"),
+    "WEBP": encoded("WEBP"),
+}
+
+
+@pytest.mark.parametrize("data", FILES.values(), ids=FILES)
+def test_format_size_and_end_are_those_that_pillow_finds(data):
+    header = read_header(data, path="a", what="image")
+    with PILImage.open(io.BytesIO(data)) as file:
+        assert header[:3] == (file.format, file.height, file.width)
+    assert header.bits == 8
+    assert header.is_whole
+    assert read_header(data + b"trailing bytes", path="a", what="image").is_whole
+
+
+@pytest.mark.parametrize(
+    "name", ["PNG", "JPEG", "progressive", "with restarts", "with a thumbnail"]
+)
+def test_a_file_cut_short_is_never_whole(name):
+    data = FILES[name]
+    for length in range(0, len(data) - 1, 7):
+        assert not is_whole(data[:length]), length
+
+
+def is_whole(data):
+    try:
+        return read_header(data, path="a", what="image").is_whole
+    except BadFile as error:
+        return error.kind != "unreadable"
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "It is empty"),
+        (b"no image", "damaged or no image"),
+        (b"\n<!DOCTYPE html>", "web page of a failed download"),
+        (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+        (b"PK\x03\x04rest", "unpack it"),
+        (b"\xff\xd8\xff", "damaged or no image"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "damaged or no image"),
+    ],
+)
+def test_what_is_no_image_says_what_it_looks_like(data, reason):
+    with pytest.raises(BadFile, match=rf"the image dir/a\.png \({len(data)} bytes\)\. .*{reason}"):
+        read_header(data, path="dir/a.png", what="image")
+
+
+@pytest.mark.parametrize("size", [(60_000, 60_000), (1, 2**27)])
+def test_a_file_that_claims_too_many_pixels_is_refused_by_its_header(size):
+    with pytest.raises(BadFile, match=rf"declares {size[0]} x {size[1]} pixels") as error:
+        read_header(claiming(*size), path="a.png", what="image")
+    assert error.value.kind == "too large"
+
+
+def test_other_formats_are_refused_by_their_header_too():
+    data = bytearray(encoded("BMP"))
+    data[18:26] = struct.pack("<ii", 60_000, 60_000)
+    with pytest.raises(BadFile, match="too many pixels"):
+        read_header(bytes(data), path="a.bmp", what="image")
+
+
+def test_one_changed_bit_breaks_a_checksum():
+    data = FILES["PNG"]
+    assert has_sound_chunks(data)
+    for place in range(10, len(data) - 12, 97):
+        damaged = bytearray(data)
+        damaged[place] ^= 4
+        assert not has_sound_chunks(bytes(damaged)), place
+
+
+def test_an_error_keeps_its_facts_on_the_way_out_of_a_worker():
+    error = pickle.loads(pickle.dumps(BadFile("text", path="a.png", kind="size")))
+    assert (str(error), error.path, error.kind) == ("text", "a.png", "size")
