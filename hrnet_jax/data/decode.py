@@ -1,10 +1,13 @@
 """Bytes -> example: RGB image, and label in class indices. Every fault names its file."""
 
 import io
+import struct
+from typing import Literal
 
 import cv2
+import kornia_rs.io
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, UInt8
 from PIL import Image as PILImage
 
 from hrnet_jax.data.dataset import Dataset
@@ -29,6 +32,8 @@ def decode(record: Record, dataset: Dataset) -> Example:
 
 def decode_image(data: bytes, *, path: str) -> Image:
     """Decode any format OpenCV reads to 8-bit RGB, turned upright as its EXIF tag says."""
+    if (plain := _decode_plain_png(data, mode="rgb")) is not None:
+        return plain
     # imdecode answers None to damaged data, but an empty buffer is an error of another kind.
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
@@ -44,6 +49,8 @@ def decode_image(data: bytes, *, path: str) -> Image:
 
 def decode_label(data: bytes, *, path: str) -> Label:
     """Return the stored values of a label file, unmapped: of a palette PNG the indices."""
+    if (plain := _decode_plain_png(data, mode="mono")) is not None:
+        return plain[..., 0]
     try:
         with PILImage.open(io.BytesIO(data)) as file:
             mode, values = file.mode, np.asarray(file)
@@ -62,6 +69,24 @@ def decode_label(data: bytes, *, path: str) -> Label:
             f"The 16-bit label {path} holds values up to {values.max()}; they must be below 256."
         )
     return values.astype(np.uint8, copy=False)
+
+
+def _decode_plain_png(
+    data: bytes, *, mode: Literal["rgb", "mono"]
+) -> UInt8[np.ndarray, "h w channels"] | None:
+    """Decode a PNG of 8 bits per value and exactly these channels; None for all other data.
+
+    The same bytes as OpenCV's and Pillow's in a third of the time, which is most of the time that
+    an example takes.
+    """
+    bits_and_colors = {"rgb": b"\x08\x02", "mono": b"\x08\x00"}[mode]
+    if data[:8] != b"\x89PNG\r\n\x1a\n" or data[24:26] != bits_and_colors or b"eXIf" in data:
+        return None
+    width, height = struct.unpack(">II", data[16:24])
+    try:
+        return kornia_rs.io.decode_image_png_u8(data, (height, width), mode)
+    except Exception:  # all it raises; damaged data goes to the decoders that everything else takes
+        return None
 
 
 def map_label(raw: Label, dataset: Dataset, *, path: str) -> Label:
