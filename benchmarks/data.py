@@ -208,21 +208,30 @@ def measure(pid: int, take: Callable[[], None], *, images: int = 1) -> dict[str,
 
 
 def processes(pid: int) -> list[psutil.Process]:
+    """List a process and its descendants."""
     parent = psutil.Process(pid)
     return [parent, *parent.children(recursive=True)]
 
 
 def cpu_seconds(pid: int) -> float:
+    """Sum the CPU time of a process and its descendants."""
     return sum(sum(process.cpu_times()[:2]) for process in processes(pid))
 
 
-def wait_until_idle(pid: int, *, quiet: float = 0.4) -> float:
-    """Wait until a program and its workers have done nothing for a while; return since when."""
-    since, busy = time.perf_counter(), cpu_seconds(pid)
-    while time.perf_counter() - since < quiet:
+def wait_until_idle(pid: int) -> float:
+    """Wait until a program and its workers only poll; return since when."""
+    window, limit = 0.4, 0.3  # seconds, and the share of a core that polling stays below
+    since = begin = time.perf_counter()
+    marks = [(since, cpu_seconds(pid))]
+    while marks[-1][0] - since < window:
         time.sleep(0.02)
-        if (now := cpu_seconds(pid)) > busy + 0.02:  # above what waiting costs
-            since, busy = time.perf_counter(), now
+        marks.append((time.perf_counter(), cpu_seconds(pid)))
+        if marks[-1][0] - begin > 120:
+            raise RuntimeError(f"Process {pid} does not come to rest; end other programs.")
+        while marks[-1][0] - marks[0][0] > window:
+            marks.pop(0)
+        if marks[-1][1] - marks[0][1] > limit * window:
+            since = marks[-1][0]
     return since
 
 
@@ -252,7 +261,7 @@ def time_stages(root: Path, *, number: int, terminal: Terminal) -> dict[str, flo
         timed("map label", map_label, raw, DATASET, path=record.label_path)
         example = decode(record, DATASET)
         for transform in chain:
-            example = timed(name_of(transform), apply(transform, rng), example)
+            example = timed(type(transform).__name__, apply(transform, rng), example)
         examples = [*examples, example][-BATCH:]
         if len(examples) == BATCH:
             timed("stack", np.stack, [example["image"] for example in examples])
@@ -261,13 +270,10 @@ def time_stages(root: Path, *, number: int, terminal: Terminal) -> dict[str, flo
 
 
 def apply(transform: Transform, rng: np.random.Generator) -> Callable:
+    """Return the transform as a function of an example."""
     if isinstance(transform, grain.transforms.RandomMap):
         return lambda example: transform.random_map(example, rng)
     return transform.map
-
-
-def name_of(transform: Transform) -> str:
-    return type(transform).__name__
 
 
 # The report.
@@ -283,6 +289,7 @@ def ratio(turns: dict, first: str, second: str) -> dict[str, dict[str, float]]:
 
 
 def conditions(root: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Say what was measured, and on what."""
     images = sorted((root / "leftImg8bit" / "train").rglob("*_leftImg8bit.png"))
     return {
         "images": f"{len(images)} PNGs, {HEIGHT}x{WIDTH}" if not options.root else str(root),
