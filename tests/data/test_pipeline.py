@@ -59,6 +59,15 @@ def batches(number, *, size=11, **options):
     return taken
 
 
+def global_batches(number, *, hosts, **options):
+    """Batches of all hosts, one behind the other."""
+    parts = [batches(number, host=host, hosts=hosts, **options) for host in range(hosts)]
+    return [
+        {key: np.concatenate([part[step][key] for part in parts]) for key in parts[0][step]}
+        for step in range(number)
+    ]
+
+
 def assert_equal_batches(actual, expected):
     assert len(actual) == len(expected)
     for a, b in zip(actual, expected, strict=True):
@@ -142,12 +151,8 @@ def test_a_batch_holds_normalised_crops_labels_and_ids():
 @pytest.mark.parametrize("reference", ["v0", "v1"])
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_hosts_share_the_same_global_batches(hosts, reference):
-    parts = [batches(5, host=host, hosts=hosts, reference=reference) for host in range(hosts)]
-    joined = [
-        {key: np.concatenate([part[step][key] for part in parts]) for key in parts[0][step]}
-        for step in range(5)
-    ]
-    assert_equal_batches(joined, batches(5, reference=reference))
+    together = global_batches(5, hosts=hosts, reference=reference)
+    assert_equal_batches(together, batches(5, reference=reference))
 
 
 @pytest.mark.parametrize("reference", ["v0", "v1"])
@@ -191,6 +196,13 @@ def test_worker_processes_change_nothing_and_pass_errors_on():
     with pytest.raises(ValueError, match=rf"Cannot decode the label {broken}\.png"):
         next(stream)
     stream.close()
+
+
+def test_workers_and_hosts_may_change_in_the_middle_of_a_run():
+    run = batches(2)
+    run += batches(2, start_step=2, workers=1, threads=2)
+    run += global_batches(2, start_step=4, hosts=4)
+    assert_equal_batches(run, batches(6))
 
 
 # Evaluation.
