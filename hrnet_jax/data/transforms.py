@@ -79,7 +79,7 @@ def resize_label(
         nearest_positions(old, new)[part]
         for old, new, part in zip(label.shape, size, window, strict=True)
     )
-    return label[rows][:, columns]
+    return label[rows].take(columns, axis=1)  # half the time of [:, columns]
 
 
 def nearest_positions(old: int, new: int) -> Int[np.ndarray, " new"]:
