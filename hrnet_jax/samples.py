@@ -14,9 +14,8 @@ from hrnet_jax.data.pipeline import train_stream
 from hrnet_jax.data.transforms import (
     Channels,
     PhotometricDistortion,
-    RandomCrop,
     RandomFlip,
-    RandomResize,
+    RandomScaleCrop,
     Transform,
 )
 from hrnet_jax.files import written_in_one_piece
@@ -76,13 +75,13 @@ def drawn(transform: Transform, example: Example, rng: np.random.Generator) -> d
     """Draw as a transform would, and put it into words."""
     height, width = example["image"].shape[:2]
     match transform:
-        case RandomResize():
-            size = transform.draw((height, width), rng)
-            return {"resized": f"{height}x{width} to {size[0]}x{size[1]} ({size[1] / width:.2f})"}
-        case RandomCrop():
-            rows, columns = transform.draw(example["label"], rng)
-            bottom, right = min(rows.stop, height), min(columns.stop, width)
-            return {"window": f"y {rows.start}-{bottom}, x {columns.start}-{right}"}
+        case RandomScaleCrop():
+            size, (rows, columns) = transform.draw(example["label"], rng)
+            bottom, right = min(rows.stop, size[0]), min(columns.stop, size[1])
+            return {
+                "resized": f"{height}x{width} to {size[0]}x{size[1]} ({size[1] / width:.2f})",
+                "window": f"y {rows.start}-{bottom}, x {columns.start}-{right}",
+            }
         case RandomFlip():
             return {"flipped": "yes" if transform.draw(rng) else "no"}
         case PhotometricDistortion():

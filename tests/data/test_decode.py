@@ -62,6 +62,44 @@ def test_jpegs_turn_as_their_exif_tag_says():
     np.testing.assert_array_equal(turned, as_reference[..., ::-1])
 
 
+def pngs():
+    """RGB and grey PNGs of all filters, compressions, odd sizes, interlaced or transparent."""
+    smooth = cv2.GaussianBlur(random_image(61, 83), (0, 0), 2)  # all filters of PNG are worth it
+    for image in (smooth, random_image(7, 1), random_image(1, 9), smooth[..., 0]):
+        for level in (0, 1, 9):
+            flags = [cv2.IMWRITE_PNG_COMPRESSION, level, cv2.IMWRITE_PNG_FILTER]
+            yield cv2.imencode(".png", image, [*flags, cv2.IMWRITE_PNG_ALL_FILTERS])[1].tobytes()
+        transparent = (1, 2, 3) if image.ndim == 3 else 5
+        yield encoded(image, transparency=transparent)
+        yield encoded(image, gamma=0.5, dpi=(300, 300), icc_profile=b"none")
+
+
+@pytest.mark.parametrize("data", list(pngs()))
+def test_plain_pngs_give_the_bytes_of_opencv_and_pillow(data):
+    image = decode_image(data, path="a.png")
+    as_reference = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(image, as_reference[..., ::-1])
+    if PILImage.open(io.BytesIO(data)).mode == "L":
+        label = np.asarray(PILImage.open(io.BytesIO(data)))
+        np.testing.assert_array_equal(decode_label(data, path="a.png"), label)
+
+
+def test_a_damaged_png_is_named_wherever_the_damage_is():
+    whole = encoded(random_image(20, 30))
+    for place in range(8, len(whole) - 16, 41):
+        damaged = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+        with pytest.raises(ValueError, match=r"Cannot decode the image a\.png"):
+            decode_image(damaged, path="a.png")
+
+
+def test_pngs_turn_as_their_exif_tag_says():
+    exif = PILImage.Exif()
+    exif[0x0112] = 6
+    image = random_image(6, 9)
+    turned = decode_image(encoded(image, exif=exif), path="a.png")
+    np.testing.assert_array_equal(turned, np.rot90(image, -1))
+
+
 def test_of_a_palette_label_the_indices_count_not_the_colors():
     values = np.array([[0, 2], [255, 1]], np.uint8)
     file = PILImage.fromarray(values).convert("P")

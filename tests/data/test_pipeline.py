@@ -13,6 +13,7 @@ from hrnet_jax.data import transforms
 from hrnet_jax.data.dataset import folder_dataset
 from hrnet_jax.data.pipeline import eval_examples, example_index, steps_per_epoch, train_batches
 from hrnet_jax.data.sources import Record
+from hrnet_jax.protocol import Protocol
 
 DATASET = folder_dataset(classes=("cat", "dog"))
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -63,6 +64,15 @@ def batches(number, *, size=11, **options):
     taken = [next(stream) for _ in range(number)]
     stream.close()
     return taken
+
+
+def global_batches(number, *, hosts, **options):
+    """Batches of all hosts, one behind the other."""
+    parts = [batches(number, host=host, hosts=hosts, **options) for host in range(hosts)]
+    return [
+        {key: np.concatenate([part[step][key] for part in parts]) for key in parts[0][step]}
+        for step in range(number)
+    ]
 
 
 def assert_equal_batches(actual, expected):
@@ -148,12 +158,8 @@ def test_a_batch_holds_normalised_crops_labels_and_ids():
 @pytest.mark.parametrize("reference", ["v0", "v1"])
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_hosts_share_the_same_global_batches(hosts, reference):
-    parts = [batches(5, host=host, hosts=hosts, reference=reference) for host in range(hosts)]
-    joined = [
-        {key: np.concatenate([part[step][key] for part in parts]) for key in parts[0][step]}
-        for step in range(5)
-    ]
-    assert_equal_batches(joined, batches(5, reference=reference))
+    together = global_batches(5, hosts=hosts, reference=reference)
+    assert_equal_batches(together, batches(5, reference=reference))
 
 
 @pytest.mark.parametrize("reference", ["v0", "v1"])
@@ -254,11 +260,18 @@ def test_when_everything_is_bad_nothing_is_replaced():
         with_replacements(Rubbish(40), 1)
 
 
+def test_workers_and_hosts_may_change_in_the_middle_of_a_run():
+    run = batches(2)
+    run += batches(2, start_step=2, workers=1, threads=2)
+    run += global_batches(2, start_step=4, hosts=4)
+    assert_equal_batches(run, batches(6))
+
+
 # Evaluation.
 
 
 def evaluated(size, **options):
-    chain = transforms.eval_transforms(image_size=(40, 80), mean=MEAN, std=STD)
+    chain = [transforms.ResizeViews(sizes=Protocol(image_size=(40, 80)).view_sizes)]
     return list(eval_examples(MemorySource(size), DATASET, transforms=chain, **options))
 
 
@@ -266,8 +279,8 @@ def test_evaluation_reads_every_example_once_in_order_with_its_label_untouched()
     examples = evaluated(5)
     assert [example["id"] for example in examples] == ["0", "1", "2", "3", "4"]
     for index, example in enumerate(examples):
-        assert example["image"].shape == (40, 60, 3)
-        assert example["image"].dtype == np.float32
+        assert example["image"].shape == (20, 30, 3)
+        assert [view.shape for view in example["views"]] == [(40, 60, 3)]
         rng = np.random.default_rng(index)
         rng.integers(0, 256, (20, 30, 3))
         np.testing.assert_array_equal(example["label"], rng.integers(0, 2, (20, 30)))

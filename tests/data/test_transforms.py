@@ -9,13 +9,13 @@ from hrnet_jax.data.transforms import (
     Normalize,
     Pad,
     PhotometricDistortion,
-    RandomCrop,
     RandomFlip,
-    RandomResize,
-    Resize,
+    RandomScaleCrop,
+    ResizeViews,
     distort,
     fit_size,
     is_balanced,
+    nearest_positions,
     normalize,
     resize_image,
     resize_label,
@@ -38,6 +38,10 @@ def random_example(height, width):
 
 def generators(number):
     return (np.random.default_rng(seed) for seed in range(number))
+
+
+def scale_crop(*, size, image_size=(64, 128), ratio_range=(0.5, 2.0)):
+    return RandomScaleCrop(image_size=image_size, ratio_range=ratio_range, size=size)
 
 
 def copies(example):
@@ -68,8 +72,8 @@ def test_fit_size_gives_the_published_sizes(size, within, expected):
 
 
 def test_random_ratios_are_uniform_and_rounded_down():
-    transform = RandomResize(image_size=(512, 2048), ratio_range=(0.5, 2.0))
-    heights = np.array([transform.draw((512, 683), rng)[0] for rng in generators(2000)])
+    transform = scale_crop(size=(1, 1), image_size=(512, 2048))
+    heights = np.array([transform.draw_size((512, 683), rng)[0] for rng in generators(2000)])
     assert heights.min() >= 256
     assert heights.max() <= 1024
     shares, _ = np.histogram(heights, bins=6, range=(256, 1024))
@@ -78,7 +82,7 @@ def test_random_ratios_are_uniform_and_rounded_down():
     (rng,) = generators(1)
     ratio = 0.5 + 1.5 * np.random.default_rng(0).random()
     limits = int(512 * ratio), int(2048 * ratio)
-    assert transform.draw((375, 500), rng) == fit_size((375, 500), within=limits)
+    assert transform.draw_size((375, 500), rng) == fit_size((375, 500), within=limits)
 
 
 # Resampling: the integer arithmetic of OpenCV, written out.
@@ -121,47 +125,67 @@ def test_exact_halving_is_the_rounded_mean_of_four():
     np.testing.assert_array_equal(resize_image(image, (32, 24)), (blocks + 2) >> 2)
 
 
-def nearest_by_formula(n_in, n_out):
-    # The reciprocal is how OpenCV divides; where i * n_in / n_out is whole, floor feels it.
-    return np.minimum(np.floor(np.arange(n_out) * (1 / (n_out / n_in))).astype(int), n_in - 1)
-
-
 @pytest.mark.parametrize("size", SIZES)
 def test_labels_take_the_pixel_at_the_rounded_down_position(size):
     label = random_label(37, 53)
-    rows, columns = nearest_by_formula(37, size[0]), nearest_by_formula(53, size[1])
-    np.testing.assert_array_equal(resize_label(label, size), label[rows][:, columns])
+    expected = cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST)
+    np.testing.assert_array_equal(resize_label(label, size), expected)
+
+
+@pytest.mark.parametrize("old", [1, 2, 3, 97, 333, 375, 500, 683, 1024, 2048])
+def test_rounded_down_positions_are_those_of_opencv_for_every_size(old):
+    row = np.arange(old, dtype=np.uint16)[None]
+    for new in range(1, 4100, 1 if old in (97, 1024) else 37):
+        resized = cv2.resize(row, (new, 1), interpolation=cv2.INTER_NEAREST)[0]
+        np.testing.assert_array_equal(nearest_positions(old, new), resized)
 
 
 def test_rounded_down_positions_are_floor_of_i_n_in_over_n_out():
     for n_in, n_out in [(1024, 512), (1024, 2047), (2048, 1333), (375, 512), (500, 683)]:
         exact = np.arange(n_out) * n_in // n_out
-        np.testing.assert_array_equal(nearest_by_formula(n_in, n_out), exact)
-        row = np.arange(n_in, dtype=np.uint16)[None]
-        resized = cv2.resize(row, (n_out, 1), interpolation=cv2.INTER_NEAREST)[0]
-        np.testing.assert_array_equal(resized, exact)
+        np.testing.assert_array_equal(nearest_positions(n_in, n_out), exact)
 
 
-def test_random_resize_changes_image_and_label_alike():
-    example = random_example(60, 80)
-    transform = RandomResize(image_size=(60, 240), ratio_range=(0.5, 2.0))
-    resized = transform.random_map(example, np.random.default_rng(3))
-    assert resized["image"].shape[:2] == resized["label"].shape != (60, 80)
-    assert set(np.unique(resized["label"])) <= set(range(19))
+@pytest.mark.parametrize("old", [(37, 53), (1, 200), (200, 1), (64, 96)])
+@pytest.mark.parametrize("ratio", [0.013, 0.5, 0.61, 1.0, 1.37, 2.0, 3.9])
+def test_a_window_of_the_resized_is_the_same_as_the_resized_window(old, ratio):
+    image, label = random_image(*old), random_label(*old)
+    size = tuple(max(int(side * ratio + 0.5), 1) for side in old)
+    whole_image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+    whole_label = cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST)
+    for rng in generators(15):
+        top, left = rng.integers(size)
+        window = (slice(top, top + rng.integers(1, 90)), slice(left, left + rng.integers(1, 90)))
+        part = resize_image(image, size, window=window)
+        np.testing.assert_array_equal(part, whole_image[window])
+        np.testing.assert_array_equal(resize_label(label, size, window=window), whole_label[window])
+
+
+def test_image_and_label_are_scaled_and_cropped_alike():
+    y, x = np.mgrid[:50, :60].astype(np.uint8)
+    blocks = (y // 10 + x // 12) % 7
+    example = {"id": "a", "image": np.repeat(30 * blocks[..., None], 3, axis=2), "label": blocks}
+    for rng in generators(20):
+        cropped = scale_crop(size=(20, 30), image_size=(50, 60)).random_map(example, rng)
+        assert cropped["image"].shape == (20, 30, 3)
+        assert cropped["label"].shape == (20, 30)
+        # Away from the edges of blocks, which bilinear resizing blurs, colours tell the class.
+        assert np.mean(cropped["image"][..., 0] == 30 * cropped["label"]) > 0.6
 
 
 def test_evaluation_resize_leaves_the_label_alone():
     example = random_example(60, 80)
-    resized = Resize(image_size=(120, 240)).map(example)
-    assert resized["image"].shape == (120, 160, 3)
+    resized = ResizeViews(sizes=lambda size: [(120, 160), (3 * size[0], 7)]).map(example)
+    assert [view.shape for view in resized["views"]] == [(120, 160, 3), (180, 7, 3)]
     assert resized["label"] is example["label"]
+    assert resized["image"] is example["image"]
 
 
 # Crop.
 
 
 def test_crop_windows_are_uniform_including_both_ends():
-    crop = RandomCrop(size=(4, 4))
+    crop = scale_crop(size=(4, 4))
     corners = [crop.draw_window((6, 4), rng) for rng in generators(900)]
     tops = [rows.start for rows, _ in corners]
     np.testing.assert_allclose(np.bincount(tops) / 900, 1 / 3, atol=0.05)
@@ -171,8 +195,9 @@ def test_crop_windows_are_uniform_including_both_ends():
 def test_crop_avoids_a_dominant_class():
     label = np.zeros((40, 100), np.uint8)
     label[:, 90:] = 1  # only windows near the right edge hold two classes in balance
-    crop = RandomCrop(size=(40, 20))
-    shares = [np.mean(label[crop.draw(label, rng)] == 1) for rng in generators(150)]
+    crop = scale_crop(size=(40, 20), image_size=(40, 100), ratio_range=(1.0, 1.0))
+    windows = [crop.draw(label, rng)[1] for rng in generators(150)]
+    shares = [np.mean(label[window] == 1) for window in windows]
     # 5 of 81 windows are balanced; eleven draws find one with probability 1 - (76/81)^10 or so.
     assert 0.3 < np.mean([0.25 < share <= 0.75 for share in shares]) < 0.65
 
@@ -180,12 +205,13 @@ def test_crop_avoids_a_dominant_class():
 def test_crop_gives_up_after_ten_tries():
     drawn = []
 
-    class Draws(RandomCrop):
+    class Draws(RandomScaleCrop):
         def draw_window(self, size, rng):
             drawn.append((slice(0, 4), slice(len(drawn), len(drawn) + 4)))
             return drawn[-1]
 
-    window = Draws(size=(4, 4)).draw(np.zeros((4, 20), np.uint8), np.random.default_rng(0))
+    crop = Draws(image_size=(4, 20), ratio_range=(1.0, 1.0), size=(4, 4))
+    _, window = crop.draw(np.zeros((4, 20), np.uint8), np.random.default_rng(0))
     assert len(drawn) == 11
     assert window == drawn[-1]
 
@@ -206,19 +232,14 @@ def test_balance_counts_labelled_pixels_only(counts, expected):
     assert is_balanced(label, max_class_share=0.75) is expected
 
 
-def test_crop_keeps_image_and_label_together():
-    y, x = np.mgrid[:50, :60].astype(np.uint8)
-    example = {"id": "a", "image": np.stack([y, x, y], axis=-1), "label": (y + x) % 7}
-    cropped = RandomCrop(size=(20, 30)).random_map(example, np.random.default_rng(0))
-    assert cropped["label"].shape == (20, 30)
-    np.testing.assert_array_equal(cropped["image"][..., :2].sum(-1) % 7, cropped["label"])
-
-
 def test_an_image_smaller_than_the_crop_is_kept_whole():
-    example = random_example(10, 50)
-    cropped = RandomCrop(size=(20, 30)).random_map(example, np.random.default_rng(0))
-    assert cropped["image"].shape == (10, 30, 3)
-    assert cropped["label"].shape == (10, 30)
+    example, crop = random_example(10, 50), scale_crop(size=(20, 30), image_size=(10, 50))
+    for seed in range(10):
+        size, _ = crop.draw(example["label"], np.random.default_rng(seed))
+        kept = tuple(map(min, size, (20, 30)))
+        cropped = crop.random_map(example, np.random.default_rng(seed))
+        assert cropped["image"].shape == (*kept, 3)
+        assert cropped["label"].shape == kept
 
 
 # Flip.
@@ -437,13 +458,3 @@ def test_training_yields_the_crop_size_and_leaves_its_input_untouched():
         assert example["id"] == "a"
         for key in ("image", "label"):
             np.testing.assert_array_equal(inputs[key], original[key])
-
-
-def test_evaluation_normalises_a_resized_image():
-    example = random_example(60, 90)
-    resize, normalise = transforms.eval_transforms(image_size=(30, 90), mean=MEAN, std=STD)
-    result = normalise.map(resize.map(example))
-    assert result["image"].shape == (30, 45, 3)
-    np.testing.assert_array_equal(
-        result["image"], normalize(resize_image(example["image"], (30, 45)), mean=MEAN, std=STD)
-    )

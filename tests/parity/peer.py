@@ -26,6 +26,11 @@ class Peer:
             text=True,
         )
 
+    @property
+    def pid(self) -> int:
+        """Process id of the worker."""
+        return self._process.pid
+
     def call(self, function: str, **arguments: Any) -> Any:
         """Run one job; its log is in the error if it fails."""
         assert self._process.stdin is not None

@@ -42,9 +42,9 @@ import mmseg  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.optim import OptimWrapper, PolyLR  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
-from mmengine.runner import load_checkpoint  # noqa: E402
+from mmengine.runner import Runner, load_checkpoint  # noqa: E402
 from mmengine.structures import PixelData  # noqa: E402
-from mmseg.registry import MODELS  # noqa: E402
+from mmseg.registry import MODELS, TRANSFORMS  # noqa: E402
 from mmseg.structures import SegDataSample  # noqa: E402
 from mmseg.utils import register_all_modules  # noqa: E402
 
@@ -309,6 +309,89 @@ def evaluate(root: str, images: int, threads: int, ratios: list, flip: bool) -> 
         pairs = truth[kept] * classes + found[kept]
         counts = counts + torch.bincount(pairs, minlength=classes**2).reshape(classes, classes)
     return counts.tolist()
+
+
+def transformed(pipeline: list, inputs: str, output: str, seeds: list) -> None:
+    """Send "image" (BGR) and "label" through a pipeline, once per seed: "image <seed>", ...
+
+    The seed is that of numpy's global generator, from which all transforms draw.
+    """
+    arrays, results = dict(np.load(inputs)), {}
+    tuples = [  # which JSON made lists
+        {key: tuple(value) if isinstance(value, list) else value for key, value in step.items()}
+        for step in pipeline
+    ]
+    steps = [TRANSFORMS.build(step) for step in tuples]
+    for seed in seeds:
+        np.random.seed(seed)  # noqa: NPY002
+        example = {
+            "img": arrays["image"].copy(),
+            "img_shape": arrays["image"].shape[:2],
+            "ori_shape": arrays["image"].shape[:2],
+        }
+        if "label" in arrays:
+            example |= {"gt_seg_map": arrays["label"].copy(), "seg_fields": ["gt_seg_map"]}
+        for step in steps:
+            example = step(example)
+        results[f"image {seed}"] = example["img"]
+        if "label" in arrays:
+            results[f"label {seed}"] = example["gt_seg_map"]
+    np.savez(output, **results)
+
+
+def fitted(sizes: list, limits: list) -> list:
+    """Sizes (height, width) that keep-ratio resizing gives within each limit."""
+    return [
+        [mmcv.rescale_size((width, height), tuple(limit))[::-1] for height, width in sizes]
+        for limit in limits
+    ]
+
+
+def normalized(inputs: str, output: str, mean: list, std: list, size: list) -> None:
+    """Normalise and pad "image" (BGR) and "label" as 0.x did, by mmcv, and as 1.x does."""
+    image, label = (np.load(inputs)[name] for name in ("image", "label"))
+    constants = (np.array(values, np.float32) for values in (mean, std))  # as 0.x stored them
+    by_mmcv = mmcv.imnormalize(image, *constants, to_rgb=True)
+    preprocess = MODELS.build(
+        dict(type="SegDataPreProcessor", mean=mean, std=std, bgr_to_rgb=True, size=tuple(size),
+             pad_val=0, seg_pad_val=255)
+    )  # fmt: skip
+    sample = SegDataSample(
+        gt_sem_seg=PixelData(data=torch.from_numpy(label[None].astype(np.int64))),
+        metainfo={"img_shape": label.shape},
+    )
+    tensor = torch.from_numpy(image.transpose(2, 0, 1).copy())
+    batch = preprocess({"inputs": [tensor], "data_samples": [sample]}, training=True)
+    np.savez(
+        output,
+        image=mmcv.impad(by_mmcv, shape=tuple(size), pad_val=0),
+        label=mmcv.impad(label, shape=tuple(size), pad_val=255),
+        image_v1=batch["inputs"][0].numpy().transpose(1, 2, 0),
+        label_v1=batch["data_samples"][0].gt_sem_seg.data[0].numpy(),
+    )
+
+
+_training: dict = {}  # of `load`, for `take`
+
+
+def load(root: str, workers: int, batch_size: int) -> None:
+    """Start the released Cityscapes training pipeline on a folder of that layout."""
+    config = Config.fromfile(CONFIGS / "fcn_hr18_4xb2-40k_cityscapes-512x1024.py")
+    cv2.setNumThreads(config.env_cfg.mp_cfg.opencv_num_threads)
+    loader = config.train_dataloader
+    loader.update(batch_size=batch_size, num_workers=workers, persistent_workers=workers > 0)
+    loader.dataset.data_root = root
+    _training["batches"] = iter(Runner.build_dataloader(loader, seed=0))
+    _training["normalize"] = MODELS.build(config.model.data_preprocessor)
+
+
+def take(batches: int, normalize: bool) -> list:
+    """Take so many batches; normalise them in this process, as 1.x does on its device."""
+    for _ in range(batches):
+        batch = next(_training["batches"])
+        if normalize:
+            batch = _training["normalize"](batch, training=True)
+    return [list(image.shape) for image in batch["inputs"]]
 
 
 def main() -> None:
