@@ -23,6 +23,7 @@ from hrnet_jax.data.dataset import Dataset
 from hrnet_jax.data.transforms import Channels, Size, normalize
 from hrnet_jax.inference import bucket_logits, label_pixels
 from hrnet_jax.metrics import Scores
+from hrnet_jax.models.layers import at_least_float32
 from hrnet_jax.protocol import Protocol, Taps, Window, bucket_side, taps
 from hrnet_jax.sharding import batch_sharding
 from hrnet_jax.types import IGNORE_LABEL, Example, Label, NormalizedImage
@@ -60,12 +61,15 @@ class Evaluator:
         self._programs: dict[tuple, jax.stages.Compiled] = {}
         self._pixels = np.zeros(2, np.int64)  # of images, of the buckets that held them
 
-        def network(params: dict, stats: dict, images: Array, sizes: Array) -> Array:
+        def network(params: dict, stats: dict, images: Array, sizes: Array | None) -> Array:
             model = nnx.merge(structure, params, stats)
             model.eval()
             count, windows = images.shape[:2]
             flat = images.reshape(-1, *images.shape[2:]).astype(dtype)
-            logits = bucket_logits(model, flat, jnp.repeat(sizes, windows, 0))
+            if sizes is None:  # every window fills its bucket
+                logits = at_least_float32(model(flat))
+            else:
+                logits = bucket_logits(model, flat, jnp.repeat(sizes, windows, 0))
             return logits.reshape(count, windows, *logits.shape[1:])
 
         def pixels(logits: list[Array], plan: _Plan) -> tuple[Array, Array]:
@@ -82,7 +86,7 @@ class Evaluator:
             labels, counts = jax.lax.map(one, (logits, plan))
             return labels, jax.lax.psum(counts.sum(0), "data")
 
-        def both(params: dict, stats: dict, images: Array, sizes: Array, plan: _Plan):
+        def both(params: dict, stats: dict, images: Array, sizes: Array | None, plan: _Plan):
             return pixels([network(params, stats, images, sizes)], plan)
 
         same, split = P(), P("data")
@@ -173,8 +177,8 @@ class Evaluator:
         return self._program(self._pixels_of, logits, plan)
 
     def _program(self, function: Any, *arguments: Any) -> Any:
-        leaves = jax.tree.leaves([a for a in arguments if not isinstance(a, dict)])
-        key = (id(function), *(leaf.shape for leaf in leaves))
+        leaves, shapes = jax.tree.flatten([a for a in arguments if not isinstance(a, dict)])
+        key = (id(function), shapes, *(leaf.shape for leaf in leaves))
         if key not in self._programs:
             shape = "x".join(map(str, leaves[0].shape[-3:-1]))
             what = "label maps" if function is self._pixels_of else f"images of {shape}"
@@ -240,7 +244,7 @@ class Evaluator:
                     mirrors * view.num_windows * np.prod(view.slot),
                 )
             images += view_images
-            sizes += [view_sizes] * mirrors
+            sizes += [None if first.window == first.slot else view_sizes] * mirrors
             rows += [view_rows] * mirrors
             columns += [view_columns, flipped][:mirrors]
             grids += [first.grid] * mirrors
@@ -301,7 +305,8 @@ class _View(NamedTuple):
 
     @property
     def shapes(self) -> tuple:
-        return self.grid, self.slot, self.rows.inputs.shape[1], self.columns.inputs.shape[1]
+        taps = self.rows.inputs.shape[1], self.columns.inputs.shape[1]
+        return self.grid, self.slot, self.window == self.slot, *taps
 
     def cut(self, image: NormalizedImage, *, into: np.ndarray) -> None:
         height, width = self.window

@@ -85,7 +85,7 @@ PROTOCOLS = {
 )
 def test_label_maps_are_those_of_the_definition(model, name):
     protocol = PROTOCOLS[name]
-    sizes = [(40, 61), (33, 90), (70, 45), (1, 1)]
+    sizes = [(40, 61), (33, 90), (70, 45), (1, 1), (64, 64)]  # the last one fills a window
     examples = [example(str(size), size, protocol=protocol, seed=n) for n, size in enumerate(sizes)]
     found = {}
     for batch in evaluator(model[0], protocol=protocol, batch_size=1, devices=1).label(

@@ -73,7 +73,9 @@ def test_a_zip_of_the_folder_is_a_root_as_well(setup, tiny_city, tmp_path):
     setup.config.data.root = shutil.make_archive(str(tmp_path / "city"), "zip", tiny_city)
     packed = Setup(setup.config, terminal=setup.terminal)
     packed.check_training()
-    np.testing.assert_array_equal(next(packed.train_batches(0, workdir=tmp_path))["image"], folder["image"])
+    np.testing.assert_array_equal(
+        next(packed.train_batches(0, workdir=tmp_path))["image"], folder["image"]
+    )
 
 
 def test_a_run_introduces_itself(setup):
