@@ -69,8 +69,8 @@ def logits_in_two_programs(weights: list, image: np.ndarray, dtype: str) -> list
     return results
 
 
-def backward(weights: Any, batch: Arrays, dtype: str) -> Arrays:
-    """Loss and gradients by key, from the train step itself."""
+def backward(weights: Any, batches: list[Arrays], dtype: str) -> list[Arrays]:
+    """Loss and gradients by key of each batch, from the train step itself."""
 
     def keep_gradient() -> optax.GradientTransformation:
         """An optimiser that changes nothing and remembers what it saw."""
@@ -79,11 +79,14 @@ def backward(weights: Any, batch: Arrays, dtype: str) -> Arrays:
         )
 
     with jax.enable_x64(True):
-        step, state = train_step(weights, keep_gradient(), dtype)
-        state, metrics = step(state, device_batch(batch))
-        gradients = ravel_pytree(state.params)[1](state.optimizer)
-        named = torch_state_dict(jax.device_get(gradients), {})
-        return {"loss": np.asarray(metrics.loss), **named}
+        step, first = train_step(weights, keep_gradient(), dtype)
+        results: list[Arrays] = []
+        for batch in batches:
+            state, metrics = step(jax.tree.map(jnp.copy, first), device_batch(batch))
+            gradients = ravel_pytree(state.params)[1](state.optimizer)
+            named = torch_state_dict(jax.device_get(gradients), {})
+            results.append({"loss": np.asarray(metrics.loss), **named})
+        return results
 
 
 def train(weights: Any, batches: Arrays, *, total: int, snapshots: list[int]) -> Arrays:

@@ -34,6 +34,7 @@ ROOT = Path(__file__).parents[2]
 VARIANTS = ("hr18s", "hr18", "hr48")
 SIZES = ((512, 1024), (375, 500), (513, 769), (97, 65))
 OTHER_CLASSES = (150, 21, 60, 59)
+BACKWARD = 8  # batches of the comparison in float32
 TOTAL, SHORT, LONG = 20, 5, 20  # steps of the schedule, of the two comparisons
 NUDGED = (  # tensors of which one element is moved by one ulp, to see how far the peer drifts
     "backbone.conv1.weight",
@@ -177,33 +178,37 @@ def test_logits_of_every_number_of_classes(variant, peer, files, converted, tabl
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_one_backward_pass(variant, peer, files, converted, tables):
     path = files(variant, own=True)
-    batch = {name: values[0] for name, values in batches(1).items()}
-    theirs = peer.arrays("backward", variant=variant, num_classes=19, weights=str(path),
-                         batch=batch)  # fmt: skip
+    steps = batches(BACKWARD)
+    each = [{name: values[n] for name, values in steps.items()} for n in range(BACKWARD)]
+    theirs = [
+        peer.arrays("backward", variant=variant, num_classes=19, weights=str(path), batch=batch)
+        for batch in each
+    ]
     peer32, peer64 = (
-        {k.removesuffix(f" {dtype}"): v for k, v in theirs.items() if k.endswith(dtype)}
+        [
+            {k.removesuffix(f" {dtype}"): v for k, v in t.items() if k.endswith(dtype)}
+            for t in theirs
+        ]
         for dtype in ("float32", "float64")
     )
-    mine32, mine64 = (
-        ours.backward(converted(path), batch, dtype) for dtype in ("float32", "float64")
-    )
-    keys = sorted(set(peer64) - {"loss"})
+    mine32 = ours.backward(converted(path), each, "float32")
+    (mine64,) = ours.backward(converted(path), each[:1], "float64")
+    keys = sorted(set(peer64[0]) - {"loss"})
     assert set(mine64) == {*keys, "loss"}
-    loss32, loss64 = (
-        abs(float(a["loss"] / b["loss"]) - 1) for a, b in ((mine32, peer64), (mine64, peer64))
+    loss64 = abs(float(mine64["loss"] / peer64[0]["loss"]) - 1)
+    gradient64 = relative(mine64, peer64[0], keys)
+    loss32 = max(abs(float(a["loss"] / b["loss"]) - 1) for a, b in zip(mine32, peer64, strict=True))
+    own, noise = (
+        np.sqrt(np.mean([whole(a, b, keys) ** 2 for a, b in zip(results, peer64, strict=True)]))
+        for results in (mine32, peer32)
     )
-    gradient64 = relative(mine64, peer64, keys)
-    own, noise = whole(mine32, peer64, keys), whole(peer32, peer64, keys)
-    worst, worst_noise = relative(mine32, peer64, keys), relative(peer32, peer64, keys)
     tables["backward"].append(
-        f"| {variant} | {loss64:.1e} | {gradient64:.1e} | {loss32:.1e} | {own:.1e} | {noise:.1e} "
-        f"| {worst:.1e} | {worst_noise:.1e} |"
+        f"| {variant} | {loss64:.1e} | {gradient64:.1e} | {loss32:.1e} | {own:.1e} | {noise:.1e} |"
     )
     assert loss64 <= 1e-10
     assert gradient64 <= 1e-8
     assert loss32 <= 1e-5
     assert own <= 2 * noise
-    assert worst <= 2 * worst_noise
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -325,17 +330,19 @@ class had over the second where the two differ: ties within float error.
 
 | variant | protocol | pixels | different | equal | largest lead where different |
 |--|--|--:|--:|--:|--:|""",
-    "backward": """\
+    "backward": f"""\
 ## One backward pass
 
 Two crops of 64x96, a quarter of the pixels ignored, the peer's own random weights, 19 classes.
 Relative differences; gradients by the L2 norm. Demanded in float64: loss 1e-10, every gradient
-1e-8; in float32: loss 1e-5, gradients at most twice as far from the peer's float64 as the peer's
-float32, all as one vector, and the worst single tensor of each.
+1e-8; in float32: loss 1e-5, all gradients as one vector at most twice as far from the peer's
+float64 as the peer's float32 is. A single rectifier that a rounding puts on the other side of zero
+moves a float32 gradient by 1e-3, in either program, so that one batch is a lottery: the float32
+distances are root mean squares over {BACKWARD} batches.
 
-| variant | float64 loss | float64 worst gradient | float32 loss | float32 gradient, ours \
-| ... peer | float32 worst gradient, ours | ... peer |
-|--|--:|--:|--:|--:|--:|--:|--:|""",
+| variant | float64 loss | float64 worst gradient | float32 worst loss | float32 gradients, ours \
+| float32 gradients, peer |
+|--|--:|--:|--:|--:|--:|""",
     "training": f"""\
 ## Training
 
