@@ -121,8 +121,8 @@ def _normalize_batch(
 
 def _normalize_batch_forward(x: Array, scale: Array, bias: Array, epsilon: float):
     precise = at_least_float32(x)
-    mean = precise.mean((0, 1, 2))
-    var = jnp.square(precise - mean).mean((0, 1, 2))
+    mean = _mean(precise)
+    var = _mean(jnp.square(precise - mean))
     inverse = jax.lax.rsqrt(var + epsilon)
     # An infinite variance would normalise everything to `bias` unseen; 0 * inf is NaN, and shows.
     y = (precise - mean) * (inverse * scale) + (bias + 0 * var)
@@ -133,10 +133,19 @@ def _normalize_batch_backward(epsilon: float, saved: tuple, gradients: tuple):
     x, scale, mean, inverse = saved
     dy = at_least_float32(gradients[0])
     normal = (at_least_float32(x) - mean) * inverse
-    dbias, dscale = dy.sum((0, 1, 2)), (dy * normal).sum((0, 1, 2))
+    bias_share, scale_share = _mean(dy), _mean(dy * normal)
+    dx = (scale * inverse) * (dy - (bias_share + normal * scale_share))
     count = x.size // x.shape[-1]
-    dx = (scale * inverse) * (dy - (dbias + normal * dscale) / count)
-    return dx.astype(x.dtype), dscale, dbias
+    return dx.astype(x.dtype), count * scale_share, count * bias_share
+
+
+def _mean(x: Float[Array, "b h w c"]) -> Float[Array, " c"]:
+    """Mean of each channel, axis by axis.
+
+    One sum over all pixels would add them one by one, and lose digits that PyTorch, which adds
+    in float64 here, keeps.
+    """
+    return x.mean(2).mean(1).mean(0)
 
 
 _normalize_batch.defvjp(_normalize_batch_forward, _normalize_batch_backward)

@@ -131,3 +131,14 @@ def test_statistics_return_no_gradient():
 
     gradient = jax.grad(total)(jnp.ones((1, 4, 4, 2)))
     assert bool(jnp.isfinite(gradient).all())
+
+
+def test_statistics_of_many_pixels_keep_their_digits():
+    """Added one by one in float32 they would be off by 1e-5."""
+    x = 1 + 0.1 * np.random.default_rng(0).standard_normal((2, 256, 512, 1))
+    layer = BatchNorm(1, momentum=1.0)
+    layer.train()
+    layer(jnp.asarray(x, jnp.float32))
+    exact = np.asarray(x, np.float32).astype(np.float64)
+    np.testing.assert_allclose(layer.mean[...][0], exact.mean(), rtol=3e-7)
+    np.testing.assert_allclose(layer.var[...][0], exact.var(ddof=1), rtol=1e-6)
