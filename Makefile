@@ -22,13 +22,16 @@ check: $(VENV)/.installed-test  ## format, lint, types
 	@$(BIN)/mypy
 
 fast-tests: $(VENV)/.installed-test
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not parity"
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not parity and not browser"
 
 test-slow: $(VENV)/.installed-test  ## full-size checks
 	@$(BIN)/python -m pytest -q -m slow
 
 parity: $(VENV)/.installed-test .venv-parity/.installed  ## beside the real mmsegmentation (PyTorch, 30 min)
 	@HRNET_PARITY_PYTHON=.venv-parity/bin/python $(BIN)/python -m pytest -q -m parity tests/parity
+
+browser: $(VENV)/.installed-test  ## the report in a real headless browser
+	@$(BIN)/python -m pytest -q -m browser tests/test_browser.py
 
 format: $(VENV)/.installed-test  ## rewrite the code in the house's format
 	@$(BIN)/ruff format --quiet .
@@ -64,4 +67,4 @@ $(VENV)/.installed-test: $(VENV)/.installed
 clean:  ## remove the environment, caches and the drawn scenes; runs and datasets stay
 	rm -rf $(VENV) .venv-parity .pytest_cache .mypy_cache .ruff_cache build dist data/minicity
 
-.PHONY: help demo test check fast-tests test-slow format parity colour-table clean
+.PHONY: help demo test check fast-tests test-slow browser format parity colour-table clean

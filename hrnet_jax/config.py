@@ -21,7 +21,8 @@ from hrnet_jax.protocol import Protocol
 # Fields that may change between two starts in one workdir; all others decide the result.
 _OPERATIONAL = (
     "log", "eval.every_steps", "eval.batch_size", "checkpoint", "data.root", "data.workers",
-    "data.threads", "data.on_error", "train.max_bad_steps",
+    "data.threads", "data.on_error", "train.max_bad_steps", "eval.split", "eval.submission",
+    "eval.save_predictions",
 )  # fmt: skip
 
 
@@ -97,6 +98,13 @@ def default(*, name: str, dataset: str, variant: str) -> ConfigDict:
     # --config.eval.flip
     config.eval.ratios = (1.0,)
     config.eval.flip = False
+    config.eval.limit = 0  # only the first so many images; 0: all
+    # The next fields matter for --mode eval only.
+    config.eval.split = "val"  # or train, or test: whose labels may be missing, see `submission`
+    # "": none, else label PNGs as a test server wants them, in eval/submission: "cityscapes" (ids
+    # of its label files) or "ade20k" (class index + 1)
+    config.eval.submission = ""
+    config.eval.save_predictions = False  # class indices with palette, PNGs in eval/predictions
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 4_000
@@ -120,6 +128,8 @@ def validate(config: ConfigDict) -> None:
     _one_of(config, "model.dtype", ("float32", "bfloat16", "float64"))
     _one_of(config, "data.name", (*DATASETS, "custom"))
     _one_of(config, "eval.mode", ("whole", "slide"))
+    _one_of(config, "eval.split", ("val", "train", "test"))
+    _one_of(config, "eval.submission", ("", "cityscapes", "ade20k"))
     _one_of(config, "data.on_error", ("stop", "quarantine"))
     for field in (
         "train.image_size", "train.crop_size", "eval.image_size", "eval.crop_size", "eval.stride",
@@ -137,7 +147,9 @@ def validate(config: ConfigDict) -> None:
     ):  # fmt: skip
         if get(config, field) < 1:
             raise ValueError(f"config.{field}={get(config, field)} must be at least 1.")
-    for field in ("seed", "data.workers", "log.pictures", "optim.weight_decay", "optim.min_lr"):
+    for field in (
+        "seed", "data.workers", "log.pictures", "optim.weight_decay", "optim.min_lr", "eval.limit",
+    ):  # fmt: skip
         if not get(config, field) >= 0:
             raise ValueError(f"config.{field}={get(config, field)} must not be negative.")
     if not 0 < config.optim.lr < math.inf or not 0 <= config.optim.momentum < 1:
@@ -191,7 +203,8 @@ def _one_of(config: ConfigDict, field: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         guess = difflib.get_close_matches(str(value), allowed, n=1)
         hint = f" Did you mean {guess[0]!r}?" if guess else ""
-        raise ValueError(f"config.{field}={value!r} must be one of {', '.join(allowed)}.{hint}")
+        listed = ", ".join(name or "''" for name in allowed)
+        raise ValueError(f"config.{field}={value!r} must be one of {listed}.{hint}")
 
 
 def get(config: ConfigDict, field: str) -> Any:

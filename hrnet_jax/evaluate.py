@@ -1,52 +1,179 @@
-"""A checkpoint and a dataset -> scores: the eval command."""
+"""A checkpoint and a dataset -> scores and a report: the eval command."""
 
+import collections
+import hashlib
 import json
+import os
+import platform
+import time
 from pathlib import Path
+from typing import Any
 
+import flax
+import jax
 from ml_collections import ConfigDict
 
-from hrnet_jax.checkpoint import Weights
+import hrnet_jax
+from hrnet_jax.checkpoint import Weights, leaf_checksums
 from hrnet_jax.config import protocol_of
-from hrnet_jax.evaluator import class_table
+from hrnet_jax.evaluator import OnPrediction, class_table
 from hrnet_jax.files import write_text
 from hrnet_jax.metrics import Scores
+from hrnet_jax.per_image import ImageCounts, PerImage, confusion_of
+from hrnet_jax.report import Gallery, write_report
 from hrnet_jax.setup import Setup
 from hrnet_jax.sharding import replicate
+from hrnet_jax.submission import Predictions, Submission
+from hrnet_jax.types import Example, Label
 from hrnet_jax.writer import Terminal
 
 
 def evaluate(config: ConfigDict, weights: Weights, *, workdir: Path, terminal: Terminal) -> Scores:
-    """Score weights on the validation split; write `eval/scores.json` and pictures."""
+    """Score weights on a split of the config's dataset, into the folder `eval` of the workdir.
+
+    It gets `scores.json` (the receipt), `report.html`, `per_image.npz` (what two evaluations are
+    compared by), pictures, and the label maps that the config asks for. Where no pixel has a
+    label, the receipt has no scores.
+    """
     setup = Setup(config, terminal=terminal)
     check_weights_fit(weights, setup)
-    terminal.line(
-        f"Evaluating {weights.path} on {len(setup.validation)} images of {setup.dataset.name}"
-    )
     folder = workdir / "eval"
+    results = Results(setup, folder=folder)
+    terminal.line(
+        f"Evaluating {weights.path} on {len(setup.validation)} {config.eval.split} images of "
+        f"{setup.dataset.name}"
+    )
     params, stats = replicate((weights.params, weights.stats), mesh=setup.mesh)
+    begin = time.perf_counter()
     scores = setup.evaluator()(
         params,
         stats,
         setup.validation_examples(),
         total=len(setup.validation),
-        on_prediction=setup.pictures(folder / "pictures"),
+        on_prediction=results,
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    receipt = {
-        "checkpoint": str(weights.path),
-        "step": weights.step,
-        "dataset": setup.dataset.name,
-        "images": len(setup.validation),
-        "protocol": protocol_of(config).describe(),
-        **scores.summary(),
-        "iou": dict(zip(setup.dataset.classes, scores.iou_percent(), strict=True)),
-        "confusion": scores.confusion.tolist(),
-    }
-    write_text(folder / "scores.json", json.dumps(receipt, indent=2) + "\n")
-    terminal.table(class_table(scores, setup.dataset))
-    terminal.line(f"Protocol: {protocol_of(config).describe()}.")
-    terminal.line(f"Scores: {folder / 'scores.json'}    Pictures: {folder / 'pictures'}")
+    results.write(scores, weights=weights, seconds=time.perf_counter() - begin)
+    if scores.confusion.any():
+        terminal.table(class_table(scores, setup.dataset))
+    else:
+        terminal.warn(
+            f"no pixel of {setup.dataset.name} {config.eval.split} has a label; there are label "
+            "maps, but no scores."
+        )
+    terminal.line(f"Protocol: {describe_protocol(config)}.")
+    terminal.line(f"Report: {folder / 'report.html'}    Scores: {folder / 'scores.json'}")
+    results.describe_label_maps(terminal)
     return scores
+
+
+class Results:
+    """Takes the label maps of an evaluation one by one, and writes what becomes of them.
+
+    Pictures and label maps are written as they come, numbers at the end and each file in one
+    piece: an evaluation that was killed leaves the numbers of the one before.
+    """
+
+    def __init__(self, setup: Setup, *, folder: Path):
+        self._setup, self._folder = setup, folder
+        dataset, options = setup.dataset, setup.config.eval
+        self._counts = ImageCounts(dataset.num_classes)
+        self._gallery = Gallery(dataset)
+        self._writers: list[OnPrediction] = [setup.pictures(folder / "pictures")]
+        if options.save_predictions:
+            self._writers.append(Predictions(folder / "predictions", dataset))
+        self._submission: Submission | None = None
+        if options.submission:
+            self._submission = Submission(folder / "submission", dataset, options.submission)
+            self._writers.append(self._submission)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):  # hours before the numbers are there
+            raise PermissionError(f"{folder} cannot be written to; give another --workdir.")
+
+    def __call__(self, example: Example, predicted: Label) -> None:
+        """See one image and its label map."""
+        for write in self._writers:
+            write(example, predicted)
+        label = example["label"]
+        confusion = confusion_of(label, predicted, num_classes=self._setup.dataset.num_classes)
+        self._counts.add(example["id"], label.shape, confusion)
+        self._gallery.add(example, predicted, confusion)
+
+    def write(self, scores: Scores, *, weights: Weights, seconds: float) -> None:
+        """Write the files that need all images."""
+        counts = self._counts.result()
+        receipt = self._receipt(scores, counts, weights=weights, seconds=seconds)
+        write_report(
+            self._folder / "report.html",
+            receipt=receipt,
+            dataset=self._setup.dataset,
+            per_image=counts,
+            gallery=self._gallery.groups(),
+        )
+        counts.save(self._folder / "per_image.npz")
+        text = json.dumps(receipt, indent=2, allow_nan=False)
+        write_text(self._folder / "scores.json", text + "\n")
+
+    def describe_label_maps(self, terminal: Terminal) -> None:
+        """Say where label maps are, and whether a submission is not only of this evaluation."""
+        if self._setup.config.eval.save_predictions:
+            terminal.line(f"Label maps: {self._folder / 'predictions'}")
+        if self._submission is not None:
+            folder = self._folder / "submission"
+            terminal.line(f"Submission: {folder}")
+            if strangers := self._submission.strangers():
+                terminal.warn(
+                    f"{len(strangers)} files in {folder} are not of this evaluation, first "
+                    f"{strangers[0]}; remove them before you submit it."
+                )
+
+    def _receipt(
+        self, scores: Scores, counts: PerImage, *, weights: Weights, seconds: float
+    ) -> dict[str, Any]:
+        setup = self._setup
+        receipt = {
+            "checkpoint": str(weights.path),
+            "step": weights.step,
+            "weights": weights_hash(weights),
+            "dataset": setup.dataset.name,
+            "split": setup.config.eval.split,
+            "images": len(counts.ids),
+            "data": counts.fingerprint(),
+            "classes": setup.dataset.classes,
+            "protocol": describe_protocol(setup.config),
+            "dtype": setup.config.model.dtype,
+            "seconds": seconds,  # compilation included
+            "images_per_second": len(counts.ids) / seconds,
+            "devices": dict(collections.Counter(d.device_kind for d in setup.mesh.devices.flat)),
+            "versions": {
+                "python": platform.python_version(),
+                "jax": jax.__version__,
+                "flax": flax.__version__,
+                "hrnet_jax": hrnet_jax.__version__,
+            },
+        }
+        if scores.confusion.any():
+            receipt |= {
+                **scores.summary(),
+                "iou": dict(zip(setup.dataset.classes, scores.iou_percent(), strict=True)),
+                "confusion": scores.confusion.tolist(),
+            }
+        return receipt
+
+
+def describe_protocol(config: ConfigDict) -> str:
+    """Say in one line what a number belongs to: protocol, precision, which images."""
+    text = f"{protocol_of(config).describe()}, in {config.model.dtype}"
+    if config.eval.split != "val":
+        text += f", on the {config.eval.split} split"
+    if config.eval.limit:
+        text += f", the first {config.eval.limit} images only"
+    return text
+
+
+def weights_hash(weights: Weights) -> str:
+    """SHA-256 over names and checksums of all arrays: equal for equal weights anywhere."""
+    sums = leaf_checksums({"params": weights.params, "stats": weights.stats})
+    return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
 
 
 def check_weights_fit(weights: Weights, setup: Setup) -> None:

@@ -17,10 +17,12 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 from jaxtyping import Float16
 from rich.table import Table
+from rich.text import Text
 
 from hrnet_jax.compiling import compiler_options
 from hrnet_jax.data.dataset import Dataset
 from hrnet_jax.data.transforms import Channels, Size, normalize
+from hrnet_jax.files import written_in_one_piece
 from hrnet_jax.inference import bucket_logits, label_pixels
 from hrnet_jax.metrics import Scores
 from hrnet_jax.models.layers import at_least_float32
@@ -391,7 +393,8 @@ def class_table(scores: Scores, dataset: Dataset) -> Table:
         dataset.classes, scores.iou, scores.accuracy, pixels, strict=True
     ):
         bar = "" if np.isnan(iou) else "█" * round(20 * iou)
-        table.add_row(name, _percent(iou), bar, _percent(accuracy), f"{count:,}")
+        # As text: brackets in a name are no markup.
+        table.add_row(Text(name), _percent(iou), bar, _percent(accuracy), f"{count:,}")
     summary = scores.summary()
     table.add_section()
     table.add_row("mean", f"{summary['mIoU']:.2f}", "", f"{summary['mAcc']:.2f}", "")
@@ -433,4 +436,5 @@ class Pictures:
         )
         path = self._folder / f"{example['id'].replace('/', '_')}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
+        with written_in_one_piece(path) as file:
+            picture.save(file, format="PNG")

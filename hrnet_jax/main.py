@@ -2,7 +2,8 @@
 
 Modes:
   train    go on from the newest checkpoint in --workdir, else start anew
-  eval     score --checkpoint on the validation split of --config
+  eval     score --checkpoint on the validation split of --config; writes <workdir>/eval
+  compare  say how two evaluations of the same images differ: --mode compare FOLDER FOLDER
   predict  label the images in --input with --checkpoint; needs no --config
   prepare  write the dataset of --config as ArrayRecord shards into --output, and check them;
            for Pascal Context make the label files first
@@ -28,6 +29,7 @@ from ml_collections import ConfigDict, config_flags
 
 from hrnet_jax import config as configs
 from hrnet_jax.checkpoint import FOLDER, load_weights
+from hrnet_jax.compare import compare
 from hrnet_jax.compiling import enable_compilation_cache
 from hrnet_jax.data import minicity
 from hrnet_jax.doctor import doctor
@@ -38,7 +40,7 @@ from hrnet_jax.samples import samples
 from hrnet_jax.train import train
 from hrnet_jax.writer import Terminal
 
-_MODES = ["train", "eval", "predict", "prepare", "doctor", "samples"]
+_MODES = ["train", "eval", "predict", "compare", "prepare", "doctor", "samples"]
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe to run, a file in configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default runs/<config.name>.")
@@ -62,11 +64,14 @@ def main(argv: Sequence[str]) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without Unicode is no reason to stop
     logging.set_verbosity(logging.ERROR)  # Orbax tells of every file, jax of absent TPUs
-    if len(argv) > 1:
+    if len(argv) > 1 and _MODE.value != "compare":
         sys.exit(f"Error: {argv[1]!r} is no option; fields are given as --config.field=value.")
     terminal = Terminal()
     try:
-        _run(terminal)
+        if _MODE.value == "compare":
+            _compare(argv[1:], terminal)
+        else:
+            _run(terminal)
     except KeyboardInterrupt:
         resumes = " The same command goes on from the last checkpoint."
         terminal.line(f"Stopped.{resumes if _MODE.value == 'train' else ''}")
@@ -75,6 +80,15 @@ def main(argv: Sequence[str]) -> None:
         if _TRACEBACK.value:
             raise
         sys.exit(f"Error: {error}")
+
+
+def _compare(folders: Sequence[str], terminal: Terminal) -> None:
+    if len(folders) != 2:
+        raise ValueError(
+            f"--mode compare needs two folders that --mode eval wrote, not {len(folders)}; as in "
+            "--mode compare runs/a runs/b."
+        )
+    compare(Path(folders[0]), Path(folders[1]), terminal=terminal)
 
 
 def _run(terminal: Terminal) -> None:
@@ -175,6 +189,11 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     except (AttributeError, KeyError) as error:
         sys.exit(f"Error: {_explain_field(argv) or error}")
     except (flags.Error, ValueError, TypeError, OSError) as error:
+        if match := re.search(r"flag '(config\.[\w.]+)'", str(error)):
+            sys.exit(
+                f"Error: --{match[1]} changes a recipe; give that too, as in --config "
+                "configs/hr18s_minicity.py."
+            )
         # What a config file raises comes with its traceback; the last line says it.
         message = str(error).strip().splitlines()
         last = message[-1].strip().removeprefix("ValueError: ")

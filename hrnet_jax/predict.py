@@ -22,7 +22,7 @@ from hrnet_jax.evaluator import Evaluator
 from hrnet_jax.files import write_text, written_in_one_piece
 from hrnet_jax.step import split
 from hrnet_jax.types import IGNORE_LABEL, Example, Image, Label
-from hrnet_jax.visualize import overlay
+from hrnet_jax.visualize import indexed, overlay
 from hrnet_jax.writer import Terminal
 
 _VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
@@ -82,10 +82,8 @@ class Predictor:
         """Write `<path>_label.png` (class indices, with palette) and `<path>_overlay.png`."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        indexed = PILImage.fromarray(label, mode="P")
-        indexed.putpalette(np.asarray(self.palette, np.uint8).tobytes())
         blended = PILImage.fromarray(overlay(_pixels(image), label, self.palette))
-        for kind, picture in (("label", indexed), ("overlay", blended)):
+        for kind, picture in (("label", indexed(label, self.palette)), ("overlay", blended)):
             with written_in_one_piece(path.with_name(f"{path.name}_{kind}.png")) as file:
                 picture.save(file, format="PNG")
 

@@ -89,7 +89,9 @@ def _make_context_labels(root: Path, dataset: Dataset, terminal: Terminal) -> bo
     part = dataset.splits["train"][0]
     annotations = root / ANNOTATIONS
     is_context = dataset.name in ("pascal_context", "pascal_context_59")
-    if not is_context or not annotations.exists() or (root / part.labels).exists():
+    if not is_context or not annotations.exists() or part.labels is None:
+        return False
+    if (root / part.labels).exists():
         return False
     with terminal.announced(f"Reading {annotations}"):
         content = Annotations(annotations)

@@ -15,7 +15,7 @@ from hrnet_jax.config import dataset_of, protocol_of
 from hrnet_jax.data.doctor import examine
 from hrnet_jax.data.opening import open_source
 from hrnet_jax.data.pipeline import eval_examples, steps_per_epoch, train_batches
-from hrnet_jax.data.sources import Source
+from hrnet_jax.data.sources import First, Source
 from hrnet_jax.data.transforms import ResizeViews, Transform, train_transforms
 from hrnet_jax.evaluator import Evaluator, Pictures
 from hrnet_jax.interop.sources import read_source
@@ -49,6 +49,11 @@ class Setup:
         """Find what would stop a training run before anything expensive begins."""
         size = self.config.train.batch_size
         check_batch_size(size, field="config.train.batch_size", mesh=self.mesh)
+        if self.config.eval.split != "val":
+            raise ValueError(
+                f"config.eval.split={self.config.eval.split!r} is for --mode eval; training "
+                "validates on 'val'."
+            )
         self._check_some_files()
 
     def _check_some_files(self) -> None:
@@ -72,8 +77,10 @@ class Setup:
 
     @cached_property
     def validation(self) -> Source:
-        """The validation split."""
-        return open_source(self.config.data.root, self.dataset, "val")
+        """What is evaluated: the validation split, unless the config says otherwise."""
+        source = open_source(self.config.data.root, self.dataset, self.config.eval.split)
+        limit = self.config.eval.limit
+        return First(source=source, count=limit) if limit else source
 
     @cached_property
     def _model(self) -> tuple[Any, dict, dict]:

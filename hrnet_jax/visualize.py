@@ -5,10 +5,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
 
-from hrnet_jax.types import Image, Label
+from hrnet_jax.types import IGNORE_LABEL, Image, Label
 
 Color = tuple[int, int, int]  # RGB
 
@@ -21,9 +22,30 @@ _UNLABELLED = (0, 0, 0)
 
 def colorize(label: Label, palette: Sequence[Color]) -> Image:
     """Paint each pixel in the colour of its class; black where it has none."""
+    return _table(palette)[label]
+
+
+def indexed(label: Label, palette: Sequence[Color]) -> PILImage.Image:
+    """Return a picture that holds the class indices themselves, and the palette to show them."""
+    picture = PILImage.fromarray(label, mode="P")
+    picture.putpalette(_table(palette).tobytes())
+    return picture
+
+
+def _table(palette: Sequence[Color]) -> UInt8[np.ndarray, "256 3"]:
     table = np.full((256, 3), _UNLABELLED, np.uint8)
     table[: len(palette)] = palette
-    return table[label]
+    return table
+
+
+def error_map(image: Image, *, truth: Label, predicted: Label) -> Image:
+    """Paint wrong pixels red and pixels without a class white, over a pale image."""
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    canvas = cv2.addWeighted(grey, 0.4, np.full_like(grey, 255), 0.5, 0)
+    is_labelled = truth != IGNORE_LABEL
+    canvas[is_labelled & (truth != predicted)] = (220, 20, 30)
+    canvas[~is_labelled] = 255
+    return canvas
 
 
 def overlay(image: Image, label: Label, palette: Sequence[Color], *, opacity: float = 0.5) -> Image:

@@ -8,6 +8,7 @@ import pytest
 
 from hrnet_jax.compiling import enable_compilation_cache
 from hrnet_jax.data import minicity
+from tests import tiny
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Also for the processes that tests start: a program is compiled once for all of them.
@@ -15,6 +16,7 @@ os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parent.parent / ".pytest_cache
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 enable_compilation_cache()
+assert "tiny" in tiny.VARIANTS  # for every test file, also when it runs alone
 
 
 @pytest.fixture(scope="session")

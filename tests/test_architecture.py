@@ -12,10 +12,10 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # A file imports from lower levels, from files before it on its own level, or from its own folder.
 LEVELS = [
     ["hrnet_jax", "types", "files"],
-    ["models", "data", "metrics", "optim", "compiling", "visualize", "writer"],
-    ["protocol"],
+    ["models", "data", "metrics", "optim", "compiling", "per_image", "visualize", "writer"],
+    ["protocol", "report", "submission"],
     ["config", "losses", "inference", "sharding"],
-    ["recipes", "step"],
+    ["compare", "recipes", "step"],
     ["checkpoint", "evaluator", "monitor"],
     ["interop"],
     ["setup", "predict", "prepare"],

@@ -40,6 +40,13 @@ def test_a_config_survives_json(config):
         ("eval.every_steps", 4001, r"must be a multiple of config.checkpoint.every_steps=4000"),
         ("data.mean", (1.0, 2.0), r"config.data.mean=\(1.0, 2.0\) must be three numbers"),
         ("data.std", (1.0, 0.0, 1.0), r"std above 0"),
+        ("eval.split", "tset", r"must be one of val, train, test. Did you mean 'test'"),
+        (
+            "eval.submission",
+            "cityscape",
+            r"one of '', cityscapes, ade20k. Did you mean 'cityscapes'",
+        ),
+        ("eval.limit", -1, r"config.eval.limit=-1 must not be negative"),
         ("data.on_error", "skip", r"must be one of stop, quarantine"),
         ("data.workers", -1, r"config.data.workers=-1 must not be negative"),
         ("optim.lr", -0.1, r"config.optim.lr=-0.1 must be positive"),

@@ -1,14 +1,22 @@
+import dataclasses
 import io
 import json
+import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from hrnet_jax import models
 from hrnet_jax.checkpoint import Weights
-from hrnet_jax.evaluate import evaluate
+from hrnet_jax.compare import read_evaluation
+from hrnet_jax.data.decode import decode
+from hrnet_jax.evaluate import Results, describe_protocol, evaluate, weights_hash
+from hrnet_jax.metrics import Scores
+from hrnet_jax.per_image import PerImage, confusion_of
 from hrnet_jax.setup import Setup
 from hrnet_jax.step import split
 from hrnet_jax.writer import Terminal
@@ -39,6 +47,16 @@ def test_scores_are_written_with_their_protocol(config, tmp_path):
     assert len(receipt["iou"]) == 19
     assert np.array(receipt["confusion"]).sum() == scores.confusion.sum() > 0
     assert "Protocol: whole images" in terminal.console.file.getvalue()
+    assert "in float32" in receipt["protocol"]
+    assert receipt["images_per_second"] == pytest.approx(4 / receipt["seconds"])
+    assert receipt["devices"] == {"cpu": 8}
+    assert receipt["versions"]["jax"] == jax.__version__
+    counts = PerImage.load(tmp_path / "eval" / "per_image.npz")
+    # The host counts image by image what the devices count in batches.
+    np.testing.assert_array_equal(counts.labelled.sum(0), scores.confusion.sum(1))
+    np.testing.assert_array_equal(counts.predicted.sum(0), scores.confusion.sum(0))
+    assert read_evaluation(tmp_path).receipt == receipt
+    assert receipt["data"] in (tmp_path / "eval" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -51,3 +69,104 @@ def test_scores_are_written_with_their_protocol(config, tmp_path):
 def test_weights_of_something_else_are_refused(config, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         evaluate(config, weights_of(config, **changes), workdir=tmp_path, terminal=Terminal())
+
+
+NO_WEIGHTS = Weights(params={}, stats={}, meta={}, step=0, path=Path("/weights/0"))
+
+
+def labelled_perfectly(config, folder, *, write=True):
+    """Give the labels themselves as predictions; no network is needed for what follows."""
+    setup = Setup(config, terminal=Terminal(Console(file=io.StringIO(), width=200)))
+    results, total = Results(setup, folder=folder), np.zeros((19, 19), np.int64)
+    for index in range(len(setup.validation)):
+        example = decode(setup.validation[index], setup.dataset)
+        predicted = np.where(example["label"] == 255, 0, example["label"])
+        results(example, predicted)
+        total += confusion_of(example["label"], predicted, num_classes=19)
+    if write:
+        results.write(Scores(total), weights=NO_WEIGHTS, seconds=2.0)
+    return results
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_label_maps_and_submissions_are_written_on_demand(config, tiny_city, tmp_path):
+    config.log.pictures, config.eval.limit = 0, 3
+    config.eval.submission, config.eval.save_predictions = "cityscapes", True
+    (tmp_path / "submission").mkdir()
+    (tmp_path / "submission" / "older.png").touch()
+    terminal = Terminal(Console(file=io.StringIO(), width=200))
+    labelled_perfectly(config, tmp_path).describe_label_maps(terminal)
+    said = terminal.console.file.getvalue()
+    assert f"Label maps: {tmp_path / 'predictions'}" in said
+    assert "1 files in" in said
+    assert "first older.png; remove them before you submit" in said
+    (tmp_path / "submission" / "older.png").unlink()
+    assert len(list((tmp_path / "predictions").rglob("*.png"))) == 3
+    submitted = sorted((tmp_path / "submission").iterdir())
+    assert len(submitted) == 3
+    assert all(path.name.endswith("_leftImg8bit.png") for path in submitted)
+    receipt = json.loads((tmp_path / "scores.json").read_text())
+    assert receipt["mIoU"] == 100
+    assert receipt["images"] == 3
+    assert receipt["protocol"].endswith("in float32, the first 3 images only")
+    # What is submitted are the ids of the label files, wherever those have a class.
+    raw = next((tiny_city / "gtFine" / "val").rglob(
+        submitted[0].name.replace("_leftImg8bit", "_gtFine_labelIds")))  # fmt: skip
+    raw, written = (np.asarray(Image.open(path)) for path in (raw, submitted[0]))
+    has_class = Setup(config, terminal=Terminal()).dataset.lookup_table()[0][raw] != 255
+    np.testing.assert_array_equal(written[has_class], raw[has_class])
+
+
+def test_a_killed_evaluation_leaves_the_numbers_of_the_one_before(config, tmp_path, monkeypatch):
+    config.log.pictures = 0
+    labelled_perfectly(config, tmp_path)
+    before = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
+    assert sorted(before) == ["per_image.npz", "report.html", "scores.json"]
+    labelled_perfectly(config, tmp_path, write=False)  # killed before the end
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", killed)  # killed while writing
+    with pytest.raises(KeyboardInterrupt):
+        labelled_perfectly(config, tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in files(tmp_path)} == before
+
+
+def test_a_split_without_labels_gives_label_maps_and_no_scores(config, tiny_city, tmp_path):
+    source = tiny_city / "leftImg8bit" / "val"
+    shutil.copytree(source, tmp_path / "city" / "leftImg8bit" / "test")
+    config.data.root, config.eval.split = str(tmp_path / "city"), "test"
+    config.eval.submission = "cityscapes"
+    labelled_perfectly(config, tmp_path / "eval")
+    receipt = json.loads((tmp_path / "eval" / "scores.json").read_text())
+    assert not {"mIoU", "iou", "confusion"} & set(receipt)
+    assert "on the test split" in receipt["protocol"]
+    assert len(list((tmp_path / "eval" / "submission").iterdir())) == 4
+    assert "no scores" in (tmp_path / "eval" / "report.html").read_text()
+    with pytest.raises(ValueError, match=r"has no scores: its split 'test' has no labels"):
+        read_evaluation(tmp_path / "eval")
+
+
+def test_a_folder_that_cannot_be_written_is_found_first(config, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(PermissionError, match=r"eval cannot be written to; give another --workdir"):
+        Results(Setup(config, terminal=Terminal()), folder=tmp_path / "eval")
+
+
+def test_a_hash_knows_weights_by_their_values(config):
+    weights = weights_of(config)
+    moved = dataclasses.replace(weights, path=Path("/elsewhere"), step=9)
+    assert weights_hash(weights) == weights_hash(moved)
+    changed = jax.tree.map(np.array, weights.params)
+    changed["backbone"]["conv1"]["kernel"][0, 0, 0, 0] += 1e-3
+    assert weights_hash(weights) != weights_hash(dataclasses.replace(weights, params=changed))
+
+
+def test_the_protocol_names_precision_and_subset(config):
+    config.model.dtype, config.eval.split, config.eval.limit = "bfloat16", "train", 5
+    text = describe_protocol(config)
+    assert text.endswith("in bfloat16, on the train split, the first 5 images only")

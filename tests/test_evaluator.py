@@ -12,6 +12,7 @@ from rich.console import Console
 
 from hrnet_jax.compiling import compiler_options
 from hrnet_jax.data import DATASETS
+from hrnet_jax.data.dataset import folder_dataset
 from hrnet_jax.data.transforms import ResizeViews, normalize
 from hrnet_jax.evaluator import Evaluator, Pictures, class_table, grouped
 from hrnet_jax.metrics import Scores
@@ -159,6 +160,13 @@ def test_the_table_shows_absent_classes_as_a_dash():
     assert "75.00" in rows["road"]
     assert " - " in rows["sky"]
     assert "37.50" in rows["mean"]  # road and sidewalk (predicted, never labelled)
+
+
+def test_brackets_in_a_class_name_stay_text():
+    dataset, out = folder_dataset(classes=("[b]x[/b]", "[/y]")), io.StringIO()
+    Console(file=out, width=120).print(class_table(Scores(np.eye(2, dtype=int)), dataset))
+    assert "[b]x[/b]" in out.getvalue()
+    assert "[/y]" in out.getvalue()
 
 
 def test_pictures_are_spread_over_the_split(tmp_path):

@@ -30,6 +30,12 @@ MISTAKES = {
         "There is no checkpoint in /nowhere. Train first",
     ),
     "unknown mode": (["--mode=fly"], "flag --mode=fly: value should be one of"),
+    "field without a config": (
+        ["--mode=eval", "--checkpoint=runs/x", "--config.model.dtype=bfloat16"],
+        "--config.model.dtype changes a recipe; give that too, as in --config configs/hr18s",
+    ),
+    "compare nothing": (["--mode=compare", "a"], "needs two folders that --mode eval wrote, not 1"),
+    "compare nowhere": (["--mode=compare", "a", "b"], "There is no scores.json in a;"),
     "stray word": (["train"], "'train' is no option"),
 }
 

@@ -132,6 +132,20 @@ def test_a_published_recipe_without_its_backbone_is_a_loud_start(setup):
     assert "--config.init_from=FILE" in text
 
 
+def test_training_validates_on_the_validation_split_only(setup):
+    setup.config.eval.split = "train"
+    assert len(setup.validation) == 8
+    with pytest.raises(ValueError, match=r"eval.split='train' is for --mode eval; training valid"):
+        setup.check_training()
+
+
+def test_a_limit_shortens_what_is_evaluated(setup):
+    setup.config.eval.limit = 3
+    names = [example["id"] for example in setup.validation_examples()]
+    assert names == [setup.validation[index].id for index in range(3)]
+    assert len(setup.validation) == 3
+
+
 def plant(setup, tmp_path, *, split, number=0):
     """Give the setup a copy of its data in which one label has an illegal pixel."""
     root = tmp_path / "city"

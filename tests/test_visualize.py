@@ -1,6 +1,6 @@
 import numpy as np
 
-from hrnet_jax.visualize import colorize, draw_curves, overlay, panel, sheet
+from hrnet_jax.visualize import colorize, draw_curves, error_map, indexed, overlay, panel, sheet
 
 PALETTE = ((255, 0, 0), (0, 255, 0))
 
@@ -37,6 +37,23 @@ def test_curves_are_drawn_from_metrics(tmp_path):
     entries = [{"step": 10, "loss": 2.0}, {"step": 20, "loss": None}, {"step": 20, "mIoU": 31.4}]
     draw_curves(entries, tmp_path / "new" / "curves.png", title="run")
     assert (tmp_path / "new" / "curves.png").stat().st_size > 10_000
+
+
+def test_an_indexed_picture_holds_indices_and_shows_colours():
+    label = np.array([[0, 1, 255]], np.uint8)
+    picture = indexed(label, PALETTE)
+    np.testing.assert_array_equal(np.asarray(picture), label)
+    np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), colorize(label, PALETTE))
+
+
+def test_an_error_map_paints_what_is_wrong():
+    image = np.full((1, 3, 3), 100, np.uint8)
+    found = error_map(
+        image, truth=np.array([[0, 1, 255]], np.uint8), predicted=np.array([[1, 1, 1]], np.uint8)
+    )
+    assert found[0, 0].tolist() == [220, 20, 30]
+    assert len(set(found[0, 1].tolist())) == 1  # grey
+    assert found[0, 2].tolist() == [255, 255, 255]
 
 
 def test_a_sheet_shows_pictures_pixel_by_pixel_below_their_captions():

@@ -176,11 +176,13 @@ DATASET = Dataset(
     # 0 is "other", which no class names; what others call "reduce zero label".
     label_map={0: 255} | {value: value - 1 for value in range(1, 151)},
     splits={"train": (_part("training"),), "val": (_part("validation"),)},
+    test=(_part("testing").or_unlabelled(),),
     counts={"train": 20210, "val": 2000},
     obtain="""\
 Download ADEChallengeData2016.zip (923 MB) from http://sceneparsing.csail.mit.edu and point to the
 zip itself, or to the folder ADEChallengeData2016 in it:
   images/{training,validation}/*.jpg
   annotations/{training,validation}/*.png
+The images of the test server (release_test.zip) belong into images/testing.
 The label files are read as shipped. The full ADE20K (with 3,000 classes) is another dataset.""",
 )

@@ -83,9 +83,9 @@ _AGAIN = " Download or pack the archive again."
 
 class _Zips:
     def __init__(self, paths: list[Path], dataset: Dataset):
-        parts = [part for split in dataset.splits.values() for part in split]
+        parts = [part for split in (*dataset.splits.values(), dataset.test) for part in split]
         parts += [part.otherwise for part in parts if part.otherwise]
-        folders = {folder for part in parts for folder in (part.images, part.labels)}
+        folders = {f for part in parts for f in (part.images, part.labels) if f is not None}
         lists = {name for part in parts for name in (*part.lists, *part.lists_without)}
         self._archives = ", ".join(map(str, paths))
         self._members: dict[str, _Member] = {}

@@ -18,7 +18,7 @@ from PIL import Image as PILImage
 
 from hrnet_jax.data.dataset import Dataset
 from hrnet_jax.data.decode import decode_label, is_mat
-from hrnet_jax.data.sources import Record, check_split
+from hrnet_jax.data.sources import Record
 
 VERSION = "1.0.0"  # of the stored form
 _SHARD = 500  # examples per file: 1.3 GB of Cityscapes, 25 MB of ADE20K
@@ -42,7 +42,7 @@ class ArrayRecordSource:
     def __init__(self, folder: str | os.PathLike[str], dataset: Dataset, split: str):
         import tensorflow_datasets as tfds
 
-        check_split(dataset, split)
+        dataset.parts(split)  # a mistyped split comes first
         self._folder = Path(folder)
         self._split = split
         info = _read_json(self._folder / "dataset_info.json")
@@ -163,6 +163,7 @@ def write(records: Mapping[str, Iterable[Record]], dataset: Dataset, *, folder: 
 
 def _as_example(record: Record) -> dict[str, Any]:
     label = record.label
+    assert label is not None, "splits that are prepared have labels"
     if is_mat(label):
         file = io.BytesIO()
         PILImage.fromarray(decode_label(label, path=record.label_path)).save(file, "png")
@@ -175,7 +176,8 @@ def _as_example(record: Record) -> dict[str, Any]:
 
 def checksum(record: Record) -> int:
     """Return the CRC-32 of an example's name, image file and label file."""
-    return zlib.crc32(record.label, zlib.crc32(record.image, zlib.crc32(record.id.encode())))
+    label = record.label or b""
+    return zlib.crc32(label, zlib.crc32(record.image, zlib.crc32(record.id.encode())))
 
 
 def _keys(folder: Path, info: dict[str, Any], dataset: Dataset) -> dict[str, str]:

@@ -80,6 +80,7 @@ DATASET = Dataset(
     palette=tuple(CLASSES.values()),
     label_map=LABEL_MAP,
     splits={"train": (_part("train"),), "val": (_part("val"),)},
+    test=(_part("test").or_unlabelled(),),
     counts={"train": 2975, "val": 500},
     obtain="""\
 Register at https://www.cityscapes-dataset.com, download leftImg8bit_trainvaltest.zip (11 GB) and

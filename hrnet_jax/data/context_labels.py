@@ -82,6 +82,7 @@ def write_labels(
 ) -> None:
     """Write label PNGs and lists where the dataset looks for them; the folder comes last."""
     part = DATASET.splits["train"][0]
+    assert part.labels is not None
     final = root / part.labels
     partial = final.with_name(f".{final.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -23,7 +23,7 @@ class Part:
     """
 
     images: str
-    labels: str
+    labels: str | None  # None: there are none, no pixel has a class
     image_suffix: str
     label_suffix: str
     lists: tuple[str, ...] = ()  # files of one stem per line; without any, all images, sorted
@@ -35,6 +35,10 @@ class Part:
             if not getattr(self, field):
                 raise ValueError(f"Part.{field} is empty; give the end of the names, like '.png'.")
 
+    def or_unlabelled(self) -> "Part":
+        """Return this part, which is its images alone where the folder of labels is missing."""
+        return dataclasses.replace(self, otherwise=dataclasses.replace(self, labels=None))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dataset:
@@ -45,6 +49,7 @@ class Dataset:
     palette: tuple[Color, ...]  # one per class
     label_map: Mapping[int, int]  # every legal raw value -> class index or 255; others are errors
     splits: Mapping[str, tuple[Part, ...]]  # "train" and "val"
+    test: tuple[Part, ...] = ()  # for evaluation only; may lack labels, see `Part.or_unlabelled`
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)  # official; empty: unknown
     obtain: str  # where to get it and what the folder must look like
 
@@ -64,6 +69,19 @@ class Dataset:
     def num_classes(self) -> int:
         """Number of classes, ignored pixels not among them."""
         return len(self.classes)
+
+    def parts(self, split: str) -> tuple[Part, ...]:
+        """Return where the files of a split lie; "test" is one for evaluation.
+
+        Raises:
+            ValueError: for a split that the dataset does not have.
+        """
+        known = {**self.splits, **({"test": self.test} if self.test else {})}
+        if split not in known:
+            raise ValueError(
+                f"Dataset {self.name!r} has no split {split!r}; use one of {sorted(known)}."
+            )
+        return known[split]
 
     def lookup_table(self) -> tuple[UInt8[np.ndarray, "256"], Bool[np.ndarray, "256"]]:
         """Return the class index (or 255) of every raw value, and which raw values are legal."""
@@ -152,6 +170,7 @@ def folder_dataset(
         palette=voc_palette(num_classes) if palette is None else palette,
         label_map=label_map,
         splits={split: (part(split),) for split in splits},
+        test=() if "test" in splits else (part("test").or_unlabelled(),),
         obtain=f"The folder must hold\n  {images}/**/*{image_suffix}\n"
         f"  {labels}/**/*{label_suffix}\n"
         + (f"  {list_file} (one name without suffix a line)\n" if list_file else "")

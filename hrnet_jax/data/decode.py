@@ -27,6 +27,9 @@ def decode(record: Record, dataset: Dataset) -> Example:
         BadFile: either file cannot be trained on, or they do not fit each other.
     """
     image = decode_image(record.image, path=record.image_path)
+    if record.label is None:
+        nothing = np.full(image.shape[:2], IGNORE_LABEL, np.uint8)
+        return Example(id=record.id, image=image, label=nothing)
     raw = decode_label(record.label, path=record.label_path)
     if image.shape[:2] != raw.shape:
         raise different_sizes(image.shape[:2], raw, record)

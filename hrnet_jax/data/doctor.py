@@ -138,6 +138,7 @@ def check(source: Source, index: int, dataset: Dataset) -> Checked:
         record = source[index]
     except (ValueError, OSError) as error:  # an archive may be damaged
         return Checked(image_path, [Fault("unreadable", image_path, str(error))])
+    assert record.label is not None, "splits that are examined have labels"
     faults: list[Fault] = []
     header = raw = None
     try:

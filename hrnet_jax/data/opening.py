@@ -35,7 +35,7 @@ def open_source(
                 f" 'tar xf {path.name}' and point to the folder with --config.data.root."
             )
         return ZipSource([path], dataset, split, complain=complain)
-    has_layout = any((path / part.images).is_dir() for part in dataset.splits.get(split, ()))
+    has_layout = any((path / part.images).is_dir() for part in dataset.parts(split))
     if not has_layout:
         if archives := sorted(path.glob("*.zip")):
             return ZipSource(archives, dataset, split, complain=complain)
@@ -52,7 +52,7 @@ def open_source(
 def _folders_with_layout(root: Path, dataset: Dataset, split: str) -> list[Path]:
     folders = {
         folder
-        for part in dataset.splits.get(split, ())
+        for part in dataset.parts(split)
         for depth in ("*", "*/*")
         for folder in root.glob(depth)
         if (folder / part.images).is_dir()

@@ -24,7 +24,7 @@ class Record:
 
     id: str  # the relative path that image and label share, for reports
     image: bytes
-    label: bytes
+    label: bytes | None  # None: no pixel has a class
     image_path: str  # for messages; a member of an archive gives its archive as well
     label_path: str
 
@@ -77,11 +77,11 @@ class FileSource:
         complain: Complain | None = None,  # by default a ValueError
     ):
         complain = complain or _refuse
-        check_split(dataset, split)
+        parts = dataset.parts(split)
         self._files = files
         self._pairs: list[tuple[str, Part]] = []  # (stem, part)
-        for part in dataset.splits[split]:
-            while part.otherwise is not None and not files.has_folder(part.labels):
+        for part in parts:
+            while part.otherwise is not None and not _has_labels(files, part):
                 part = part.otherwise
             self._pairs += [(stem, part) for stem in _paired_stems(files, part, dataset, complain)]
         if not self._pairs:
@@ -90,7 +90,7 @@ class FileSource:
                 + "".join(
                     f"\n  {files.where(part.images)} ends in {part.image_suffix!r}"
                     f" ({_suffixes_seen(files, part.images)})"
-                    for part in dataset.splits[split]
+                    for part in parts
                 )
                 + f"\n{dataset.obtain}",
                 [],
@@ -102,12 +102,14 @@ class FileSource:
     def __getitem__(self, index: int) -> Record:
         stem, part = self._pairs[index]
         image = f"{part.images}/{stem}{part.image_suffix}"
-        label = f"{part.labels}/{stem}{part.label_suffix}"
+        label = None
+        if part.labels is not None:
+            label = self._files.read(f"{part.labels}/{stem}{part.label_suffix}")
         image_path, label_path = self.paths(index)
         return Record(
             id=stem,
             image=self._files.read(image),
-            label=self._files.read(label),
+            label=label,
             image_path=image_path,
             label_path=label_path,
         )
@@ -116,7 +118,9 @@ class FileSource:
         stem, part = self._pairs[index]
         return (
             self._files.where(f"{part.images}/{stem}{part.image_suffix}"),
-            self._files.where(f"{part.labels}/{stem}{part.label_suffix}"),
+            "no label"
+            if part.labels is None
+            else self._files.where(f"{part.labels}/{stem}{part.label_suffix}"),
         )
 
 
@@ -131,7 +135,7 @@ class FolderSource(FileSource):
         *,
         complain: Complain | None = None,
     ):
-        check_split(dataset, split)
+        dataset.parts(split)  # a mistyped split comes first
         folder = Path(root).expanduser().absolute()
         if not folder.is_dir():
             raise FileNotFoundError(_not_found(str(folder), "folder", dataset))
@@ -163,12 +167,25 @@ class _Folder:
         return Path(self.where(name)).read_bytes()
 
 
-def check_split(dataset: Dataset, split: str) -> None:
-    """Refuse a split that the dataset does not have."""
-    if split not in dataset.splits:
-        raise ValueError(
-            f"Dataset {dataset.name!r} has no split {split!r}; use one of {sorted(dataset.splits)}."
-        )
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class First:
+    """The first `count` records of a source, or all if there are fewer."""
+
+    source: Source
+    count: int
+
+    def __len__(self) -> int:
+        return min(self.count, len(self.source))
+
+    def __getitem__(self, index: int) -> Record:
+        return self.source[index]
+
+    def paths(self, index: int) -> tuple[str, str]:
+        return self.source.paths(index)
+
+
+def _has_labels(files: Files, part: Part) -> bool:
+    return part.labels is not None and files.has_folder(part.labels)
 
 
 def _refuse(problem: str, names: list[str]) -> None:
@@ -176,13 +193,15 @@ def _refuse(problem: str, names: list[str]) -> None:
 
 
 def _paired_stems(files: Files, part: Part, dataset: Dataset, complain: Complain) -> list[str]:
-    for folder in (part.images, part.labels):
+    for folder in filter(None, (part.images, part.labels)):
         if not files.has_folder(folder):
             raise FileNotFoundError(_not_found(files.where(folder), "folder", dataset))
     images = _stems(files, part.images, part.image_suffix)
-    labels = _stems(files, part.labels, part.label_suffix)
+    labels = images
+    if part.labels is not None:
+        labels = _stems(files, part.labels, part.label_suffix)
     where_images = f"{files.where(part.images)}/*{part.image_suffix}"
-    where_labels = f"{files.where(part.labels)}/*{part.label_suffix}"
+    where_labels = f"{files.where(part.labels or '')}/*{part.label_suffix}"
     if not part.lists:
         wanted = images
         _require_none(

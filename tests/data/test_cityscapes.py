@@ -34,3 +34,11 @@ def test_the_official_layout_and_counts():
         "_gtFine_labelIds.png",
     )
     assert DATASET.counts == {"train": 2975, "val": 500}
+
+
+def test_the_test_split_has_labels_of_nothing_or_none_at_all():
+    (test,) = DATASET.parts("test")
+    assert (test.images, test.labels) == ("leftImg8bit/test", "gtFine/test")
+    assert test.otherwise is not None
+    assert (test.otherwise.images, test.otherwise.labels) == ("leftImg8bit/test", None)
+    assert "test" not in DATASET.splits

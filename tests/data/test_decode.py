@@ -62,6 +62,12 @@ def test_jpegs_turn_as_their_exif_tag_says():
     np.testing.assert_array_equal(turned, as_reference[..., ::-1])
 
 
+def test_without_a_label_no_pixel_has_a_class():
+    example = decode(record(encoded(random_image(2, 3)), None), CITYSCAPES)
+    np.testing.assert_array_equal(example["label"], np.full((2, 3), 255))
+    assert example["label"].dtype == np.uint8
+
+
 def pngs():
     """RGB and grey PNGs of all filters, compressions, odd sizes, interlaced or transparent."""
     smooth = cv2.GaussianBlur(random_image(61, 83), (0, 0), 2)  # all filters of PNG are worth it

@@ -55,8 +55,8 @@ def test_nothing_at_all_is_reported_as_a_missing_folder(tmp_path):
         open_source(tmp_path / "nowhere", PETS, "train")
     with pytest.raises(FileNotFoundError, match=r"there is no folder .*images/train"):
         open_source(tmp_path, PETS, "train")
-    with pytest.raises(ValueError, match="no split 'test'"):
-        open_source(tmp_path, PETS, "test")
+    with pytest.raises(ValueError, match="no split 'extra'"):
+        open_source(tmp_path, PETS, "extra")
 
 
 def test_a_root_that_is_too_high_gives_the_right_one(tmp_path):

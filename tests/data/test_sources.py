@@ -7,7 +7,7 @@ import pytest
 
 from hrnet_jax.data.cityscapes import DATASET as CITYSCAPES
 from hrnet_jax.data.dataset import Part, folder_dataset
-from hrnet_jax.data.sources import FolderSource, Source
+from hrnet_jax.data.sources import First, FolderSource, Source
 
 PETS = folder_dataset(classes=("cat", "dog"))
 
@@ -126,8 +126,38 @@ def test_a_missing_list_file_is_named(tmp_path):
 
 
 def test_an_unknown_split_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"no split 'test'; use one of \['train', 'val'\]"):
+    with pytest.raises(
+        ValueError, match=r"no split 'extra'; use one of \['test', 'train', 'val'\]"
+    ):
+        FolderSource(tmp_path, PETS, "extra")
+
+
+def test_a_test_split_may_lack_labels_but_has_them_if_they_are_there(tmp_path):
+    write(tmp_path, "images/test/b.jpg", "images/test/a.jpg")
+    source = FolderSource(tmp_path, PETS, "test")
+    assert ids(source) == ["a", "b"]
+    assert source[0].image == b"images/test/a.jpg"
+    assert source[0].label is None
+    write(tmp_path, "labels/test/a.png", "labels/test/b.png")
+    assert FolderSource(tmp_path, PETS, "test")[1].label == b"labels/test/b.png"
+    write(tmp_path, "images/test/c.jpg")  # some labels are not none
+    with pytest.raises(ValueError, match="1 images of dataset 'custom' have no label: c"):
         FolderSource(tmp_path, PETS, "test")
+
+
+def test_other_splits_need_their_labels(tmp_path):
+    write(tmp_path, "images/val/a.jpg")
+    with pytest.raises(FileNotFoundError, match=r"no folder .*labels/val"):
+        FolderSource(tmp_path, PETS, "val")
+
+
+def test_the_first_records_of_a_source(tmp_path):
+    write_pairs(tmp_path, "a", "b", "c")
+    source = FolderSource(tmp_path, PETS, "train")
+    first = pickle.loads(pickle.dumps(First(source=source, count=2)))
+    assert ids(first) == ["a", "b"]
+    assert isinstance(first, Source)
+    assert len(First(source=source, count=9)) == 3
 
 
 def test_an_empty_split_tells_which_files_it_saw_instead(tmp_path):
