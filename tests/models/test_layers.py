@@ -134,7 +134,7 @@ def test_statistics_return_no_gradient():
 
 
 def test_statistics_of_many_pixels_keep_their_digits():
-    """Added one by one in float32 they would be off by 1e-5."""
+    """The mean square less the squared mean would be off by 1e-5."""
     x = 1 + 0.1 * np.random.default_rng(0).standard_normal((2, 256, 512, 1))
     layer = BatchNorm(1, momentum=1.0)
     layer.train()
