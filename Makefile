@@ -22,7 +22,7 @@ check: $(VENV)/.installed-test  ## format, lint, types
 	@$(BIN)/mypy
 
 fast-tests: $(VENV)/.installed-test
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not parity and not browser"
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not parity and not browser"
 
 test-slow: $(VENV)/.installed-test  ## full-size checks
 	@$(BIN)/python -m pytest -q -m slow
