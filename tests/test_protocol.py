@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from hrnet_jax.models.layers import bilinear_taps
 from hrnet_jax.protocol import MULTI_SCALE, Protocol, bucket_side, taps
+from tests.bilinear import matrix
 
 SLIDE = Protocol(image_size=(520, 520), mode="slide")
 
@@ -57,14 +57,6 @@ def test_buckets_are_few():
     sides = {bucket_side(n) for n in range(1, 1281)}
     assert sides == {32, 64, 128, 256, 384, 512, 768, 1024, 1280}
     assert all(bucket_side(n) >= n for n in range(1, 5000))
-
-
-def matrix(size_in, size_out):
-    lower, upper, fraction = bilinear_taps(size_in, size_out)
-    result = np.zeros((size_out, size_in))
-    np.add.at(result, (np.arange(size_out), lower), 1 - fraction)
-    np.add.at(result, (np.arange(size_out), upper), fraction)
-    return result
 
 
 @pytest.mark.parametrize(

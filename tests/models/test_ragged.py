@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from hrnet_jax.compiling import compiler_options
-from hrnet_jax.models.layers import bilinear_taps, upsample
+from hrnet_jax.models.layers import upsample
 from hrnet_jax.models.ragged import band, valid_sizes
 from tests import tiny  # noqa: F401 -- adds the variant "tiny"
+from tests.bilinear import matrix
 from tests.published import published_model
 
 BUCKET = (64, 96)
@@ -54,15 +55,6 @@ def test_a_mixed_batch_gives_each_image_its_own_logits(junk):
 def test_of_the_published_variants(variant):
     found = largest_difference(published_model(variant), SLOW_SIZES, (192, 256), junk=1000.0)
     assert found < 1e-5
-
-
-def matrix(size_in, size_out):
-    """One bilinear step, [size_out size_in]."""
-    lower, upper, fraction = bilinear_taps(size_in, size_out)
-    result = np.zeros((size_out, size_in))
-    np.add.at(result, (np.arange(size_out), lower), 1 - fraction)
-    np.add.at(result, (np.arange(size_out), upper), fraction)
-    return result
 
 
 @pytest.mark.parametrize("factor", [2, 4, 8])

@@ -62,6 +62,7 @@ def logits_in_two_programs(weights: list, image: np.ndarray, dtype: str) -> list
             model = nnx.merge(structure, params, stats)
             if features is None:
                 graph, state = nnx.split(model.backbone)
+                # Called in this round of the loop only, so that `graph` cannot be another one.
                 run = jax.jit(lambda state, x: nnx.merge(graph, state)(x))  # noqa: B023
                 pixels = jnp.asarray(nhwc(image), dtype)
                 features = run.lower(state, pixels).compile(compiler_options())(state, pixels)

@@ -29,24 +29,25 @@ def _stub_ops() -> None:
         return type(name, (torch.nn.Module,), {"__init__": refuse})
 
     stub = types.ModuleType("mmcv.ops")
+    # A module's own hook for missing names, which the type of modules does not declare.
     stub.__getattr__ = make  # type: ignore[method-assign]
     sys.modules["mmcv.ops"] = stub
 
 
 _stub_ops()
 
-import cv2  # noqa: E402
-import mmcv  # noqa: E402
-import mmengine  # noqa: E402
-import mmseg  # noqa: E402
-from mmengine.config import Config  # noqa: E402
-from mmengine.optim import OptimWrapper, PolyLR  # noqa: E402
-from mmengine.registry import init_default_scope  # noqa: E402
-from mmengine.runner import Runner, load_checkpoint  # noqa: E402
-from mmengine.structures import PixelData  # noqa: E402
-from mmseg.registry import MODELS, TRANSFORMS  # noqa: E402
-from mmseg.structures import SegDataSample  # noqa: E402
-from mmseg.utils import register_all_modules  # noqa: E402
+import cv2
+import mmcv
+import mmengine
+import mmseg
+from mmengine.config import Config
+from mmengine.optim import OptimWrapper, PolyLR
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner, load_checkpoint
+from mmengine.structures import PixelData
+from mmseg.registry import MODELS, TRANSFORMS
+from mmseg.structures import SegDataSample
+from mmseg.utils import register_all_modules
 
 register_all_modules()
 init_default_scope("mmseg")
@@ -208,6 +209,23 @@ def photographs(folder: str) -> list:
     return paths
 
 
+def _scores(model: torch.nn.Module, view: np.ndarray, size: tuple, is_mirrored: bool):
+    """Logits [k h w] of one view (BGR) at the original size, a mirrored view turned back."""
+    sample = SegDataSample(
+        metainfo={
+            "ori_shape": size,
+            "img_shape": view.shape[:2],
+            "pad_shape": view.shape[:2],
+            "flip": is_mirrored,
+            "flip_direction": "horizontal",
+        }
+    )
+    tensor = torch.from_numpy(np.ascontiguousarray(view.transpose(2, 0, 1)))
+    with torch.no_grad():
+        (result,) = model.test_step({"inputs": [tensor], "data_samples": [sample]})
+    return result.seg_logits.data
+
+
 def labels(
     variant: str,
     num_classes: int,
@@ -240,19 +258,7 @@ def labels(
     for height, width, is_mirrored in views:
         view = mmcv.imresize(pixels, (width, height))
         view = mmcv.imflip(view) if is_mirrored else view
-        sample = SegDataSample(
-            metainfo={
-                "ori_shape": pixels.shape[:2],
-                "img_shape": (height, width),
-                "pad_shape": (height, width),
-                "flip": is_mirrored,
-                "flip_direction": "horizontal",
-            }
-        )
-        tensor = torch.from_numpy(np.ascontiguousarray(view.transpose(2, 0, 1)))
-        with torch.no_grad():
-            (result,) = model.test_step({"inputs": [tensor], "data_samples": [sample]})
-        scores = result.seg_logits.data
+        scores = _scores(model, view, pixels.shape[:2], is_mirrored)
         total = total + (scores.softmax(0) if len(views) > 1 else scores)
     best = total.topk(2, 0).values
     np.savez(output, labels=total.argmax(0).numpy(), margin=(best[0] - best[1]).numpy())
@@ -288,19 +294,7 @@ def evaluate(root: str, images: int, threads: int, ratios: list, flip: bool) -> 
             resized = mmcv.imrescale(pixels, size)
             for is_mirrored in (False, True)[: 1 + flip]:
                 view = mmcv.imflip(resized) if is_mirrored else resized
-                sample = SegDataSample(
-                    metainfo={
-                        "ori_shape": pixels.shape[:2],
-                        "img_shape": view.shape[:2],
-                        "pad_shape": view.shape[:2],
-                        "flip": is_mirrored,
-                        "flip_direction": "horizontal",
-                    }
-                )
-                tensor = torch.from_numpy(np.ascontiguousarray(view.transpose(2, 0, 1)))
-                with torch.no_grad():
-                    (result,) = model.test_step({"inputs": [tensor], "data_samples": [sample]})
-                scores = result.seg_logits.data
+                scores = _scores(model, view, pixels.shape[:2], is_mirrored)
                 total = total + (scores.softmax(0) if len(ratios) > 1 else scores)
         found = total.argmax(0)
         truth = torch.from_numpy(label.astype(np.int64))

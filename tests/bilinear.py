@@ -1,0 +1,14 @@
+"""A bilinear resize as a matrix, to hold every other form of it to."""
+
+import numpy as np
+
+from hrnet_jax.models.layers import bilinear_taps
+
+
+def matrix(size_in, size_out):
+    """One bilinear step, [size_out size_in]."""
+    lower, upper, fraction = bilinear_taps(size_in, size_out)
+    result = np.zeros((size_out, size_in))
+    np.add.at(result, (np.arange(size_out), lower), 1 - fraction)
+    np.add.at(result, (np.arange(size_out), upper), fraction)
+    return result
