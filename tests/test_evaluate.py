@@ -31,7 +31,7 @@ def config(tiny_city):
 
 
 def weights_of(config, **changes) -> Weights:
-    _, params, stats = split(models.build("tiny", num_classes=19))
+    _, params, stats = split(models.build("toy", num_classes=19))
     meta = Setup(config, terminal=Terminal()).meta() | changes
     return Weights(params=params, stats=stats, meta=meta, step=3, path=Path("/weights/3"))
 
@@ -62,7 +62,7 @@ def test_scores_are_written_with_their_protocol(config, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"variant": "hr48"}, r"holds hr48, but config.model.variant=tiny"),
+        ({"variant": "hr48"}, r"holds hr48, but config.model.variant=toy"),
         ({"classes": ["road"]}, r"was trained for 1 classes .* minicity has 19"),
     ],
 )
@@ -162,7 +162,7 @@ def test_a_hash_knows_weights_by_their_values(config):
     moved = dataclasses.replace(weights, path=Path("/elsewhere"), step=9)
     assert weights_hash(weights) == weights_hash(moved)
     changed = jax.tree.map(np.array, weights.params)
-    changed["backbone"]["conv1"]["kernel"][0, 0, 0, 0] += 1e-3
+    changed["first"]["conv"]["kernel"][0, 0, 0, 0] += 1e-3
     assert weights_hash(weights) != weights_hash(dataclasses.replace(weights, params=changed))
 
 

@@ -38,11 +38,6 @@ def example(name, size=(32, 64), *, protocol=WHOLE, seed=0):
     return ResizeViews(sizes=protocol.view_sizes).map(plain)
 
 
-@pytest.fixture(scope="module")
-def model():
-    return split(published_model("tiny", num_classes=3))
-
-
 def evaluator(structure, *, batch_size=8, protocol=WHOLE, devices=8, classes=3):
     return Evaluator(
         structure, num_classes=classes, protocol=protocol, mean=MEAN, std=STD,
@@ -82,16 +77,17 @@ PROTOCOLS = {
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in ("slide",))) for n in PROTOCOLS]
+    "build",
+    [Toy, pytest.param(lambda: published_model("tiny", num_classes=3), marks=pytest.mark.slow)],
 )
-def test_label_maps_are_those_of_the_definition(model, name):
-    protocol = PROTOCOLS[name]
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_label_maps_are_those_of_the_definition(build, name):
+    model, protocol = split(build()), PROTOCOLS[name]
     sizes = [(40, 61), (33, 90), (70, 45), (1, 1), (64, 64)]  # the last one fills a window
     examples = [example(str(size), size, protocol=protocol, seed=n) for n, size in enumerate(sizes)]
     found = {}
-    for batch in evaluator(model[0], protocol=protocol, batch_size=1, devices=1).label(
-        *model[1:], examples
-    ):
+    run = evaluator(model[0], protocol=protocol, batch_size=1, devices=1)
+    for batch in run.label(*model[1:], examples):
         found |= {e["id"]: labels for e, labels in zip(batch.examples, batch.labels, strict=True)}
     for e in examples:
         scores = by_definition(model, e, protocol)

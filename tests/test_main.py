@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from tests.command import TINY, run
+from tests.command import TINY, run, run_each
 
 MISTAKES = {
     "mistyped field": (
@@ -40,18 +40,23 @@ MISTAKES = {
 }
 
 
+@pytest.fixture(scope="module")
+def mistaken():
+    results = run_each([arguments for arguments, _ in MISTAKES.values()])
+    return dict(zip(MISTAKES, results, strict=True))
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_clear_error(mistake):
-    arguments, expected = MISTAKES[mistake]
-    done = run(*arguments, check=False)
+def test_a_mistake_is_one_clear_error(mistaken, mistake):
+    done, expected = mistaken[mistake], MISTAKES[mistake][1]
     assert done.returncode == 1
     assert expected in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.startswith("Error: ")
 
 
-def test_missing_cityscapes_names_the_way_out():
-    done = run("--config=configs/hr18_cityscapes.py", "--config.data.root=/nowhere", check=False)
+def test_missing_cityscapes_names_the_way_out(mistaken):
+    done = mistaken["no dataset"]
     for text in ("leftImg8bit_trainvaltest.zip", "--config.data.root=", "hr18s_minicity.py"):
         assert text in done.stderr
 

@@ -12,14 +12,14 @@ from hrnet_jax.checkpoint import Weights
 from hrnet_jax.predict import Predictor, input_files, predict
 from hrnet_jax.step import split
 from hrnet_jax.writer import Terminal
-from tests import tiny  # noqa: F401 -- adds the variant "tiny"
+from tests import tiny  # noqa: F401 -- adds the variant "toy"
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    _, params, stats = split(models.build("tiny", num_classes=2))
+    _, params, stats = split(models.build("toy", num_classes=2))
     meta = {
-        "variant": "tiny", "classes": ["a", "b"], "palette": [[255, 0, 0], [0, 255, 0]],
+        "variant": "toy", "classes": ["a", "b"], "palette": [[255, 0, 0], [0, 255, 0]],
         "mean": [120, 120, 120], "std": [60, 60, 60],
         "config": {"eval": {"image_size": [32, 64]}, "model": {"dtype": "float32"}},
     }  # fmt: skip

@@ -13,7 +13,7 @@ from rich.console import Console
 from hrnet_jax.checkpoint import load_weights
 from hrnet_jax.train import train
 from hrnet_jax.writer import Terminal
-from tests import tiny  # noqa: F401 -- adds the variant "tiny"
+from tests import tiny  # noqa: F401 -- adds the variant "toy"
 from tests.command import TINY, run
 from tests.tiny_config import get_config
 
@@ -34,7 +34,7 @@ def test_training_leaves_what_the_readme_promises(trained):
     assert len(list((workdir / "pictures").glob("*.png"))) == 2
     assert (workdir / "curves.png").exists()
     assert list((workdir / "tensorboard").glob("events*"))
-    assert json.loads((workdir / "config.json").read_text())["model"]["variant"] == "tiny"
+    assert json.loads((workdir / "config.json").read_text())["model"]["variant"] == "toy"
     for text in ("Compiling the training step", "images/s", "data wait", "mIoU", "traffic light"):
         assert text in output
 

@@ -18,7 +18,7 @@ from tests.tiny_config import get_config
 @pytest.fixture
 def setup(tiny_city):
     config = get_config()
-    config.data.root = str(tiny_city)
+    config.data.root, config.model.variant = str(tiny_city), "tiny"
     return Setup(config, terminal=Terminal(Console(file=io.StringIO(), width=200)))
 
 

@@ -78,6 +78,18 @@ def test_eight_devices_give_what_one_gives(build):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), one, eight)
 
 
+def test_every_kind_of_layer_learns():
+    """The tiny network has them all; each must move, and together they must get somewhere."""
+    model = models.build("tiny", num_classes=3)
+    before = jax.device_get(split(model)[1])
+    batch = random_batch(size=(32, 64), count=2)
+    state, history = run(mesh_of(1), [batch] * 4, model=model)
+    moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), before, state.params)
+    assert all(jax.tree.leaves(moved))
+    losses = [float(metrics.loss) for metrics in history]
+    assert losses == sorted(losses, reverse=True)
+
+
 def test_a_step_that_is_not_finite_changes_nothing_and_says_so():
     good, bad = random_batch(0), random_batch(1)
     bad["image"][3, 5, 5, 1] = np.nan

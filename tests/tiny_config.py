@@ -1,10 +1,10 @@
-"""A recipe of seconds: the tiny network on whatever small data `config.data.root` points to."""
+"""A recipe of seconds: a toy network on whatever small data `config.data.root` points to."""
 
 from hrnet_jax import recipes
 
 
 def get_config():
-    config = recipes.minicity(variant="tiny")
+    config = recipes.minicity(variant="toy")
     config.train.steps = 4
     config.train.batch_size = 8
     config.train.image_size = config.eval.image_size = (64, 128)
