@@ -1,12 +1,10 @@
 """A model and a split -> scores, the table of classes, pictures. Training validates with it."""
 
 import functools
-import itertools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,16 +17,17 @@ from jaxtyping import Float16
 from rich.table import Table
 from rich.text import Text
 
+from hrnet_jax.batching import Batcher, Plan
 from hrnet_jax.compiling import compiler_options
 from hrnet_jax.data.dataset import Dataset
-from hrnet_jax.data.transforms import Channels, Size, normalize
+from hrnet_jax.data.transforms import Channels
 from hrnet_jax.files import written_in_one_piece
 from hrnet_jax.inference import bucket_logits, label_pixels
 from hrnet_jax.metrics import Scores
 from hrnet_jax.models.layers import at_least_float32
-from hrnet_jax.protocol import Protocol, Taps, Window, bucket_side, taps
+from hrnet_jax.protocol import Protocol, Taps
 from hrnet_jax.sharding import batch_sharding
-from hrnet_jax.types import IGNORE_LABEL, Example, Label, NormalizedImage
+from hrnet_jax.types import IGNORE_LABEL, Example, Label
 from hrnet_jax.visualize import panel
 from hrnet_jax.writer import Terminal
 
@@ -39,7 +38,8 @@ class Evaluator:
     """Labels images of any size by one protocol, in few compiled programs, and scores them.
 
     Every view of an image lies in a bucket (`protocol.bucket_side`), its true size is data: the
-    label maps are those of each image alone. A program belongs to a combination of buckets.
+    label maps are those of each image alone. A program belongs to a combination of buckets; what
+    memory it needs is said before it runs.
     """
 
     def __init__(
@@ -56,12 +56,11 @@ class Evaluator:
         terminal: Terminal,
     ):
         devices = mesh.shape["data"]
-        self.batch_size = -(-batch_size // devices) * devices  # the filling is not counted
-        self.num_classes, self.protocol = num_classes, protocol
-        self._mean, self._std = mean, std
+        batch_size = -(-batch_size // devices) * devices  # the filling is not counted
+        self._batcher = Batcher(protocol, mean=mean, std=std, batch_size=batch_size)
+        self.num_classes = num_classes
         self._mesh, self._terminal = mesh, terminal
         self._programs: dict[tuple, jax.stages.Compiled] = {}
-        self._pixels = np.zeros(2, np.int64)  # of images, of the buckets that held them
 
         def network(params: dict, stats: dict, images: Array, sizes: Array | None) -> Array:
             model = nnx.merge(structure, params, stats)
@@ -74,8 +73,8 @@ class Evaluator:
                 logits = bucket_logits(model, flat, jnp.repeat(sizes, windows, 0))
             return logits.reshape(count, windows, *logits.shape[1:])
 
-        def pixels(logits: list[Array], plan: _Plan) -> tuple[Array, Array]:
-            def one(item: tuple[list[Array], _Plan]) -> tuple[Array, Array]:
+        def pixels(logits: list[Array], plan: Plan) -> tuple[Array, Array]:
+            def one(item: tuple[list[Array], Plan]) -> tuple[Array, Array]:
                 logits, plan = item
                 views = [
                     x.reshape(r.shape[0], c.shape[0], *x.shape[1:])
@@ -88,7 +87,7 @@ class Evaluator:
             labels, counts = jax.lax.map(one, (logits, plan))
             return labels, jax.lax.psum(counts.sum(0), "data")
 
-        def both(params: dict, stats: dict, images: Array, sizes: Array | None, plan: _Plan):
+        def both(params: dict, stats: dict, images: Array, sizes: Array | None, plan: Plan):
             return pixels([network(params, stats, images, sizes)], plan)
 
         same, split = P(), P("data")
@@ -126,7 +125,7 @@ class Evaluator:
 
     def label(self, params: dict, stats: dict, examples: Iterable[Example]) -> Iterator["Labelled"]:
         """Label examples that have views (`transforms.ResizeViews`), in batches of like shapes."""
-        for group in grouped(examples, key=self._shapes, batch_size=self.batch_size):
+        for group in self._batcher.groups(examples):
             labels, counts = self._run(params, stats, group)
             cut = [
                 grid[: label.shape[0], : label.shape[1]]
@@ -140,7 +139,7 @@ class Evaluator:
         self, params: dict, stats: dict, example: Example
     ) -> Float16[np.ndarray, "k h w"]:
         """Return the class probabilities at every pixel of one example, averaged over its views."""
-        plan, images, sizes = self._assemble([example])
+        images, sizes, plan = self._batcher.assemble([example])
         height, width = example["label"].shape
         total = np.zeros((self.num_classes, height, width), np.float32)
         place = functools.partial(_place, mesh=self._mesh)
@@ -167,7 +166,7 @@ class Evaluator:
     def _run(self, params: dict, stats: dict, group: list[Example]) -> tuple[Array, Array]:
         for example in group:
             _check_label(example, num_classes=self.num_classes)
-        plan, images, sizes = self._assemble(group)
+        images, sizes, plan = self._batcher.assemble(group)
         place = functools.partial(_place, mesh=self._mesh)
         plan = place(plan)
         if len(images) == 1:
@@ -186,81 +185,21 @@ class Evaluator:
             what = "label maps" if function is self._pixels_of else f"images of {shape}"
             with self._terminal.announced(f"Compiling the evaluation of {what}"):
                 self._programs[key] = function.lower(*arguments).compile()
+            self._terminal.line(f"It needs at most {_memory(self._programs[key]) / 1e6:,.0f} MB.")
         return self._programs[key](*arguments)
+
+    @property
+    def filling(self) -> float:
+        """Share of the pixels computed so far that belong to no image."""
+        return self._batcher.filling
 
     def costs(self) -> str:
         """How many programs there are, what memory the largest needs, what the filling costs."""
-        most = 0
-        for program in self._programs.values():
-            need: Any = program.memory_analysis()
-            most = max(most, need.temp_size_in_bytes + need.output_size_in_bytes
-                       + need.argument_size_in_bytes)  # fmt: skip
-        filling = 100 * (1 - self._pixels[0] / max(self._pixels[1], 1))
+        most = max(map(_memory, self._programs.values()), default=0)
+        plural = "s" if len(self._programs) > 1 else ""
         return (
-            f"Evaluation: {len(self._programs)} program{'s' if len(self._programs) > 1 else ''}, "
-            f"at most {most / 1e6:,.0f} MB per device; {filling:.0f} % of the computed pixels "
-            "were filling"
-        )
-
-    def _shapes(self, example: Example) -> tuple:
-        """What decides which program an example runs in."""
-        views = [self._view(view.shape[:2], example) for view in example["views"]]
-        return _capacity(example["label"].shape), *(view.shapes for view in views)
-
-    def _view(self, size: Size, example: Example) -> "_View":
-        return _view(self.protocol, size, example["label"].shape)
-
-    def _assemble(self, group: list[Example]) -> tuple["_Plan", list, list]:
-        """Lay a group of examples out as the arrays of one call; what is missing stays empty."""
-        count = self.batch_size
-        capacity = _capacity(group[0]["label"].shape)
-        label = np.full((count, capacity, capacity), IGNORE_LABEL, np.uint8)
-        extent = np.zeros((count, 2), np.int32)
-        images, sizes, rows, columns, grids = [], [], [], [], []
-        for number in range(len(group[0]["views"])):
-            first = self._view(group[0]["views"][number].shape[:2], group[0])
-            mirrors = 2 if self.protocol.flip else 1
-            view_images = [
-                np.zeros((count, first.num_windows, *first.slot, 3), np.float32)
-                for _ in range(mirrors)
-            ]
-            view_sizes = np.ones((count, 2), np.int32)
-            view_rows, view_columns, flipped = (
-                _empty_taps(t, count, capacity) for t in (first.rows, first.columns, first.columns)
-            )
-            for n, example in enumerate(group):
-                picture = example["views"][number]
-                view = self._view(picture.shape[:2], example)
-                view_sizes[n] = view.window
-                height, width = example["label"].shape
-                _fill(view_rows, n, view.rows)
-                _fill(view_columns, n, view.columns)
-                _fill(flipped, n, Taps(view.columns.inputs[::-1], view.columns.weight[::-1]))
-                normalized = normalize(picture, mean=self._mean, std=self._std)
-                for mirror, target in enumerate(view_images):
-                    view.cut(cv2.flip(normalized, 1) if mirror else normalized, into=target[n])
-                extent[n] = height, width
-                label[n, :height, :width] = example["label"]
-                self._pixels += (
-                    mirrors * view.num_windows * np.prod(view.window),
-                    mirrors * view.num_windows * np.prod(view.slot),
-                )
-            images += view_images
-            sizes += [None if first.window == first.slot else view_sizes] * mirrors
-            rows += [view_rows] * mirrors
-            columns += [view_columns, flipped][:mirrors]
-            grids += [first.grid] * mirrors
-        return (
-            _Plan(
-                extent=extent,
-                label=label,
-                rows=rows,
-                columns=columns,
-                row_windows=[np.zeros((count, r)) for r, _ in grids],
-                column_windows=[np.zeros((count, c)) for _, c in grids],
-            ),
-            images,
-            sizes,
+            f"Evaluation: {len(self._programs)} program{plural}, at most {most / 1e6:,.0f} MB per "
+            f"device; {self.filling:.0%} of the computed pixels were filling"
         )
 
 
@@ -272,76 +211,10 @@ class Labelled(NamedTuple):
     confusion: np.ndarray  # [k k]
 
 
-class _Plan(NamedTuple):
-    """How stride-4 logits become label maps: one entry per image of a batch."""
-
-    extent: Any  # [b 2]
-    label: Any  # [b h w]
-    rows: list[Taps]  # of every view
-    columns: list[Taps]
-    row_windows: list  # [b rows] of every view; only the shape counts
-    column_windows: list
-
-
-class _View(NamedTuple):
-    """What one scale of an image needs: windows, bucket, the way back to pixels."""
-
-    row_windows: tuple[Window, ...]
-    column_windows: tuple[Window, ...]
-    slot: Size
-    rows: Taps
-    columns: Taps
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        return len(self.row_windows), len(self.column_windows)
-
-    @property
-    def num_windows(self) -> int:
-        return len(self.row_windows) * len(self.column_windows)
-
-    @property
-    def window(self) -> Size:
-        (top, bottom), (left, right) = self.row_windows[0], self.column_windows[0]
-        return bottom - top, right - left
-
-    @property
-    def shapes(self) -> tuple:
-        taps = self.rows.inputs.shape[1], self.columns.inputs.shape[1]
-        return self.grid, self.slot, self.window == self.slot, *taps
-
-    def cut(self, image: NormalizedImage, *, into: np.ndarray) -> None:
-        height, width = self.window
-        places = itertools.product(self.row_windows, self.column_windows)
-        for target, ((top, _), (left, _)) in zip(into, places, strict=True):
-            target[:height, :width] = image[top : top + height, left : left + width]
-
-
-@functools.lru_cache(maxsize=256)
-def _view(protocol: Protocol, size: Size, original: Size) -> _View:
-    windows = protocol.windows(size)
-    (top, bottom), (left, right) = (along[0] for along in windows)
-    slot = (bucket_side(bottom - top), bucket_side(right - left))
-    rows, columns = (
-        taps(w, length=length, original=end, slot=side // 4)
-        for w, length, end, side in zip(windows, size, original, slot, strict=True)
-    )
-    return _View(*windows, slot, rows, columns)
-
-
-def _capacity(size: tuple[int, ...]) -> int:
-    """Side of the square that a label map is written into: 1024, 2048, 4096 ..."""
-    return max(1024, 1 << (max(size) - 1).bit_length())
-
-
-def _empty_taps(like: Taps, count: int, capacity: int) -> Taps:
-    shape = (count, capacity, like.inputs.shape[1])
-    return Taps(np.zeros(shape, np.int32), np.zeros(shape, np.float32))
-
-
-def _fill(target: Taps, place: int, source: Taps) -> None:
-    for into, values in zip(target, source, strict=True):
-        into[place, : len(values)] = values
+def _memory(program: jax.stages.Compiled) -> int:
+    """Bytes per device, weights and images included."""
+    need: Any = program.memory_analysis()
+    return need.temp_size_in_bytes + need.output_size_in_bytes + need.argument_size_in_bytes
 
 
 def _mixed(x: np.ndarray, taps: Taps, *, axis: int) -> np.ndarray:
@@ -366,21 +239,6 @@ def _check_label(example: Example, *, num_classes: int) -> None:
             f"The label of {example['id']} holds class {label[y, x]} at (y={y}, x={x}), but there "
             f"are {num_classes} classes (0 to {num_classes - 1}, and {IGNORE_LABEL} for none)."
         )
-
-
-def grouped(
-    examples: Iterable[Example], *, key: Callable[[Example], tuple], batch_size: int
-) -> Iterator[list[Example]]:
-    """Group examples of one key; a group may be short at the end, or when too many would wait."""
-    waiting: dict[tuple, list[Example]] = {}
-    for example in examples:
-        group = waiting.setdefault(key(example), [])
-        group.append(example)
-        if len(group) == batch_size:
-            yield waiting.pop(key(example))
-        elif sum(map(len, waiting.values())) > 4 * batch_size:
-            yield waiting.pop(max(waiting, key=lambda shapes: len(waiting[shapes])))
-    yield from waiting.values()
 
 
 def class_table(scores: Scores, dataset: Dataset) -> Table:

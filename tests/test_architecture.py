@@ -14,7 +14,7 @@ LEVELS = [
     ["hrnet_jax", "types", "files"],
     ["models", "data", "metrics", "optim", "compiling", "per_image", "visualize", "writer"],
     ["protocol", "report", "submission"],
-    ["config", "losses", "inference", "sharding"],
+    ["batching", "config", "losses", "inference", "sharding"],
     ["compare", "recipes", "step"],
     ["checkpoint", "evaluator", "monitor"],
     ["interop"],

@@ -14,7 +14,7 @@ from hrnet_jax.compiling import compiler_options
 from hrnet_jax.data import DATASETS
 from hrnet_jax.data.dataset import folder_dataset
 from hrnet_jax.data.transforms import ResizeViews, normalize
-from hrnet_jax.evaluator import Evaluator, Pictures, class_table, grouped
+from hrnet_jax.evaluator import Evaluator, Pictures, class_table
 from hrnet_jax.metrics import Scores
 from hrnet_jax.models.layers import resize_bilinear
 from hrnet_jax.protocol import Protocol
@@ -76,11 +76,17 @@ PROTOCOLS = {
 }
 
 
+def tiny_hrnet():
+    return published_model("tiny", num_classes=3)
+
+
 @pytest.mark.parametrize(
-    "build",
-    [Toy, pytest.param(lambda: published_model("tiny", num_classes=3), marks=pytest.mark.slow)],
+    ("build", "name"),
+    [
+        (Toy, "slide, scales and flip"),
+        *(pytest.param(tiny_hrnet, name, marks=pytest.mark.slow) for name in PROTOCOLS),
+    ],
 )
-@pytest.mark.parametrize("name", PROTOCOLS)
 def test_label_maps_are_those_of_the_definition(build, name):
     model, protocol = split(build()), PROTOCOLS[name]
     sizes = [(40, 61), (33, 90), (70, 45), (1, 1), (64, 64)]  # the last one fills a window
@@ -124,8 +130,10 @@ def test_what_it_cost_is_said():
     run = evaluator(model[0], devices=1, batch_size=1)
     run._terminal = Terminal(Console(file=out, width=200))
     run(*model[1:], [example("a", (24, 48))], total=1)
+    needs = re.search(r"It needs at most ([\d,]+) MB", out.getvalue())
+    assert needs
     assert re.search(
-        r"Evaluation: 1 program, at most [\d,]+ MB per device; 0 % of the computed pixels were fil",
+        rf"Evaluation: 1 program, at most {needs[1]} MB per device; 0% of the computed pixels",
         out.getvalue(),
     )
 
@@ -135,15 +143,6 @@ def test_a_class_that_does_not_exist_is_an_error():
     bad["label"][3, 5] = 4
     with pytest.raises(ValueError, match=r"city/7 holds class 4 at \(y=3, x=5\), but there are 3"):
         evaluator(model[0])(*model[1:], [bad], total=1)
-
-
-def test_groups_are_of_one_shape_and_do_not_pile_up():
-    examples = [{"id": str(n), "shape": n % 5} for n in range(40)]
-    groups = list(grouped(iter(examples), key=lambda e: (e["shape"],), batch_size=4))
-    assert sorted(e["id"] for g in groups for e in g) == sorted(e["id"] for e in examples)
-    assert all(len({e["shape"] for e in g}) == 1 and len(g) <= 4 for g in groups)
-    waiting = list(grouped(iter(examples), key=lambda e: (e["id"],), batch_size=2))
-    assert [len(g) for g in waiting] == [1] * 40
 
 
 def test_the_table_shows_absent_classes_as_a_dash():

@@ -1,0 +1,191 @@
+"""Images of many sizes in few programs, against one program per size: 200 sizes like ADE20K's.
+
+    python -m benchmarks.ragged [--images 200] [--json FILE]
+
+The law: short side 512, as after ADE20K's keep-ratio resize; the ratio of long to short side is
+log-uniform between 1 and 2.5, every second image is upright; one image is 1x1. Both ways label the
+same images with the same weights; times include compilation and leave out drawing the images.
+Nothing compiled is kept from one run to the next. Label maps are compared wherever the margin
+between the two best classes is above rounding, stride-4 logits everywhere.
+"""
+
+import argparse
+import io
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from rich.console import Console
+
+from hrnet_jax.compiling import compiler_options
+from hrnet_jax.data.transforms import ResizeViews, normalize
+from hrnet_jax.evaluator import Evaluator
+from hrnet_jax.files import write_text
+from hrnet_jax.inference import bucket_logits, whole
+from hrnet_jax.protocol import Protocol, bucket_side
+from hrnet_jax.step import split
+from hrnet_jax.types import Example
+from hrnet_jax.writer import Terminal
+from tests.published import published_model
+
+VARIANT, CLASSES, SHORT = "hr18s", 150, 512
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+PROTOCOL = Protocol(image_size=(SHORT, 2048))
+
+
+def main() -> None:
+    """Measure, compare, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--batch", type=int, default=2, help="images of mixed sizes per call")
+    parser.add_argument("--json", type=Path, help="write all figures into this file")
+    options = parser.parse_args()
+    jax.config.update("jax_default_matmul_precision", "highest")
+    terminal = Terminal()
+    sizes = draw_sizes(options.images)
+    structure, params, stats = split(published_model(VARIANT, num_classes=CLASSES))
+    in_buckets = buckets(structure, params, stats, sizes, batch=options.batch, terminal=terminal)
+    one_by_one = per_shape(structure, params, stats, sizes, terminal=terminal)
+    report = {
+        "images": len(sizes),
+        "different sizes": len(set(sizes)),
+        "programs, in buckets": in_buckets["programs"],
+        "programs, one per size": one_by_one["programs"],
+        "seconds, in buckets": in_buckets["seconds"],
+        "of these compiling": in_buckets["compiling"],
+        "seconds, one program per size": one_by_one["seconds"],
+        "ratio of times": in_buckets["seconds"] / one_by_one["seconds"],
+        "filling, share of the computed pixels": in_buckets["filling"],
+        **differences(structure, params, stats, sizes, in_buckets, one_by_one, terminal=terminal),
+    }
+    for name, value in report.items():
+        terminal.line(f"{name}: {value:.3g}" if isinstance(value, float) else f"{name}: {value}")
+    if options.json:
+        write_text(options.json, json.dumps(report, indent=2) + "\n")
+
+
+def draw_sizes(count: int) -> list[tuple[int, int]]:
+    """Heights and widths by the law above."""
+    rng = np.random.default_rng(0)
+    longs = np.round(SHORT * np.exp(rng.uniform(0, np.log(2.5), count - 1))).astype(int).tolist()
+    sizes = [(SHORT, long) if n % 2 else (long, SHORT) for n, long in enumerate(longs)]
+    return [(1, 1), *sizes]
+
+
+def image_of(number: int, size: tuple[int, int]) -> np.ndarray:
+    """Draw noise of several grains: smooth areas and edges, always the same for a number."""
+    rng = np.random.default_rng(number)
+    coarse = rng.integers(0, 256, (-(-size[0] // 32), -(-size[1] // 32), 3))
+    fine = rng.integers(-30, 31, (*size, 3))
+    large = coarse.repeat(32, 0).repeat(32, 1)[: size[0], : size[1]]
+    return np.clip(large + fine, 0, 255).astype(np.uint8)
+
+
+def example_of(number: int, size: tuple[int, int]) -> Example:
+    """One image, not to be resized, without labels."""
+    image = image_of(number, size)
+    plain = {"id": str(number), "image": image, "label": np.full(size, 255, np.uint8)}
+    return ResizeViews(sizes=lambda size: [size]).map(plain)
+
+
+def buckets(
+    structure: Any, params: dict, stats: dict, sizes: list, *, batch: int, terminal: Terminal
+) -> dict[str, Any]:
+    """Label all images in buckets, as evaluation does."""
+    said = io.StringIO()
+    evaluator = Evaluator(
+        structure, num_classes=CLASSES, protocol=PROTOCOL, mean=MEAN, std=STD,
+        mesh=jax.sharding.Mesh(jax.devices()[:1], ("data",)), batch_size=batch,
+        dtype=jnp.float32, terminal=Terminal(Console(file=said, width=200)),
+    )  # fmt: skip
+    examples = [example_of(n, size) for n, size in enumerate(sizes)]
+    labels, begin = {}, time.perf_counter()
+    tracked = terminal.track(examples, "In buckets", total=len(examples))
+    for labelled in evaluator.label(params, stats, tracked):
+        for example, label in zip(labelled.examples, labelled.labels, strict=True):
+            labels[int(example["id"])] = label
+    seconds = time.perf_counter() - begin
+    compiling = [line for line in said.getvalue().splitlines() if line.endswith(" s")]
+    terminal.line(evaluator.costs())
+    return {
+        "labels": labels,
+        "seconds": seconds,
+        "programs": len(compiling),
+        "compiling": sum(float(line.split()[-2]) for line in compiling),
+        "filling": evaluator.filling,
+    }
+
+
+def per_shape(
+    structure: Any, params: dict, stats: dict, sizes: list, *, terminal: Terminal
+) -> dict[str, Any]:
+    """Label every image in a program of exactly its size."""
+
+    def label(params: dict, stats: dict, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+        model = nnx.merge(structure, params, stats)
+        model.eval()
+        logits = whole(model, image, size=image.shape[1:3])[0]
+        best, second = jnp.moveaxis(jax.lax.top_k(logits, 2)[0], -1, 0)
+        is_clear = best - second > 1e-5 * abs(logits).max()
+        return jnp.argmax(logits, -1).astype(jnp.uint8), is_clear
+
+    program = jax.jit(label, compiler_options=compiler_options())
+    images = [
+        normalize(image_of(n, size), mean=MEAN, std=STD)[None] for n, size in enumerate(sizes)
+    ]
+    begin = time.perf_counter()
+    tracked = terminal.track(images, "One program per size", total=len(images))
+    found = [jax.device_get(program(params, stats, image)) for image in tracked]
+    return {
+        "found": found,
+        "seconds": time.perf_counter() - begin,
+        "programs": len(set(sizes)),
+    }
+
+
+def differences(
+    structure: Any, params: dict, stats: dict, sizes: list, in_buckets: dict, one_by_one: dict,
+    *, terminal: Terminal,
+) -> dict[str, Any]:  # fmt: skip
+    """Compare label maps of all images, and stride-4 logits of every tenth."""
+    wrong = clear = pixels = 0
+    for number, (label, is_clear) in enumerate(one_by_one["found"]):
+        wrong += int((is_clear & (label != in_buckets["labels"][number])).sum())
+        clear, pixels = clear + int(is_clear.sum()), pixels + is_clear.size
+
+    @jax.jit
+    def alone(image: jax.Array) -> jax.Array:
+        model = nnx.merge(structure, params, stats)
+        model.eval()
+        return model(image)
+
+    @jax.jit
+    def in_bucket(image: jax.Array, size: jax.Array) -> jax.Array:
+        model = nnx.merge(structure, params, stats)
+        model.eval()
+        return bucket_logits(model, image, size)
+
+    worst, some = 0.0, list(enumerate(sizes))[::10]
+    for number, size in terminal.track(some, "Comparing logits", total=len(some)):
+        image = normalize(image_of(number, size), mean=MEAN, std=STD)[None]
+        bucket = np.full((1, *map(bucket_side, size), 3), np.nan, np.float32)
+        bucket[:, : size[0], : size[1]] = image
+        expected = np.asarray(alone(image))
+        found = np.asarray(in_bucket(bucket, np.array([size], np.int32)))
+        found = found[:, : expected.shape[1], : expected.shape[2]]
+        worst = max(worst, float(abs(found - expected).max() / abs(expected).max()))
+    return {
+        "pixels": pixels,
+        "pixels with a margin above rounding": clear,
+        "of these labelled differently": wrong,
+        f"largest difference of logits ({len(some)} images), relative": worst,
+    }
+
+
+if __name__ == "__main__":
+    main()
