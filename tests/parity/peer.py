@@ -1,8 +1,9 @@
-"""Our end of the pipe to `worker.py`, the real mmsegmentation."""
+"""Processes that do jobs for tests and benchmarks, above all the real mmsegmentation."""
 
 import json
 import os
 import subprocess
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,16 @@ import numpy as np
 PYTHON = "HRNET_PARITY_PYTHON"  # set by `make parity`
 
 
-class Peer:
-    """A running worker; call its functions by name."""
+class Server:
+    """A process that does jobs: one per line of its stdin, as JSON; call its functions by name."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, command: list[str]):
         self.folder = folder
         self._files = 0
-        self._log = (folder / "worker.log").open("w")
+        self._log_file = folder / f"{uuid.uuid4().hex}.log"
+        self._log = self._log_file.open("w")
         self._process = subprocess.Popen(
-            [os.environ[PYTHON], "-W", "ignore", str(Path(__file__).with_name("worker.py"))],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -28,7 +30,7 @@ class Peer:
 
     @property
     def pid(self) -> int:
-        """Process id of the worker."""
+        """Process id."""
         return self._process.pid
 
     def call(self, function: str, **arguments: Any) -> Any:
@@ -39,7 +41,7 @@ class Peer:
         self._process.stdin.flush()
         reply = self._process.stdout.readline()
         if not reply:
-            log = (self.folder / "worker.log").read_text()
+            log = self._log_file.read_text()
             raise RuntimeError(f"{function} failed:\n{log[-3000:]}")
         return json.loads(reply)["result"]
 
@@ -61,6 +63,14 @@ class Peer:
         return self.folder / f"{self._files}.npz"
 
     def close(self) -> None:
-        """End the worker."""
+        """End the process."""
         with self._process, self._log:  # closes the pipes, waits
             pass
+
+
+class Peer(Server):
+    """The worker with the real mmsegmentation."""
+
+    def __init__(self, folder: Path):
+        worker = Path(__file__).with_name("worker.py")
+        super().__init__(folder, [os.environ[PYTHON], "-W", "ignore", str(worker)])

@@ -50,6 +50,13 @@ def folder(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("parity")
 
 
+@pytest.fixture(autouse=True)
+def forget_programs():
+    """Dozens of large programs, none of which is used by two tests, would fill the memory."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def peer(folder):
     peer = Peer(folder)

@@ -7,7 +7,9 @@ arrays go through .npz files. `peer.py` talks to it.
 import importlib.util
 import json
 import pathlib
+import resource
 import sys
+import time
 import types
 
 import numpy as np
@@ -386,6 +388,64 @@ def take(batches: int, normalize: bool) -> list:
         if normalize:
             batch = _training["normalize"](batch, training=True)
     return [list(image.shape) for image in batch["inputs"]]
+
+
+_timed: dict = {}  # of `load_program`, for `run`
+
+
+def load_program(
+    variant: str, weights: str, batch: str, layout: str, training: bool, threads: int
+) -> float:
+    """Get ready to be timed; return the loss of the first step, or the largest logit.
+
+    Args:
+        variant: of the network.
+        weights: file to load.
+        batch: .npz with "image" (NCHW) and "label".
+        layout: "eager", "channels_last", or "compile" (torch.compile, channels last).
+        training: a step of SGD with momentum; else logits at stride 4.
+        threads: of PyTorch.
+    """
+    torch.set_num_threads(threads)
+    arrays = np.load(batch)
+    model = _loaded(variant, 19, weights, "float32").train(training)
+    image = torch.from_numpy(arrays["image"])
+    if layout != "eager":
+        model = model.to(memory_format=torch.channels_last)
+        image = image.to(memory_format=torch.channels_last)
+    forward = torch.compile(model._forward) if layout == "compile" else model._forward
+
+    def infer() -> float:
+        with torch.no_grad():
+            return forward(image).abs().max().item()
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4)
+    samples = [
+        SegDataSample(gt_sem_seg=PixelData(data=torch.from_numpy(label[None].astype(np.int64))))
+        for label in arrays["label"]
+    ]
+
+    def step() -> float:
+        optimizer.zero_grad()
+        loss, _ = model.parse_losses(model.loss(image, samples))
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    _timed["program"] = step if training else infer
+    return _timed["program"]()
+
+
+def run(times: int) -> dict:
+    """Run the loaded program; return wall and CPU seconds of each turn, and peak memory in MB."""
+    begin, busy = time.perf_counter(), time.process_time()
+    for _ in range(times):
+        _timed["program"]()
+    return {
+        "seconds": (time.perf_counter() - begin) / times,
+        "CPU seconds": (time.process_time() - busy) / times,
+        "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+    }
 
 
 def main() -> None:

@@ -1,0 +1,34 @@
+"""Logits of one image of 512x1024, float32: ours beside mmsegmentation's.
+
+    python -m benchmarks.inference [--variants hr18s hr18 hr48] [--compile] [--json FILE]
+
+The peer runs in the Python that HRNET_PARITY_PYTHON names (see `make parity`), in PyTorch's eager
+mode, channels-last, and on demand compiled. "times" is its time over ours within a round; the row
+"again" is a second process of ours, and shows the noise.
+"""
+
+from typing import Any
+
+from benchmarks.turns import compare, conditions, options_of, show, write
+from hrnet_jax.writer import Terminal
+
+SIZE = (512, 1024)
+
+
+def main() -> None:
+    """Measure, print, write."""
+    options, terminal = options_of(__doc__, rounds=7), Terminal()
+    report: dict[str, Any] = {"conditions": conditions(options)}
+    for name, value in report["conditions"].items():
+        terminal.line(f"{name}: {value}")
+    for variant in options.variants or ("hr18s", "hr18", "hr48"):
+        title = f"{variant} {SIZE[0]}x{SIZE[1]} batch 1"
+        report[title] = compare(
+            variant, SIZE, 1, training=False, options=options, terminal=terminal
+        )
+        show(title, report[title], terminal)
+    write(report, options)
+
+
+if __name__ == "__main__":
+    main()

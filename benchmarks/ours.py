@@ -1,0 +1,128 @@
+"""Our network in a process of its own, for `turns.py`: one job per line of stdin, as JSON.
+
+Wall and CPU time and peak memory are those of this process, like the peer's of its own.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from hrnet_jax.compiling import compiler_options, enable_compilation_cache
+from hrnet_jax.optim import sgd
+from hrnet_jax.sharding import make_mesh, replicate, to_global
+from hrnet_jax.step import initial_state, make_train_step, split
+from tests.published import published_model
+
+_timed: dict[str, Any] = {}
+
+
+def load_program(variant: str, batch: str, training: bool, cache: str) -> dict[str, float]:
+    """Compile and run once.
+
+    Args:
+        variant: of the network.
+        batch: .npz with "image" (NCHW) and "label".
+        training: a step of SGD with momentum; else logits at stride 4.
+        cache: folder of compiled programs; empty: none.
+
+    Returns:
+        Seconds of tracing, lowering, compiling; and the loss of the step or the largest logit.
+    """
+    jax.config.update("jax_default_matmul_precision", "highest")
+    if cache:
+        enable_compilation_cache(Path(cache))
+    arrays = np.load(batch)
+    image = np.ascontiguousarray(np.moveaxis(arrays["image"], 1, -1))
+    begin = time.perf_counter()
+    structure, params, stats = split(published_model(variant))
+    made = time.perf_counter()
+    if training:
+        lowered, program = _training(structure, params, stats, image, arrays["label"])
+    else:
+        lowered, program = _inference(structure, params, stats, image)
+    traced, lower, compile_ = lowered
+    _timed["program"] = program
+    return {
+        "making the model": made - begin,
+        "tracing": traced,
+        "lowering": lower,
+        "compiling": compile_,
+        "result": program(),
+    }
+
+
+def _staged(function: Any, *arguments: Any) -> tuple[tuple[float, float, float], Any]:
+    """Trace, lower and compile; return the seconds of each, and the program."""
+    marks, stage = [time.perf_counter()], function.trace(*arguments)
+    marks.append(time.perf_counter())
+    stage = stage.lower()
+    marks.append(time.perf_counter())
+    stage = stage.compile()
+    marks.append(time.perf_counter())
+    first, second, third = np.diff(marks).tolist()
+    return (first, second, third), stage
+
+
+def _inference(structure: Any, params: dict, stats: dict, image: np.ndarray):
+    def forward(params: dict, stats: dict, image: jax.Array) -> jax.Array:
+        model = nnx.merge(structure, params, stats)
+        model.eval()
+        return model(image)
+
+    arguments = jax.device_put((params, stats, image))
+    times, program = _staged(jax.jit(forward, compiler_options=compiler_options()), *arguments)
+    return times, lambda: float(jnp.abs(program(*arguments)).max())
+
+
+def _training(structure: Any, params: dict, stats: dict, image: np.ndarray, label: np.ndarray):
+    mesh, optimizer = (
+        make_mesh(),
+        sgd(optax.constant_schedule(1e-3), momentum=0.9, weight_decay=5e-4),
+    )
+    step = make_train_step(structure, optimizer, mesh=mesh, dtype=jnp.float32, ignore_label=255)
+    state = replicate(initial_state(params, stats, optimizer), mesh=mesh)
+    batch = to_global({"image": image, "label": label}, mesh=mesh)
+    times, program = _staged(step, state, batch)
+    kept = {"state": state}
+
+    def run() -> float:
+        kept["state"], metrics = program(kept["state"], batch)
+        return float(metrics.loss)
+
+    return times, run
+
+
+def run(times: int) -> dict[str, float]:
+    """Run the loaded program; return wall and CPU seconds of each turn, and peak memory in MB."""
+    begin, busy = time.perf_counter(), time.process_time()
+    for _ in range(times):
+        _timed["program"]()
+    return {
+        "seconds": (time.perf_counter() - begin) / times,
+        "CPU seconds": (time.process_time() - busy) / times,
+        "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+    }
+
+
+def main() -> None:
+    """Do the jobs."""
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever else is printed is no reply
+    for line in sys.stdin:
+        job = json.loads(line)
+        result = globals()[job.pop("do")](**job)
+        print(json.dumps({"result": result}), file=replies, flush=True)
+
+
+if __name__ == "__main__":
+    main()
