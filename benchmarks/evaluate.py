@@ -11,7 +11,6 @@ take turns, so that a slow moment of the machine meets both; ratios are those of
 import argparse
 import json
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -26,6 +25,7 @@ from flax import nnx
 from PIL import Image as PILImage
 from rich.table import Table
 
+from benchmarks.turns import conditions, save_weights
 from hrnet_jax.compiling import compiler_options, enable_compilation_cache
 from hrnet_jax.data import minicity
 from hrnet_jax.data.cityscapes import DATASET
@@ -36,12 +36,11 @@ from hrnet_jax.data.transforms import ResizeViews, normalize
 from hrnet_jax.evaluator import Evaluator
 from hrnet_jax.files import write_text
 from hrnet_jax.inference import bucket_logits
-from hrnet_jax.interop.weights import template
 from hrnet_jax.protocol import MULTI_SCALE, Protocol
 from hrnet_jax.step import split
 from hrnet_jax.writer import Terminal
 from tests.parity.peer import PYTHON, Peer
-from tests.published import published_model, published_tensor
+from tests.published import published_model
 
 VARIANT, HEIGHT, WIDTH = "hr18s", 512, 1024
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -62,13 +61,19 @@ def main() -> None:
     enable_compilation_cache()
     jax.config.update("jax_default_matmul_precision", "highest")
     terminal = Terminal()
-    report: dict[str, Any] = {"conditions": conditions(options)}
+    report: dict[str, Any] = {
+        "conditions": {
+            "network": f"{VARIANT}, float32, 19 classes",
+            "images": f"{options.images} PNGs of {HEIGHT}x{WIDTH} (ms+flip: 1)",
+            **conditions(options),
+        }
+    }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         root = draw(folder / "scenes", images=options.images)
         peer = Peer(folder)
         try:
-            weights = save_weights(peer, folder)
+            weights = save_weights(peer, VARIANT, folder)
             for mode in PROTOCOLS:
                 count = options.images if mode == "whole" else 1
                 report[mode] = compare(
@@ -90,16 +95,6 @@ def draw(root: Path, *, images: int) -> Path:
         label = map_label(np.asarray(PILImage.open(path)), DATASET, path=str(path))
         PILImage.fromarray(label).save(str(path).replace("labelIds", "labelTrainIds"))
     return root
-
-
-def save_weights(peer: Peer, folder: Path) -> str:
-    """The same weights for both: each tensor follows from its name."""
-    shapes = {key: shape for key, (_, shape) in template(VARIANT, 19).items()}
-    np.savez(folder / "tensors.npz", **{k: published_tensor(k, s) for k, s in shapes.items()})
-    path = str(folder / "weights.pth")
-    peer.call("save", variant=VARIANT, num_classes=19, path=path,
-              tensors=str(folder / "tensors.npz"), style="1.x")  # fmt: skip
-    return path
 
 
 def our_evaluation(root: Path, mode: str, *, images: int) -> Callable[[], np.ndarray]:
@@ -191,19 +186,6 @@ def shares(root: Path, *, images: int) -> dict[str, float]:
         "network": net,
         "reading, decoding, resizing (on another thread)": decoding,
         "all but the network": total - net,
-    }
-
-
-def conditions(options: argparse.Namespace) -> dict[str, Any]:
-    """Say what was measured, and on what."""
-    return {
-        "network": f"{VARIANT}, float32, 19 classes",
-        "images": f"{options.images} PNGs of {HEIGHT}x{WIDTH} (ms+flip: 1)",
-        "rounds": options.rounds,
-        "threads": os.cpu_count(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
-        "load before": os.getloadavg()[0],
-        "jax": jax.__version__,
     }
 
 

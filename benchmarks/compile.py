@@ -1,0 +1,54 @@
+"""How long our programs take to compile: anew, and from the folder of compiled programs.
+
+    python -m benchmarks.compile [--variants hr18s hr18 hr48] [--json FILE]
+
+Each row is a process of its own: inference of 512x1024 and a training step of 2 crops of 256x512.
+"anew" begins with an empty folder, "cached" finds there what "anew" left.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from benchmarks.turns import conditions, options_of, random_batch, write
+from hrnet_jax.writer import Terminal
+from tests.parity.peer import Server
+
+STAGES = ("making the model", "tracing", "lowering", "compiling")
+
+
+def main() -> None:
+    """Measure, print, write."""
+    options, terminal = options_of(__doc__, rounds=1), Terminal()
+    report: dict[str, Any] = {"conditions": conditions(options)}
+    table = Table("program", *STAGES, "in all, s", "peak MB")
+    variants = options.variants or ("hr18s", "hr18", "hr48")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for training, size, batch in ((False, (512, 1024), 1), (True, (256, 512), 2)):
+            arrays = random_batch(folder, height=size[0], width=size[1], batch=batch)
+            for variant in variants:
+                cache = folder / f"{variant} {training}"
+                for state in ("anew", "cached"):
+                    what = f"{variant} {'training' if training else 'inference'}, {state}"
+                    server = Server(folder, [sys.executable, "-m", "benchmarks.ours"])
+                    with terminal.announced(what):
+                        seconds = server.call(
+                            "load_program", variant=variant, batch=arrays, training=training,
+                            cache=str(cache),
+                        )  # fmt: skip
+                        peak = server.call("run", times=1)["peak MB"]
+                        server.close()
+                    seconds.pop("result")
+                    report[what] = {**seconds, "peak MB": peak}
+                    row = [*seconds.values(), sum(seconds.values())]
+                    table.add_row(what, *(f"{value:.2f}" for value in row), f"{peak:.0f}")
+    terminal.table(table)
+    write(report, options)
+
+
+if __name__ == "__main__":
+    main()
