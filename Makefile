@@ -37,6 +37,13 @@ format: $(VENV)/.installed-test  ## rewrite the code in the house's format
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/ruff check --quiet --fix .
 
+# Each runs alone, and compares with what `make parity` installs; an hour in all.
+BENCHMARKS := inference training compile scaling data evaluate ragged
+benchmark: $(VENV)/.installed-test .venv-parity/.installed  ## speed and memory beside mmsegmentation
+	@for name in $(BENCHMARKS); do \
+		$(BIN)/python -m benchmarks.$$name --json benchmarks/results/$$name.json || exit 1; done
+	@$(BIN)/python -m benchmarks.report benchmarks/results
+
 colour-table: $(VENV)/.installed  ## what a classifier that sees only colours reaches on minicity
 	@$(BIN)/python -m benchmarks.colour_table --root data/minicity
 
@@ -67,4 +74,4 @@ $(VENV)/.installed-test: $(VENV)/.installed
 clean:  ## remove the environment, caches and the drawn scenes; runs and datasets stay
 	rm -rf $(VENV) .venv-parity .pytest_cache .mypy_cache .ruff_cache build dist data/minicity
 
-.PHONY: help demo test check fast-tests test-slow browser format parity colour-table clean
+.PHONY: help demo test check fast-tests test-slow browser format parity benchmark colour-table clean

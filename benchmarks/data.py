@@ -35,6 +35,7 @@ from rich.table import Table
 
 from hrnet_jax.data.cityscapes import DATASET
 from hrnet_jax.data.decode import decode, decode_image, decode_label, map_label
+from hrnet_jax.data.doctor import examine
 from hrnet_jax.data.minicity import entries
 from hrnet_jax.data.pipeline import train_batches
 from hrnet_jax.data.sources import FolderSource
@@ -75,6 +76,7 @@ def main() -> None:
             "conditions": conditions(root, options),
             "stages_ms": stages,
             "turns": turns,
+            "doctor": doctor_speed(folder / "half", number=options.scenes, terminal=terminal),
             "ratios": {
                 f"{a} / {b}": ratio(turns, a, b)
                 for a, b in ((OURS, PEER), (OURS, NORMALIZED), (AGAIN, OURS))
@@ -85,11 +87,13 @@ def main() -> None:
         write_text(options.json, json.dumps(report, indent=2) + "\n")
 
 
-def draw(root: Path, *, number: int, terminal: Terminal) -> Path:
+def draw(
+    root: Path, *, number: int, terminal: Terminal, size: tuple[int, int] = (HEIGHT, WIDTH)
+) -> Path:
     """Draw scenes as Cityscapes stores them, in PNGs as ordinary programs write them."""
     scenes = entries(train=number, val=0, seed=0)
     for entry in terminal.track(scenes, "Scenes drawn", total=number):
-        image, raw = entry.draw(height=HEIGHT, width=WIDTH)
+        image, raw = entry.draw(height=size[0], width=size[1])
         # A camera's optics and its demosaicing: adjacent pixels resemble each other.
         image = cv2.GaussianBlur(image, (0, 0), 0.8)
         label = map_label(raw, DATASET, path=entry.name)
@@ -235,6 +239,19 @@ def wait_until_idle(pid: int) -> float:
     return since
 
 
+def doctor_speed(root: Path, *, number: int, terminal: Terminal) -> str:
+    """Images that the doctor examines per second; each file is read many times."""
+    size, repeats = (512, 1024), 16
+    source = FolderSource(draw(root, number=number, terminal=terminal, size=size), DATASET, "train")
+    rates = []
+    for _ in terminal.track(range(repeats), "Doctor", total=repeats):
+        begin = time.perf_counter()
+        examine({"train": source}, DATASET)
+        rates.append(number / (time.perf_counter() - begin))
+    spread = f"{statistics.median(rates):.0f} [{min(rates):.0f}, {max(rates):.0f}]"
+    return f"{spread} images/s of {size[0]}x{size[1]}, files in memory"
+
+
 # Where the time of one image goes, by the clock of the thread that works on it.
 
 
@@ -321,6 +338,7 @@ def show(report: dict[str, Any], terminal: Terminal) -> None:
         for what, values in ratios.items():
             table.add_row(f"{what}: {pair}", *(f"{value:.2f}" for value in values.values()))
     terminal.table(table)
+    terminal.line(f"The doctor reads {report['doctor']}.")
     stages = report["stages_ms"]
     table = Table("stage", "ms of CPU per image", "share")
     for stage, milliseconds in stages.items():

@@ -24,7 +24,7 @@ LEVELS = [
 ]
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
 ROOMS = {"models", "data", "interop"}  # folders
-SLOW = {"matplotlib", "tensorflow_datasets"}
+SLOW = {"matplotlib", "scipy", "tensorflow_datasets"}
 CONFIG_FILES = {
     "config", "recipes", "setup", "train", "evaluate", "predict", "doctor", "samples", "main"
 }  # fmt: skip

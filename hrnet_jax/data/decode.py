@@ -7,7 +7,6 @@ from typing import Literal
 import cv2
 import kornia_rs.io
 import numpy as np
-import scipy.io
 from jaxtyping import UInt8
 from PIL import Image as PILImage
 from PIL import ImageOps
@@ -166,6 +165,8 @@ def is_mat(data: bytes) -> bool:
 
 
 def _decode_mat(data: bytes, *, path: str) -> Label:
+    import scipy.io  # a quarter of a second that only SBD's labels need
+
     # This format holds arrays only, and scipy reads it as such: nothing in it can be executed.
     try:
         content = scipy.io.loadmat(io.BytesIO(data), variable_names=["GTcls"])

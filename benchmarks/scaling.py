@@ -1,0 +1,75 @@
+"""Whether our cost grows as it should: time against pixels and against the batch.
+
+    python -m benchmarks.scaling [--variants hr18s] [--json FILE]
+
+Inference, float32. Each size is one program in a process of its own; the processes take turns.
+"""
+
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from benchmarks.turns import conditions, options_of, random_batch, write
+from hrnet_jax.writer import Terminal
+from tests.parity.peer import Server
+
+PIXELS = [(256, 256), (256, 512), (512, 512), (512, 1024), (1024, 1024), (1024, 2048)]
+BATCHES = [1, 2, 4, 8]  # of 256x512
+
+
+def main() -> None:
+    """Measure, print, write."""
+    options, terminal = options_of(__doc__, rounds=5), Terminal()
+    report: dict[str, Any] = {"conditions": conditions(options)}
+    for variant in options.variants or ("hr18s",):
+        cases = {f"{h}x{w}": ((h, w), 1) for h, w in PIXELS}
+        report[f"{variant} size"] = turns(variant, cases, options.rounds, terminal)
+        cases = {str(batch): ((256, 512), batch) for batch in BATCHES}
+        report[f"{variant} batch"] = turns(variant, cases, options.rounds, terminal)
+    for title, rows in report.items():
+        if title == "conditions":
+            continue
+        table = Table(title, "ms", "microseconds per pixel", "of the cheapest")
+        costs = {
+            name: statistics.median(row["seconds"]) / row["pixels"] for name, row in rows.items()
+        }
+        for name, cost in costs.items():
+            table.add_row(
+                name, f"{1e3 * cost * rows[name]['pixels']:.0f}", f"{1e6 * cost:.3f}",
+                f"{cost / min(costs.values()):.2f}",
+            )  # fmt: skip
+        terminal.table(table)
+    write(report, options)
+
+
+def turns(variant: str, cases: dict, rounds: int, terminal: Terminal) -> dict[str, Any]:
+    """Seconds of every turn of every case."""
+    servers: dict[str, Server] = {}
+    rows: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        try:
+            for case, (size, batch) in terminal.track(cases.items(), "Compiling", total=len(cases)):
+                servers[case] = Server(folder, [sys.executable, "-m", "benchmarks.ours"])
+                arrays = random_batch(folder, height=size[0], width=size[1], batch=batch)
+                servers[case].call(
+                    "load_program", variant=variant, batch=arrays, training=False, cache=""
+                )
+                rows[case] = {"pixels": size[0] * size[1] * batch, "seconds": []}
+            for number in terminal.track(range(rounds), variant, total=rounds):
+                for case in list(cases)[:: (-1) ** number]:
+                    # As many runs as make every turn about as long as that of two megapixels.
+                    times = max(1, 2**21 // rows[case]["pixels"])
+                    rows[case]["seconds"].append(servers[case].call("run", times=times)["seconds"])
+        finally:
+            for server in servers.values():
+                server.close()
+    return rows
+
+
+if __name__ == "__main__":
+    main()
