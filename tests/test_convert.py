@@ -110,7 +110,10 @@ def test_a_row_that_does_not_come_is_fetched_by_hand(mirror):
     [
         (["--zoo", "fcn_hr18"], "The zoo has no row 'fcn_hr18'"),
         (["--zoo", "{row}", "a.pth"], "give a file or --zoo, not both"),
-        (["--zoo", "{row}", "--mirror", "ftp://x"], "--mirror ftp://x must begin with http:// or https://"),
+        (
+            ["--zoo", "{row}", "--mirror", "ftp://x"],
+            "--mirror ftp://x must begin with http:// or https://",
+        ),
         (["a.pth"], "give a file and --output DIR, or --zoo NAME"),
         (["--output", "x"], "give a file and --output DIR, or --zoo NAME"),
     ],
