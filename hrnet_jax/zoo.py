@@ -1,6 +1,6 @@
 """The 25 published results: what was measured, where the weights are, and which of them are here.
 
-    python -m hrnet_jax.zoo    # writes the tables of README.md and configs/README.md
+    python -m hrnet_jax.zoo    # writes the tables of README.md, configs/ and docs/
 
 Weights of a row are looked for in `weights/<name of the row>`, where `convert.from_pytorch --zoo`
 puts them.
@@ -33,6 +33,11 @@ HARDWARE = (
 )
 
 BACKBONES = {"hr18s": "HRNetV2p-W18-Small", "hr18": "HRNetV2p-W18", "hr48": "HRNetV2p-W48"}
+IMAGENET = {  # backbones that the published runs started from, for config.init_from
+    "hr18s": f"{HOST}/pretrain/third_party/hrnetv2_w18_small-b5a04e21.pth",
+    "hr18": f"{HOST}/pretrain/third_party/hrnetv2_w18-00eb2006.pth",
+    "hr48": f"{HOST}/pretrain/third_party/hrnetv2_w48-d2186c55.pth",
+}
 DATASETS = {
     "cityscapes": "Cityscapes",
     "ade20k": "ADE20K",
@@ -342,6 +347,22 @@ def markdown() -> str:
     return "\n".join(lines)
 
 
+def commands() -> str:
+    """Every run with what it should reach: the table of docs/reproduce.md."""
+    lines = [
+        "| published mIoU (ms+flip) | recipe | `--config.init_from=` | steps of images |",
+        "|--:|---|---|--:|",
+    ]
+    for row in ROWS:
+        train = row.recipe()["train"]
+        backbone = IMAGENET[row.variant].rpartition("/")[2]
+        lines.append(
+            f"| {row.upload.miou:.2f} ({row.upload.miou_ms_flip:.2f}) | `--config {row.config}` "
+            f"| `{backbone}` | {train['steps']:,} of {train['batch_size']} |"
+        )
+    return "\n".join(lines)
+
+
 def with_table(text: str, content: str) -> str:
     """Put `content` between the marks of a document: <!-- zoo --> and <!-- /zoo -->."""
     begin, end = "<!-- zoo -->", "<!-- /zoo -->"
@@ -352,7 +373,11 @@ def with_table(text: str, content: str) -> str:
     return f"{head}{begin}\n{content}\n{end}{tail}"
 
 
-DOCUMENTS = {"README.md": overview, "configs/README.md": markdown}
+DOCUMENTS = {
+    "README.md": overview,
+    "configs/README.md": markdown,
+    "docs/reproduce.md": commands,
+}
 
 
 if __name__ == "__main__":
