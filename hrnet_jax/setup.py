@@ -122,7 +122,7 @@ class Setup:
         config = self.config
         if config.init_from:
             loaded = start_from(
-                read_source(config.init_from),
+                read_source(zoo.locate(config.init_from)),
                 *self._model[1:],
                 variant=config.model.variant,
                 classes=self.dataset.classes,

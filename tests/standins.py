@@ -61,6 +61,14 @@ def pascal_context(root: Path, split: str, count: int) -> None:
     _list(root / f"ImageSets/SegmentationContext/{split}.txt", names)
 
 
+def custom(root: Path, *, num_classes: int) -> None:
+    """A user's own folders, as configs/custom.py describes them."""
+    for split, count in (("train", TRAIN), ("val", VAL)):
+        for n, (image, label) in zip(range(count), _scenes(num_classes), strict=False):
+            _save(root / f"images/{split}/{n}_{split}.jpg", image)
+            _save(root / f"labels/{split}/{n}_{split}.png", label)
+
+
 LAYOUTS: dict[str, Callable[[Path, str, int], None]] = {
     "cityscapes": cityscapes,
     "ade20k": ade20k,
