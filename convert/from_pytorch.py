@@ -1,8 +1,10 @@
 """Convert published PyTorch weights into a checkpoint, without PyTorch and without running code.
 
     python -m convert.from_pytorch FILE.pth --output DIR
+    python -m convert.from_pytorch --zoo NAME       # fetches the file first, into weights/NAME
 
-DIR is then what --checkpoint and --config.init_from of hrnet_jax.main take.
+DIR is then what --checkpoint and --config.init_from of hrnet_jax.main take; NAME is a row of
+`python -m hrnet_jax.main --mode zoo`.
 """
 
 import argparse
@@ -16,8 +18,12 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing is computed
 from absl import logging
 from rich.console import Console
 
+from hrnet_jax import zoo
+from hrnet_jax.checkpoint import FOLDER
 from hrnet_jax.interop.convert import report_table, to_checkpoint
+from hrnet_jax.interop.download import download
 from hrnet_jax.interop.weights import HEAD_POLICIES
+from hrnet_jax.writer import Terminal
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -29,10 +35,23 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "file",
+        nargs="?",
         help="a .pth or .safetensors file: FCN-HRNet of mmsegmentation 0.x "
         "or 1.x, official HRNet, ImageNet backbone (also timm's), our export",
     )
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the checkpoint")
+    parser.add_argument(
+        "--zoo", metavar="NAME", help="instead of a file: a published result, which is fetched"
+    )
+    parser.add_argument(
+        "--mirror",
+        metavar="URL",
+        help=f"fetch from a copy of the server: what stands in the place of {zoo.HOST}",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        help="folder of the checkpoint (and of the fetched file); default weights/NAME",
+    )
     parser.add_argument(
         "--config",
         metavar="FILE[:SCHEDULE]",
@@ -54,12 +73,46 @@ def main(arguments: list[str] | None = None) -> None:
     logging.set_verbosity(logging.ERROR)
     try:
         config = _config(given.config) if given.config else None
+        path, output = _fetched(given) if given.zoo else _given(given)
         report = to_checkpoint(
-            given.file, given.output, config=config, head=given.head, any_hash=given.any_hash
+            path, output, config=config, head=given.head, any_hash=given.any_hash
         )
+    except KeyboardInterrupt:
+        sys.exit("Stopped. The same command goes on with what was fetched." if given.zoo else 130)
     except (ValueError, OSError) as error:
         sys.exit(f"Error: {error}")
     Console(highlight=False).print(report_table(report, title="Converted"))
+
+
+def _given(given: argparse.Namespace) -> tuple[Path, Path]:
+    if not given.file or not given.output or given.mirror:
+        raise ValueError("give a file and --output DIR, or --zoo NAME (with --mirror, --output).")
+    return Path(given.file), Path(given.output)
+
+
+def _fetched(given: argparse.Namespace) -> tuple[Path, Path]:
+    """Fetch the file of a row of the zoo into the folder of its checkpoint."""
+    row = zoo.get(given.zoo)
+    if given.file:
+        raise ValueError(f"give a file or --zoo, not both: {given.file}, --zoo {given.zoo}.")
+    output = Path(given.output) if given.output else zoo.WEIGHTS / row.name
+    if (output / FOLDER).exists():  # before anything is fetched for nothing
+        raise ValueError(f"{output} holds a checkpoint already; choose another --output.")
+    if given.mirror and not given.mirror.startswith(("http://", "https://")):
+        raise ValueError(f"--mirror {given.mirror} must begin with http:// or https://.")
+    url = row.url.replace(zoo.HOST, given.mirror.rstrip("/")) if given.mirror else row.url
+    download(
+        url,
+        output / row.file(),
+        sha256="" if given.any_hash else row.upload.sha256,
+        advice=(
+            f"By hand: fetch {row.url}\n"
+            f"and convert it: python -m convert.from_pytorch {row.file()} --output {output}\n"
+            "Behind a proxy set https_proxy; for a copy of the server give --mirror URL."
+        ),
+        terminal=Terminal(),
+    )
+    return output / row.file(), output
 
 
 def _config(name: str) -> dict:

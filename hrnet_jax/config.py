@@ -36,7 +36,8 @@ def default(*, name: str, dataset: str, variant: str) -> ConfigDict:
     config.reference = "v0"
     config.seed = 0  # of initial weights, example order and augmentation
     # What a new run starts from: "" for random weights, else a .pth or .safetensors file (a whole
-    # network or an ImageNet backbone), a workdir or a checkpoint. A resumed run does not read it.
+    # network or an ImageNet backbone), a workdir, a checkpoint, or the name of a row of the zoo
+    # that was converted. A resumed run does not read it.
     config.init_from = ""
     # What of its head is used: "strict" (the classes must be the same), "match" (the classes of
     # equal names), or "new" (nothing: the backbone only).

@@ -1,6 +1,7 @@
 """A checkpoint and a dataset -> scores and a report: the eval command."""
 
 import collections
+import dataclasses
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ import jax
 from ml_collections import ConfigDict
 
 import hrnet_jax
+from hrnet_jax import zoo
 from hrnet_jax.checkpoint import Weights, leaf_checksums
 from hrnet_jax.config import protocol_of
 from hrnet_jax.evaluator import OnPrediction, class_table
@@ -61,6 +63,8 @@ def evaluate(config: ConfigDict, weights: Weights, *, workdir: Path, terminal: T
             "maps, but no scores."
         )
     terminal.line(f"Protocol: {describe_protocol(config)}.")
+    if comparison := beside_published(scores, weights=weights, setup=setup):
+        terminal.line(f"mIoU: {comparison.describe()}.")
     terminal.line(f"Report: {folder / 'report.html'}    Scores: {folder / 'scores.json'}")
     results.describe_label_maps(terminal)
     return scores
@@ -157,6 +161,9 @@ class Results:
                 "iou": dict(zip(setup.dataset.classes, scores.iou_percent(), strict=True)),
                 "confusion": scores.confusion.tolist(),
             }
+        if comparison := beside_published(scores, weights=weights, setup=setup):
+            text = {"text": comparison.describe()}
+            receipt["published"] = dataclasses.asdict(comparison) | text
         return receipt
 
 
@@ -168,6 +175,30 @@ def describe_protocol(config: ConfigDict) -> str:
     if config.eval.limit:
         text += f", the first {config.eval.limit} images only"
     return text
+
+
+def beside_published(scores: Scores, *, weights: Weights, setup: Setup) -> zoo.Comparison | None:
+    """Put a score beside the published one, if there is one of exactly this measurement.
+
+    That is: of unchanged published weights, on every image of the validation split, computed in
+    float32 from images normalised as published, by a published protocol.
+    """
+    config, dataset = setup.config, setup.dataset
+    found = zoo.find(file=weights.meta["zoo"]["file"]) if "zoo" in weights.meta else None
+    if found is None or not scores.confusion.any():
+        return None
+    row, upload = found
+    usual = row.recipe()["data"]
+    if (
+        dataset.name != row.dataset
+        or config.eval.split != "val"
+        or len(setup.validation) != dataset.counts["val"]
+        or config.model.dtype != "float32"
+        or (config.data.mean, config.data.std) != (usual["mean"], usual["std"])
+    ):
+        return None
+    measured = scores.summary()["mIoU"]
+    return zoo.compare(row, upload, protocol=protocol_of(config), measured=measured)
 
 
 def weights_hash(weights: Weights) -> str:

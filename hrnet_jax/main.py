@@ -10,8 +10,10 @@ Modes:
   doctor   check every label and image of --config: faults, likely mistakes, class frequencies;
            exit code 1 if there is anything to mend
   samples  draw what training sees: augmented images and labels, into <workdir>/samples
+  zoo      list the 25 published results, or those of some words: --mode zoo cityscapes hr18
 
---checkpoint is a workdir (its best checkpoint by mIoU, else the newest), or one checkpoint in it.
+--checkpoint is a workdir (its best checkpoint by mIoU, else the newest), one checkpoint in it, or
+the name of a row of the zoo that `python -m convert.from_pytorch --zoo NAME` put into weights/NAME.
 Any field of a config can be given: --config.train.batch_size=16; a schedule follows the file's
 name: --config configs/hr18_cityscapes.py:160k.
 """
@@ -28,6 +30,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from hrnet_jax import config as configs
+from hrnet_jax import zoo
 from hrnet_jax.checkpoint import FOLDER, load_weights
 from hrnet_jax.compare import compare
 from hrnet_jax.compiling import enable_compilation_cache
@@ -40,7 +43,7 @@ from hrnet_jax.samples import samples
 from hrnet_jax.train import train
 from hrnet_jax.writer import Terminal
 
-_MODES = ["train", "eval", "predict", "compare", "prepare", "doctor", "samples"]
+_MODES = ["train", "eval", "predict", "compare", "prepare", "doctor", "samples", "zoo"]
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe to run, a file in configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default runs/<config.name>.")
@@ -64,12 +67,14 @@ def main(argv: Sequence[str]) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without Unicode is no reason to stop
     logging.set_verbosity(logging.ERROR)  # Orbax tells of every file, jax of absent TPUs
-    if len(argv) > 1 and _MODE.value != "compare":
+    if len(argv) > 1 and _MODE.value not in ("compare", "zoo"):
         sys.exit(f"Error: {argv[1]!r} is no option; fields are given as --config.field=value.")
     terminal = Terminal()
     try:
         if _MODE.value == "compare":
             _compare(argv[1:], terminal)
+        elif _MODE.value == "zoo":
+            _list_zoo(argv[1:], terminal)
         else:
             _run(terminal)
     except KeyboardInterrupt:
@@ -89,6 +94,18 @@ def _compare(folders: Sequence[str], terminal: Terminal) -> None:
             "--mode compare runs/a runs/b."
         )
     compare(Path(folders[0]), Path(folders[1]), terminal=terminal)
+
+
+def _list_zoo(words: Sequence[str], terminal: Terminal) -> None:
+    rows = zoo.select(words)
+    folder = Path(_WORKDIR.value).expanduser() if _WORKDIR.value else zoo.WEIGHTS
+    terminal.table(zoo.table(rows, folder=folder))
+    if words:
+        terminal.line("\n\n".join(map(zoo.describe, rows)))
+    else:
+        terminal.line(
+            "--mode zoo cityscapes hr18 160k: the row of these words, with its addresses."
+        )
 
 
 def _run(terminal: Terminal) -> None:
@@ -152,11 +169,12 @@ def _run(terminal: Terminal) -> None:
 def _paths(config: ConfigDict | None) -> tuple[Path, Path]:
     """Work out the workdir and the checkpoint from the flags that are given."""
     default = None if config is None else f"runs/{config.name}"
-    name = _WORKDIR.value or default or _CHECKPOINT.value
+    given = zoo.locate(_CHECKPOINT.value) if _CHECKPOINT.value else None
+    name = _WORKDIR.value or default or given
     if name is None:
         raise ValueError(f"--mode {_MODE.value} needs --checkpoint, --workdir or --config.")
     workdir = Path(name).expanduser()
-    checkpoint = Path(_CHECKPOINT.value).expanduser() if _CHECKPOINT.value else workdir
+    checkpoint = given or workdir
     if workdir.parent.name == FOLDER:  # one checkpoint: results belong beside it, not into it
         workdir = workdir.parent.parent
     return workdir, checkpoint

@@ -9,19 +9,20 @@ import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Float16
 from PIL import Image as PILImage
 from rich.console import Console
 
-from hrnet_jax import models
+from hrnet_jax import models, zoo
 from hrnet_jax.checkpoint import Weights, load_weights
 from hrnet_jax.config import from_dict, protocol_of
 from hrnet_jax.data.decode import decode_image
-from hrnet_jax.data.transforms import Channels, ResizeViews
+from hrnet_jax.data.transforms import Channels, ResizeViews, normalize
 from hrnet_jax.evaluator import Evaluator
 from hrnet_jax.files import write_text, written_in_one_piece
 from hrnet_jax.step import split
-from hrnet_jax.types import IGNORE_LABEL, Example, Image, Label
+from hrnet_jax.types import IGNORE_LABEL, Example, Image, Label, NormalizedImage
 from hrnet_jax.visualize import indexed, overlay
 from hrnet_jax.writer import Terminal
 
@@ -35,12 +36,24 @@ class Predictor:
     predictor = Predictor.load("runs/hr18s_minicity")
     labels = predictor("photo.jpg")
     predictor.save("photo.jpg", labels, "out/photo")
+
+    Attributes:
+        classes: their names, in the order of the class indices.
+        palette: their colours, RGB from 0 to 255.
     """
 
     @classmethod
     def load(cls, path: str | Path) -> "Predictor":
-        """Load the weights of a workdir (best by mIoU, else newest) or of one checkpoint."""
-        return cls(load_weights(Path(path)))
+        """Load the weights of a workdir (best by mIoU, else newest) or of one checkpoint.
+
+        Args:
+            path: of it, or the name of a row of the zoo that lies in `weights/`.
+
+        Raises:
+            FileNotFoundError: where there is none; says how to get it.
+            ValueError: for a damaged one.
+        """
+        return cls(load_weights(zoo.locate(path)))
 
     def __init__(self, weights: Weights, *, terminal: Terminal | None = None):
         meta = weights.meta
@@ -48,14 +61,15 @@ class Predictor:
         self.classes: tuple[str, ...] = tuple(meta["classes"])
         self.palette: list[tuple[int, int, int]] = [tuple(color) for color in meta["palette"]]
         self._protocol = protocol_of(config)
-        structure, _, _ = split(models.build(meta["variant"], num_classes=len(self.classes)))
+        self._structure, _, _ = split(models.build(meta["variant"], num_classes=len(self.classes)))
         self._params, self._stats = jax.device_put((weights.params, weights.stats))
+        self._mean, self._std = _channels(meta["mean"]), _channels(meta["std"])
         self._evaluator = Evaluator(
-            structure,
+            self._structure,
             num_classes=len(self.classes),
             protocol=self._protocol,
-            mean=_channels(meta["mean"]),
-            std=_channels(meta["std"]),
+            mean=self._mean,
+            std=self._std,
             mesh=jax.sharding.Mesh(jax.local_devices()[:1], ("data",)),
             batch_size=1,
             dtype=jnp.dtype(config.model.dtype),
@@ -71,6 +85,20 @@ class Predictor:
         """Return the probability of every class at every pixel, as the label map weighs them."""
         example = self._example(image)
         return self._evaluator.probabilities(self._params, self._stats, example)
+
+    def model(self) -> nnx.Module:
+        """Return the network itself, a flax.nnx module in evaluation mode.
+
+        It maps a batch of what `normalized` returns, [b h w 3], to logits at a quarter of the size
+        (rounded up), [b h/4 w/4 k]; jit, differentiate or change it like any other.
+        """
+        model = nnx.merge(self._structure, self._params, self._stats)
+        model.eval()
+        return model
+
+    def normalized(self, image: Image) -> NormalizedImage:
+        """Bring an RGB image from 0 to 255 to what the network takes."""
+        return normalize(image, mean=self._mean, std=self._std)
 
     def _example(self, image: Image | str | Path) -> Example:
         pixels = _pixels(image)

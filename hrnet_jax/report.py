@@ -145,6 +145,8 @@ def render(
         _headline(receipt),
         f"<p class=protocol>{_text(receipt['protocol'])}</p>",
     ]
+    if "published" in receipt:
+        body.append(f"<p>mIoU: {_text(receipt['published']['text'])}</p>")
     if "confusion" in receipt:
         scores = Scores(np.array(receipt["confusion"], np.int64))
         body += [

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from hrnet_jax import models
+from hrnet_jax import models, zoo
 from hrnet_jax.config import dataset_of, protocol_of
 from hrnet_jax.data.doctor import examine
 from hrnet_jax.data.opening import open_source
@@ -27,12 +27,6 @@ from hrnet_jax.types import Batch, Example
 from hrnet_jax.writer import Quarantine, Terminal
 
 _EXAMINED = 32  # examples that are looked at before training starts
-
-_BACKBONES = {  # what the published runs started from
-    "hr18s": "hrnetv2_w18_small-b5a04e21.pth",
-    "hr18": "hrnetv2_w18-00eb2006.pth",
-    "hr48": "hrnetv2_w48-d2186c55.pth",
-}
 
 
 class Setup:
@@ -128,7 +122,7 @@ class Setup:
         config = self.config
         if config.init_from:
             loaded = start_from(
-                read_source(config.init_from),
+                read_source(zoo.locate(config.init_from)),
                 *self._model[1:],
                 variant=config.model.variant,
                 classes=self.dataset.classes,
@@ -139,7 +133,7 @@ class Setup:
         if config.data.name not in ("minicity", "custom"):
             self.terminal.warn(
                 "training starts from random weights, but the published run started from the "
-                f"ImageNet backbone {_BACKBONES.get(config.model.variant, 'of this variant')}: "
+                f"ImageNet backbone {zoo.IMAGENET.get(config.model.variant, 'of this variant')}: "
                 "expect a far lower mIoU, or give the file with --config.init_from=FILE."
             )
         return self._model[1:]

@@ -52,7 +52,7 @@ class Terminal:
             self.line(text)
 
     @contextlib.contextmanager
-    def live(self, what: str, *, total: int, done: int = 0) -> Iterator["LiveLine"]:
+    def live(self, what: str, *, total: int | float, done: int | float = 0) -> Iterator["LiveLine"]:
         """Show one line that is rewritten in place: a bar, the count, a text."""
         progress = Progress(
             TextColumn("{task.description}", markup=False),
@@ -78,16 +78,17 @@ class Terminal:
 class LiveLine:
     """The progress of one task: how far, how fast, how long still."""
 
-    def __init__(self, progress: Progress, what: str, *, total: int, done: int):
+    def __init__(self, progress: Progress, what: str, *, total: int | float, done: int | float):
         self.total = total
         self._progress = progress
-        self._task = progress.add_task(what, total=total, completed=done, text="")
+        self._task = progress.add_task(what, total=total, text="")
+        progress.update(self._task, completed=done)
         self._first, self._done = done, done
         self._begin = time.perf_counter()
 
-    def advance(self) -> None:
-        """One more is done."""
-        self._done += 1
+    def advance(self, amount: int | float = 1) -> None:
+        """One more is done, or another amount."""
+        self._done += amount
         self._progress.update(self._task, completed=self._done)
 
     def show(self, text: str) -> None:

@@ -14,11 +14,17 @@ ROOT = Path(__file__).parent.parent
 TINY = ("-m", "tests.tiny", "--config", "tests/tiny_config.py")
 
 
-def run(*arguments: str, module=("-m", "hrnet_jax.main"), devices: int = 8, check: bool = True):
+def run(
+    *arguments: str,
+    module=("-m", "hrnet_jax.main"),
+    devices: int = 8,
+    check: bool = True,
+    timeout: float = 300,
+):
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "COLUMNS": "120"}
     done = subprocess.run(
         [sys.executable, *module, *arguments],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False,
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout, check=False,
     )  # fmt: skip
     if check:
         assert done.returncode == 0, done.stdout + done.stderr

@@ -17,6 +17,7 @@ LEVELS = [
     ["batching", "config", "losses", "inference", "sharding"],
     ["compare", "recipes", "step"],
     ["checkpoint", "evaluator", "monitor"],
+    ["zoo"],
     ["interop"],
     ["setup", "predict", "prepare"],
     ["doctor", "evaluate", "samples", "train"],

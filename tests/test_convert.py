@@ -1,5 +1,6 @@
 """The commands in `convert/`, in processes of their own as a user starts them."""
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,10 @@ import numpy as np
 import pytest
 
 from convert import from_pytorch, to_pytorch
+from hrnet_jax import zoo
+from hrnet_jax.checkpoint import load_weights
 from hrnet_jax.interop.pth import read_pth
+from tests.interop.test_download import Server
 from tests.interop.tiny_files import mmseg_state, write
 
 ROOT = Path(__file__).parent.parent
@@ -60,3 +64,61 @@ def test_errors_end_with_exit_code_one(tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith("Error: There is no checkpoint in")
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    """A copy of the publisher's server that has one file, of the tiny network."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    server = Server()
+    server.content = write(tmp_path / "source.pth", mmseg_state(19), CLASSES=None).read_bytes()
+    digits = hashlib.sha256(server.content).hexdigest()[:8]
+    row = zoo.Row("tiny", "cityscapes", "80k", zoo.Upload(f"20200601_000000-{digits}", 1.5, 2.5))
+    monkeypatch.setattr(zoo, "ROWS", (row,))
+    yield server
+    server.close()
+
+
+def test_a_row_of_the_zoo_is_fetched_and_converted(mirror, capsys):
+    (row,) = zoo.ROWS
+    from_pytorch.main(["--zoo", row.name, "--mirror", f"{mirror.host}/copy/"])
+    assert mirror.paths == [f"/copy/mmsegmentation/v0.5/hrnet/{row.name}/{row.file()}"]
+    weights = load_weights(zoo.locate(row.name))
+    assert weights.meta["zoo"] == {"name": row.name, "file": row.file()}
+    assert weights.path == Path.cwd() / "weights" / row.name / "checkpoints" / "0"
+    assert "mIoU 1.50, ms+flip 2.50" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="holds a checkpoint already; choose another --output"):
+        from_pytorch.main(["--zoo", row.name])
+    assert len(mirror.paths) == 1
+
+
+def test_a_row_that_does_not_come_is_fetched_by_hand(mirror):
+    (row,) = zoo.ROWS
+    mirror.script = [404]
+    with pytest.raises(SystemExit) as stop:
+        from_pytorch.main(["--zoo", row.name, "--mirror", mirror.host, "--output", "out"])
+    for text in (
+        f"Error: Cannot fetch {mirror.host}/mmsegmentation/", "answered 404", row.url,
+        f"python -m convert.from_pytorch {row.file()} --output out", "https_proxy", "--mirror",
+    ):  # fmt: skip
+        assert text in str(stop.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--zoo", "fcn_hr18"], "The zoo has no row 'fcn_hr18'"),
+        (["--zoo", "{row}", "a.pth"], "give a file or --zoo, not both"),
+        (
+            ["--zoo", "{row}", "--mirror", "ftp://x"],
+            "--mirror ftp://x must begin with http:// or https://",
+        ),
+        (["a.pth"], "give a file and --output DIR, or --zoo NAME"),
+        (["--output", "x"], "give a file and --output DIR, or --zoo NAME"),
+    ],
+)
+def test_a_mistake_about_the_zoo_is_one_error(mirror, arguments, message):
+    with pytest.raises(SystemExit, match=f"Error: {message}"):
+        from_pytorch.main([text.format(row=zoo.ROWS[0].name) for text in arguments])
+    assert mirror.paths == []

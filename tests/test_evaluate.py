@@ -10,11 +10,18 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from hrnet_jax import models
+from hrnet_jax import config as configs
+from hrnet_jax import models, zoo
 from hrnet_jax.checkpoint import Weights
 from hrnet_jax.compare import read_evaluation
 from hrnet_jax.data.decode import decode
-from hrnet_jax.evaluate import Results, describe_protocol, evaluate, weights_hash
+from hrnet_jax.evaluate import (
+    Results,
+    beside_published,
+    describe_protocol,
+    evaluate,
+    weights_hash,
+)
 from hrnet_jax.metrics import Scores
 from hrnet_jax.per_image import PerImage, confusion_of
 from hrnet_jax.setup import Setup
@@ -170,3 +177,73 @@ def test_the_protocol_names_precision_and_subset(config):
     config.model.dtype, config.eval.split, config.eval.limit = "bfloat16", "train", 5
     text = describe_protocol(config)
     assert text.endswith("in bfloat16, on the train split, the first 5 images only")
+
+
+ROW = zoo.get("fcn_hr18_512x1024_160k_cityscapes")
+PUBLISHED = Weights(
+    params={},
+    stats={},
+    meta={"zoo": {"name": ROW.name, "file": ROW.file()}},
+    step=0,
+    path=Path("/weights/0"),
+)
+HALF = Scores(np.kron(np.eye(10, dtype=np.int64), np.array([[1, 0], [1, 0]]))[:19, :19])
+
+
+def published_setup(images=500, **changes):
+    config = configs.from_dict(ROW.recipe())
+    config.update_from_flattened_dict(changes)
+    setup = Setup(config, terminal=Terminal())
+    setup.__dict__["validation"] = range(images)  # no files are needed
+    return setup
+
+
+def test_weights_of_the_zoo_are_put_beside_their_published_figure():
+    found = beside_published(HALF, weights=PUBLISHED, setup=published_setup())
+    measured = HALF.summary()["mIoU"]
+    assert (found.published, found.measured, found.file) == (78.8, measured, ROW.file())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"images": 499},
+        {"eval.split": "train", "images": 500},
+        {"model.dtype": "bfloat16"},
+        {"data.mean": (0.0, 0.0, 0.0)},
+        {"eval.image_size": (512, 1024)},
+        {"eval.flip": True},
+        {"data.name": "minicity"},
+    ],
+    ids=str,
+)
+def test_any_other_measurement_is_not(changes):
+    setup = published_setup(**changes)
+    assert beside_published(HALF, weights=PUBLISHED, setup=setup) is None
+
+
+def test_weights_of_other_origin_are_not():
+    for meta in ({}, {"zoo": {"name": "fcn_hr99", "file": "fcn_hr99-00000000.pth"}}):
+        weights = dataclasses.replace(PUBLISHED, meta=meta)
+        assert beside_published(HALF, weights=weights, setup=published_setup()) is None
+    nothing = Scores(np.zeros((19, 19), np.int64))
+    assert beside_published(nothing, weights=PUBLISHED, setup=published_setup()) is None
+
+
+def test_receipt_and_report_say_it(tiny_city, tmp_path):
+    setup = published_setup(**{"data.root": str(tiny_city), "log.pictures": 0})
+    results = Results(setup, folder=tmp_path)
+    setup.validation = Setup(setup.config, terminal=Terminal()).validation
+    example = decode(setup.validation[0], setup.dataset)
+    results(example, np.zeros_like(example["label"]))
+    setup.__dict__["validation"] = range(500)
+    results.write(HALF, weights=PUBLISHED, seconds=1.0)
+    receipt = json.loads((tmp_path / "scores.json").read_text())["published"]
+    assert receipt["text"].startswith("78.80 published (whole), ")
+    assert receipt["measured"] == HALF.summary()["mIoU"]
+    assert receipt["text"] in (tmp_path / "report.html").read_text()
+    folder = tmp_path / ROW.name
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "eval").mkdir()
+    (tmp_path / "scores.json").rename(folder / "eval" / "scores.json")
+    assert zoo.here(ROW, folder=tmp_path) == f"{receipt['measured']:.2f} (whole)"

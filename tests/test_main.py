@@ -36,6 +36,11 @@ MISTAKES = {
     ),
     "compare nothing": (["--mode=compare", "a"], "needs two folders that --mode eval wrote, not 1"),
     "compare nowhere": (["--mode=compare", "a", "b"], "There is no scores.json in a;"),
+    "words of no row": (["--mode=zoo", "coco"], "No row of the zoo is 'coco'; choose from hr18s"),
+    "row that is not here": (
+        ["--mode=eval", "--checkpoint=fcn_hr18_512x1024_160k_cityscapes"],
+        "get it with: python -m convert.from_pytorch --zoo fcn_hr18_512x1024_160k_cityscapes",
+    ),
     "stray word": (["train"], "'train' is no option"),
 }
 
@@ -105,3 +110,10 @@ def test_what_prepare_writes_is_a_root_to_train_from(tiny_city, tmp_path):
     assert f"Use it with --config.data.root={tmp_path}/minicity/1.0.0" in done.stdout
     assert "val: 4 examples, every CRC-32 right" in done.stdout
     assert "Downloading" not in done.stdout + done.stderr
+
+
+def test_the_zoo_needs_no_config(tmp_path):
+    done = run("--mode=zoo", "pascal_context_59", "80k", f"--workdir={tmp_path}")
+    assert "fcn_hr48_480x480_80k_pascal_context_59" in done.stdout
+    assert "3ae7081e.pth" in done.stdout
+    assert "40k" not in done.stdout

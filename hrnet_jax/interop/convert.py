@@ -10,9 +10,10 @@ import numpy as np
 from rich.table import Table
 
 from hrnet_jax import config as configs
-from hrnet_jax import models, recipes
+from hrnet_jax import models, recipes, zoo
 from hrnet_jax.checkpoint import Weights, load_weights, save_weights
-from hrnet_jax.interop.class_names import ClassNames
+from hrnet_jax.data import DATASETS
+from hrnet_jax.interop.class_names import ClassNames, class_names
 from hrnet_jax.interop.keys import torch_state_dict
 from hrnet_jax.interop.looks import check_classes, check_looks, classes_of, listed, variant_of
 from hrnet_jax.interop.pth_write import write_pth
@@ -49,12 +50,22 @@ def to_checkpoint(
         raise ValueError(f"The head policy {head} needs a config that says which classes to have.")
     source = read_source(path, any_hash=any_hash)
     variant, names = variant_of(source), classes_of(source)
-    if config is None:
+    published = _published(source, variant=variant, names=names)
+    wanted: ClassNames | None
+    if config is None and published and names:
+        loaded, config = load(source), published[0].recipe()
+        wanted = class_names(len(names.names))
+    elif config is None:
         loaded, wanted = load(source), names
         config = _recipe(variant, names)
     else:
         loaded, wanted = _for_config(source, config, names=names, head=head)
     report = _report(source, loaded, variant=variant, names=wanted)
+    if published:
+        row, upload = published
+        report["published"] = (
+            f"{row.name}: mIoU {upload.miou:.2f}, ms+flip {upload.miou_ms_flip:.2f}"
+        )
     meta = {
         "variant": variant,
         "dataset": wanted.dataset if wanted else "",
@@ -73,6 +84,8 @@ def to_checkpoint(
         "report": report,
         "batches_tracked": {key: int(value) for key, value in source.counters.items()},
     }
+    if published and head == "strict":  # with another head the published figures mean nothing
+        meta["zoo"] = {"name": row.name, "file": row.file(upload)}
     params, stats = loaded.params, loaded.stats
     del source, loaded  # the bytes of the file, before others are needed for writing
     saved = save_weights(Path(folder), params, stats, meta=meta)
@@ -151,6 +164,17 @@ def _for_config(
     params, stats = jax.tree.map(np.asarray, (params, stats))
     loaded = start_from(source, params, stats, variant=variant, classes=dataset.classes, head=head)
     return loaded, wanted
+
+
+def _published(
+    source: Source, *, variant: str, names: ClassNames | None
+) -> tuple[zoo.Row, zoo.Upload] | None:
+    """The row of the zoo whose file this is, unless only its name says so."""
+    found = zoo.find(file=source.path.name, sha256=source.sha256)
+    if found is None or names is None or found[0].variant != variant:
+        return None
+    classes = DATASETS[found[0].dataset].num_classes
+    return found if classes == len(names.names) else None
 
 
 def _recipe(variant: str, names: ClassNames | None) -> dict[str, Any]:

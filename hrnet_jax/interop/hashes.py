@@ -2,24 +2,17 @@
 
 import re
 
-# Re-uploaded in August 2021 under the same config names, with other numbers.
-_FIRST_RELEASE = (
-    "{}: the first release of June 2020, mIoU {}, ms+flip {}; {} took its place ({}, {})"
-)
-SUPERSEDED = {
-    "66f20cb7": _FIRST_RELEASE.format(
-        "FCN-HRNetV2p-W18 on ADE20K, 80k steps", "35.51", "36.80",
-        "20210827_114910-6c9382c0.pth", "36.27", "37.28",
-    ),
-    "870f65ac": _FIRST_RELEASE.format(
-        "FCN-HRNetV2p-W18-Small on ADE20K, 160k steps", "33.00", "34.55",
-        "20210829_174739-f1e7c2e7.pth", "33.07", "34.56",
-    ),
-    "56e36088": _FIRST_RELEASE.format(
-        "FCN-HRNetV2p-W18-Small on Pascal VOC, 20k steps", "65.20", "68.55",
-        "20210829_174910-0aceadb4.pth", "65.50", "68.89",
-    ),
-}  # fmt: skip
+from hrnet_jax import zoo
+
+SUPERSEDED = {  # first digits -> what to say of the file
+    old.sha256: (
+        f"FCN-{zoo.BACKBONES[row.variant]} on {zoo.DATASETS[row.dataset]}, {row.schedule} steps: "
+        f"the first release of June 2020, mIoU {old.miou:.2f}, ms+flip {old.miou_ms_flip:.2f}; "
+        f"{row.file()} took its place ({row.upload.miou:.2f}, {row.upload.miou_ms_flip:.2f})"
+    )
+    for row in zoo.ROWS
+    for old in row.older
+}
 
 
 def check_hash(name: str, sha256: str, *, any_hash: bool = False) -> str:

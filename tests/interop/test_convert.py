@@ -1,7 +1,9 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
-from hrnet_jax import recipes
+from hrnet_jax import recipes, zoo
 from hrnet_jax.checkpoint import load_weights
 from hrnet_jax.interop import convert
 from hrnet_jax.interop.convert import exported_state, report_table, to_checkpoint, to_file
@@ -147,3 +149,57 @@ def test_the_number_of_classes_decides_the_evaluation_size(saved, tmp_path, coun
     to_checkpoint(path, tmp_path / "a")
     assert saved["dataset"] == dataset
     assert saved["config"]["eval"]["image_size"] == size
+
+
+@pytest.fixture
+def tiny_row(monkeypatch):
+    old, new = (
+        zoo.Upload("20200601_000000-0badcafe", 1.0, 2.0),
+        zoo.Upload("20210801_000000-", 3.0, 4.0),
+    )
+    row = zoo.Row("tiny", "cityscapes", "80k", new, older=(old,))
+
+    def publish(sha256):
+        upload = dataclasses.replace(new, mark=f"20210801_000000-{sha256[:8]}")
+        published = dataclasses.replace(row, upload=upload)
+        monkeypatch.setattr(zoo, "ROWS", (published,))
+        return published
+
+    return publish
+
+
+def test_a_file_of_the_zoo_is_known_whatever_its_name(saved, tiny_row, tmp_path):
+    path = write(tmp_path / "renamed.pth", mmseg_state(19), CLASSES=["a"] * 19)
+    row = tiny_row(read_pth(path).sha256)
+    report = to_checkpoint(path, tmp_path / "a")
+    assert saved["zoo"] == {"name": row.name, "file": row.file()}
+    assert saved["config"] == row.recipe()
+    assert (saved["dataset"], saved["classes"][:2]) == ("cityscapes", ("road", "sidewalk"))
+    assert report["published"] == "fcn_tiny_512x1024_80k_cityscapes: mIoU 3.00, ms+flip 4.00"
+
+
+def test_an_older_upload_keeps_its_own_figures(saved, tiny_row, tmp_path):
+    row = tiny_row("f" * 64)
+    path = write(tmp_path / row.file(row.older[0]), mmseg_state(19))
+    with pytest.raises(ValueError, match="0badcafe"):
+        to_checkpoint(path, tmp_path / "a")
+    report = to_checkpoint(path, tmp_path / "a", any_hash=True)
+    assert saved["zoo"]["file"] == path.name
+    assert "mIoU 1.00, ms+flip 2.00" in report["published"]
+
+
+def test_a_name_of_the_zoo_on_another_network_is_not_believed(saved, tiny_row, tmp_path):
+    row = tiny_row("f" * 64)
+    path = write(tmp_path / row.file(), mmseg_state(3))
+    assert "published" not in to_checkpoint(path, tmp_path / "a", any_hash=True)
+    assert "zoo" not in saved
+
+
+def test_with_another_head_the_published_figures_mean_nothing(saved, tiny_row, tmp_path):
+    path = write(tmp_path / "a.pth", mmseg_state(19), CLASSES=None)
+    row = tiny_row(read_pth(path).sha256)
+    config = row.recipe()
+    to_checkpoint(path, tmp_path / "a", config=config)
+    assert saved.pop("zoo")["name"] == row.name
+    to_checkpoint(path, tmp_path / "a", config=config, head="new")
+    assert "zoo" not in saved

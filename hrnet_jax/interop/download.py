@@ -1,0 +1,185 @@
+"""Fetching a published file: resumable, checked, in one piece. Only when a user asks for it.
+
+Proxies are those of the usual environment variables (https_proxy, no_proxy).
+"""
+
+import hashlib
+import http.client
+import re
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from hrnet_jax import __version__
+from hrnet_jax.writer import Terminal
+
+STALL = 30.0  # seconds without a byte after which a connection is given up
+PAUSE = 2.0  # seconds before the next attempt; doubled each time
+ATTEMPTS = 5  # in a row that bring nothing new
+_BLOCK = 1 << 16
+_MEGABYTE = 1_000_000
+_PASSING = (  # errors that may be gone a little later; without a network or a name, nothing will
+    TimeoutError,
+    ConnectionResetError,
+    ConnectionAbortedError,
+    BrokenPipeError,
+    http.client.HTTPException,
+    ssl.SSLEOFError,
+)
+
+
+class _Interrupted(Exception):
+    """The network failed; the same request may work a little later."""
+
+
+class _Refused(Exception):
+    """The file will not come, however often it is asked for."""
+
+
+def download(url: str, target: Path, *, sha256: str, advice: str, terminal: Terminal) -> None:
+    """Fetch a file; if `target` is there already and right, nothing is fetched.
+
+    What arrived lies in `<target>.part`, which the next call goes on with: also after a kill.
+
+    Args:
+        url: of the file.
+        target: what it becomes, once complete and right.
+        sha256: how the SHA-256 of the file begins; "" accepts any file.
+        advice: what a user can do if it does not come; the end of the error.
+        terminal: for progress.
+
+    Raises:
+        ValueError: if it is another file. What was fetched is removed.
+        ConnectionError: if it cannot be fetched. What arrived is kept.
+    """
+    if target.exists():
+        found = _sha256(target)
+        if not found.startswith(sha256):
+            raise ValueError(
+                f"{target} is there, but its SHA-256 is {found} and should begin with {sha256}; "
+                "remove it, then start again."
+            )
+        terminal.line(f"{target} is there already.")
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.part")
+    terminal.line(f"Fetching {url}")
+    try:
+        in_pieces = _fetch(url, part, terminal=terminal)
+        if in_pieces and not _sha256(part).startswith(sha256):
+            terminal.warn(f"the pieces of {part} are of different files; fetching it anew.")
+            part.unlink()
+            _fetch(url, part, terminal=terminal)
+    except (_Interrupted, _Refused) as error:
+        text = f"Cannot fetch {url}: {error}."
+        if kept := _size(part):
+            text += f" {kept:,} bytes are kept in {part}; the same command goes on from there."
+        raise ConnectionError(f"{text}\n{advice}") from error
+    if not (found := _sha256(part)).startswith(sha256):
+        size = _size(part)
+        part.unlink()
+        raise ValueError(
+            f"{url} is another file ({size:,} bytes): its SHA-256 is {found} and should begin with "
+            f"{sha256}. It was removed.\n{advice}"
+        )
+    part.replace(target)
+
+
+def _fetch(url: str, part: Path, *, terminal: Terminal) -> bool:
+    """Complete `part`, over as many connections as it takes; return whether it was several."""
+    failures, furthest = 0, _size(part)
+    in_pieces = furthest > 0
+    while True:
+        try:
+            _go_on(url, part, terminal=terminal)
+            return in_pieces
+        except _Interrupted as error:
+            failures = 0 if _size(part) > furthest else failures + 1
+            furthest, in_pieces = max(furthest, _size(part)), True
+            if failures >= ATTEMPTS:
+                raise
+            pause = PAUSE * 2**failures
+            terminal.warn(f"{error}; trying again in {pause:.0f} s.")
+            time.sleep(pause)
+
+
+def _go_on(url: str, part: Path, *, terminal: Terminal) -> None:
+    """Fetch what `part` lacks, over one connection."""
+    have = _size(part)
+    response = _open(url, have)
+    if response is None:
+        return
+    with response:
+        if have and response.status != 206:
+            terminal.line("The server cannot go on in the middle of a file; fetching all of it.")
+            have = 0
+        total = have + int(response.headers.get("Content-Length") or 0)
+        with (
+            part.open("ab" if have else "wb") as file,
+            terminal.live(part.stem, total=total / _MEGABYTE, done=have / _MEGABYTE) as live,
+        ):
+            for block in _blocks(response):
+                file.write(block)
+                have += len(block)
+                live.advance(len(block) / _MEGABYTE)
+                live.show(f"MB  {live.rate:.1f} MB/s  {live.eta} to go")
+    if have < total:
+        raise _Interrupted(f"the connection ended after {have:,} of {total:,} bytes")
+
+
+def _open(url: str, have: int) -> http.client.HTTPResponse | None:
+    """Ask for the bytes from `have` on; None if there are no more.
+
+    A server may answer with all of them instead, as status 200.
+    """
+    headers = {"User-Agent": f"hrnet-jax/{__version__}", "Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    try:
+        request = urllib.request.Request(url, headers=headers)
+        response = urllib.request.urlopen(request, timeout=STALL)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if have and error.code == 416:  # it ends here; the hash tells whether it is the file
+            return None
+        text = f"the server answered {error.code} {error.reason}"
+        passing = error.code in (408, 429) or error.code >= 500
+        raise (_Interrupted if passing else _Refused)(text) from error
+    except (OSError, http.client.HTTPException) as error:
+        raise _of_network(error) from error
+    start = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+    if response.status == 206 and (start is None or int(start[1]) != have):
+        response.close()
+        raise _Refused("the server sent another part of the file than it was asked for")
+    return response
+
+
+def _blocks(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    while True:
+        try:
+            block = response.read1(_BLOCK)
+        except (OSError, http.client.HTTPException) as error:
+            raise _of_network(error) from error
+        if not block:
+            return
+        yield block
+
+
+def _of_network(error: Exception) -> _Interrupted | _Refused:
+    reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    text = f"{reason}" or type(reason).__name__
+    if isinstance(reason, TimeoutError):
+        text = f"nothing came for {STALL:.0f} s"
+    return _Interrupted(text) if isinstance(reason, _PASSING) else _Refused(text)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,163 @@
+"""Every published recipe through the command line: two steps, a checkpoint, an evaluation.
+
+On drawn data in the layout of its dataset, all sizes an eighth of the recipe's (a crop must stay a
+multiple of 32). `make test-slow` takes all 25 with their own networks; the fast suite takes one per
+dataset, with a network of seconds.
+"""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+from absl import flags
+
+from hrnet_jax import config as configs
+from hrnet_jax import main, models, zoo
+from hrnet_jax.checkpoint import load_weights
+from hrnet_jax.data import DATASETS
+from hrnet_jax.setup import Setup
+from hrnet_jax.step import initial_state, split
+from hrnet_jax.train import compile_step
+from hrnet_jax.writer import Terminal
+from tests import standins
+from tests.command import run
+from tests.models.test_hrnet import PARAMETERS
+from tests.tiny import Toy
+
+# ml_collections loads the config file so.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+SIZES = {  # training image, crop, evaluation image, window, stride
+    "cityscapes": ((128, 256), (64, 128), (128, 256), (480, 480), (320, 320)),
+    "ade20k": ((64, 256), (64, 64), (64, 256), (480, 480), (320, 320)),
+    "voc12aug": ((64, 256), (64, 64), (64, 256), (480, 480), (320, 320)),
+    "pascal_context": ((65, 65), (64, 64), (65, 65), (60, 60), (40, 40)),
+}
+FIRST_OF_DATASET = list({row.dataset: row for row in reversed(zoo.ROWS)}.values())
+# Steps that differ in more than the number of them: network, crop, classes, batch.
+STEPS = list({(row.variant, row.dataset): row for row in reversed(zoo.ROWS)}.values())
+
+# Of a step on one CPU device (the compiler's plan), as far as measured; not what a GPU needs.
+GIGABYTES = {("hr18s", "cityscapes"): 11.2}
+
+
+def size_flags(dataset: str) -> list[str]:
+    fields = (
+        "train.image_size", "train.crop_size", "eval.image_size", "eval.crop_size", "eval.stride"
+    )  # fmt: skip
+    sizes = SIZES[dataset.removesuffix("_59")]
+    return [f"--config.{field}={size}" for field, size in zip(fields, sizes, strict=True)]
+
+
+@pytest.fixture(scope="session")
+def standin(tmp_path_factory):
+    roots: dict[str, Path] = {}
+
+    def draw(dataset: str) -> Path:
+        if dataset not in roots:
+            roots[dataset] = standins.draw(dataset, tmp_path_factory.mktemp("standins"))
+        return roots[dataset]
+
+    return draw
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """The command line in this process, with a network of five layers: seconds, not minutes."""
+
+    def build(variant, *, num_classes, seed=0):
+        return Toy(num_classes)
+
+    def forget() -> None:
+        flags.FLAGS.unparse_flags()
+        for name in [name for name in flags.FLAGS if name.startswith("config.")]:
+            delattr(flags.FLAGS, name)  # it belongs to the config of the last command
+
+    def start(*arguments: str) -> None:
+        forget()
+        monkeypatch.setattr(sys, "argv", ["main", *arguments])  # where config flags look
+        main.main(main.parse_flags(sys.argv))
+
+    monkeypatch.setattr(models, "build", build)
+    yield start
+    forget()
+
+
+def in_its_own_process(*arguments: str) -> None:
+    run(*arguments, devices=1, timeout=1800)
+
+
+def check_recipe(row: zoo.Row, command, *, root: Path, workdir: Path) -> None:
+    given = [
+        f"--config={row.config}", f"--config.data.root={root}", f"--workdir={workdir}",
+        "--config.train.steps=2",
+        "--config.eval.every_steps=2", "--config.checkpoint.every_steps=2",
+        "--config.log.every_steps=1", "--config.log.pictures=1", *size_flags(row.dataset),
+    ]  # fmt: skip
+    command("--mode=train", *given)
+    entries = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    losses = {entry["step"]: entry["loss"] for entry in entries if "loss" in entry}
+    assert set(losses) == {1, 2}
+    assert all(math.isfinite(loss) for loss in losses.values())
+    assert losses[1] != losses[2]
+    config, recipe = json.loads((workdir / "config.json").read_text()), row.recipe()
+    assert config["optim"] == recipe["optim"]
+    assert config["train"]["batch_size"] == recipe["train"]["batch_size"]
+    weights = load_weights(workdir)
+    classes = DATASETS[row.dataset].classes
+    assert (weights.step, weights.meta["variant"]) == (2, row.variant)
+    assert weights.meta["classes"] == list(classes)
+    command("--mode=eval", *given)
+    receipt = json.loads((workdir / "eval" / "scores.json").read_text())
+    mode = "windows of 60x60 every 40x40" if "context" in row.dataset else "whole images"
+    assert receipt["protocol"].startswith(f"{mode}, one scale, no flip")
+    assert (receipt["images"], receipt["step"]) == (standins.VAL, 2)
+    assert set(receipt["iou"]) == set(classes)
+    (last,) = [entry["mIoU"] for entry in entries if "mIoU" in entry]
+    assert receipt["mIoU"] == last
+    assert "published" not in receipt  # nothing that could be compared
+
+
+@pytest.mark.parametrize("row", FIRST_OF_DATASET, ids=lambda row: row.dataset)
+def test_the_recipe_of_a_dataset_runs(row, standin, tmp_path, in_process):
+    check_recipe(row, in_process, root=standin(row.dataset), workdir=tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", zoo.ROWS, ids=lambda row: row.name)
+def test_every_recipe_runs_with_its_own_network(row, standin, tmp_path):
+    check_recipe(row, in_its_own_process, root=standin(row.dataset), workdir=tmp_path)
+    params = load_weights(tmp_path).params
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert count == PARAMETERS[row.variant][DATASETS[row.dataset].num_classes]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", STEPS, ids=lambda row: f"{row.variant}_{row.dataset}")
+def test_the_step_of_full_size_compiles_and_its_memory_is_known(row, record_property):
+    """One device's program for the recipe's own batch, crop and classes; nothing is computed."""
+    setup = Setup(configs.from_dict(row.recipe()), terminal=Terminal())
+    setup.mesh = jax.make_mesh(
+        (1,), ("data",), devices=jax.devices()[:1], axis_types=(jax.sharding.AxisType.Auto,)
+    )
+    optimizer, _ = setup.optimizer()
+    model = models.build(row.variant, num_classes=setup.dataset.num_classes)
+    state = jax.eval_shape(lambda: initial_state(*split(model)[1:], optimizer))
+    memory = compile_step(setup, optimizer, state).memory_analysis()
+    sizes = {
+        name: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+        for name, tree in (("state", state), ("batch", setup.batch_shape()))
+    }
+    # The new state takes the place of the old one, and nothing else is kept between steps.
+    assert memory.argument_size_in_bytes == pytest.approx(sum(sizes.values()), rel=0.01)
+    assert memory.alias_size_in_bytes == pytest.approx(sizes["state"], rel=0.01)
+    assert memory.output_size_in_bytes == pytest.approx(sizes["state"], rel=0.01)
+    gigabytes = (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 1e9
+    record_property("gigabytes", gigabytes)
+    print(f"{row.variant} {row.dataset}: {gigabytes:.2f} GB for one step of one device")
+    assert memory.temp_size_in_bytes > 0
+    if measured := GIGABYTES.get((row.variant, row.dataset)):
+        assert gigabytes == pytest.approx(measured, rel=0.1)
