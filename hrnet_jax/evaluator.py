@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 from jaxtyping import Float16
@@ -27,7 +27,7 @@ from hrnet_jax.inference import bucket_logits, label_pixels
 from hrnet_jax.metrics import Scores
 from hrnet_jax.models.layers import at_least_float32
 from hrnet_jax.protocol import Protocol, Taps, Window, bucket_side, taps
-from hrnet_jax.sharding import batch_sharding
+from hrnet_jax.sharding import whole_images
 from hrnet_jax.types import IGNORE_LABEL, Example, Label, NormalizedImage
 from hrnet_jax.visualize import panel
 from hrnet_jax.writer import Terminal
@@ -55,7 +55,7 @@ class Evaluator:
         dtype: DTypeLike,
         terminal: Terminal,
     ):
-        devices = mesh.shape["data"]
+        devices = mesh.size
         self.batch_size = -(-batch_size // devices) * devices  # the filling is not counted
         self.num_classes, self.protocol = num_classes, protocol
         self._mean, self._std = mean, std
@@ -86,12 +86,12 @@ class Evaluator:
                 )
 
             labels, counts = jax.lax.map(one, (logits, plan))
-            return labels, jax.lax.psum(counts.sum(0), "data")
+            return labels, jax.lax.psum(counts.sum(0), mesh.axis_names)
 
         def both(params: dict, stats: dict, images: Array, sizes: Array | None, plan: _Plan):
             return pixels([network(params, stats, images, sizes)], plan)
 
-        same, split = P(), P("data")
+        same, split = P(), whole_images(mesh)
         self._network = self._on_every_device(network, (same, same, split, split), split)
         self._pixels_of = self._on_every_device(pixels, (split, split), (split, same))
         self._both = self._on_every_device(both, (same, same, split, split, split), (split, same))
@@ -329,6 +329,18 @@ def _view(protocol: Protocol, size: Size, original: Size) -> _View:
     return _View(*windows, slot, rows, columns)
 
 
+def count_programs(sizes: Iterable[tuple[int, ...]], *, protocol: Protocol) -> int:
+    """Count the programs that an `Evaluator` compiles for images of these sizes."""
+    networks, ends = set(), set()
+    for height, width in set(sizes):
+        size = (height, width)
+        views = [_view(protocol, view, size) for view in protocol.view_sizes(size)]
+        ends.add((_capacity(size), *(view.shapes for view in views)))
+        networks |= {(view.num_windows, view.slot, view.window == view.slot) for view in views}
+    # One view: network and pixels are one program.
+    return len(networks) + len(ends) if protocol.averages else len(ends)
+
+
 def _capacity(size: tuple[int, ...]) -> int:
     """Side of the square that a label map is written into: 1024, 2048, 4096 ..."""
     return max(1024, 1 << (max(size) - 1).bit_length())
@@ -353,7 +365,7 @@ def _mixed(x: np.ndarray, taps: Taps, *, axis: int) -> np.ndarray:
 
 
 def _place(tree: Any, *, mesh: Mesh) -> Any:
-    sharding = batch_sharding(mesh)
+    sharding = NamedSharding(mesh, whole_images(mesh))
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
 
 
