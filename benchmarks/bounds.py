@@ -29,6 +29,7 @@ from hrnet_jax.data.sources import FolderSource
 from hrnet_jax.data.transforms import ResizeViews, train_transforms
 from hrnet_jax.evaluator import Evaluator
 from hrnet_jax.protocol import Protocol
+from hrnet_jax.sharding import make_mesh
 from hrnet_jax.step import split
 from hrnet_jax.types import Example
 from hrnet_jax.writer import Terminal
@@ -140,7 +141,7 @@ def evaluator_of(
     structure, params, stats = split(published_model("hr18s", num_classes=classes))
     evaluator = Evaluator(
         structure, num_classes=classes, protocol=protocol, mean=MEAN, std=STD,
-        mesh=jax.sharding.Mesh(jax.devices()[:1], ("data",)), batch_size=batch_size,
+        mesh=make_mesh(devices=jax.devices()[:1]), batch_size=batch_size,
         dtype=jnp.float32, terminal=terminal,
     )  # fmt: skip
     return evaluator, params, stats

@@ -37,6 +37,7 @@ from hrnet_jax.evaluator import Evaluator
 from hrnet_jax.files import write_text
 from hrnet_jax.inference import bucket_logits
 from hrnet_jax.protocol import MULTI_SCALE, Protocol
+from hrnet_jax.sharding import make_mesh
 from hrnet_jax.step import split
 from hrnet_jax.writer import Terminal
 from tests.parity.peer import PYTHON, Peer
@@ -103,7 +104,7 @@ def our_evaluation(root: Path, mode: str, *, images: int) -> Callable[[], np.nda
     structure, params, stats = split(published_model(VARIANT))
     evaluator = Evaluator(
         structure, num_classes=19, protocol=protocol, mean=MEAN, std=STD,
-        mesh=jax.sharding.Mesh(jax.devices()[:1], ("data",)), batch_size=1, dtype=jnp.float32,
+        mesh=make_mesh(devices=jax.devices()[:1]), batch_size=1, dtype=jnp.float32,
         terminal=Terminal(),
     )  # fmt: skip
     source = FolderSource(root, DATASET, "val")

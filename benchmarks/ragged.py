@@ -28,6 +28,7 @@ from hrnet_jax.evaluator import Evaluator
 from hrnet_jax.files import write_text
 from hrnet_jax.inference import bucket_logits, whole
 from hrnet_jax.protocol import Protocol, bucket_side
+from hrnet_jax.sharding import make_mesh
 from hrnet_jax.step import split
 from hrnet_jax.types import Example
 from hrnet_jax.writer import Terminal
@@ -100,7 +101,7 @@ def buckets(
     said = io.StringIO()
     evaluator = Evaluator(
         structure, num_classes=CLASSES, protocol=PROTOCOL, mean=MEAN, std=STD,
-        mesh=jax.sharding.Mesh(jax.devices()[:1], ("data",)), batch_size=batch,
+        mesh=make_mesh(devices=jax.devices()[:1]), batch_size=batch,
         dtype=jnp.float32, terminal=Terminal(Console(file=said, width=200)),
     )  # fmt: skip
     examples = [example_of(n, size) for n, size in enumerate(sizes)]

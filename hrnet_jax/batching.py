@@ -161,6 +161,18 @@ def view_of(protocol: Protocol, size: Size, original: Size) -> View:
     return View(*windows, slot, rows, columns)
 
 
+def count_programs(sizes: Iterable[tuple[int, ...]], *, protocol: Protocol) -> int:
+    """Count the programs that the evaluation compiles for images of these sizes."""
+    networks, ends = set(), set()
+    for height, width in set(sizes):
+        size = (height, width)
+        views = [view_of(protocol, view, size) for view in protocol.view_sizes(size)]
+        ends.add((capacity_of(size), *(view.shapes for view in views)))
+        networks |= {(view.num_windows, view.slot, view.window == view.slot) for view in views}
+    # One view: network and pixels are one program.
+    return len(networks) + len(ends) if protocol.averages else len(ends)
+
+
 def capacity_of(size: tuple[int, ...]) -> int:
     """Side of the square that a label map is written into: 1024, 2048, 4096 ..."""
     return max(1024, 1 << (max(size) - 1).bit_length())

@@ -11,9 +11,12 @@ import jax
 _CPU_OPTIONS = {"xla_cpu_opt_preset": "CPU_OPT_PRESET_FAST_COMPILE"}
 
 
-def compiler_options() -> dict[str, str]:
-    """Options for `jax.jit(..., compiler_options=...)` of programs that hold the network."""
-    return _CPU_OPTIONS if jax.default_backend() == "cpu" else {}
+def compiler_options(platform: str | None = None) -> dict[str, str]:
+    """Options for `jax.jit(..., compiler_options=...)` of programs that hold the network.
+
+    `platform` is that of the devices they are compiled for; by default jax's own choice.
+    """
+    return _CPU_OPTIONS if (platform or jax.default_backend()) == "cpu" else {}
 
 
 def enable_compilation_cache(folder: Path | None = None) -> Path:

@@ -22,7 +22,7 @@ from hrnet_jax.protocol import Protocol
 _OPERATIONAL = (
     "log", "eval.every_steps", "eval.batch_size", "checkpoint", "data.root", "data.workers",
     "data.threads", "data.on_error", "train.max_bad_steps", "eval.split", "eval.submission",
-    "eval.save_predictions",
+    "eval.save_predictions", "mesh", "train.remat",
 )  # fmt: skip
 
 
@@ -46,6 +46,12 @@ def default(*, name: str, dataset: str, variant: str) -> ConfigDict:
     config.model = ConfigDict()
     config.model.variant = variant  # hr18s, hr18 or hr48
     config.model.dtype = "float32"  # of the computation: float32, bfloat16 or float64 (all of it)
+
+    # Devices are data x height: a batch is split by images over the first, and each image by rows
+    # over the second, for images too large for one device (crop height a multiple of 32 x height).
+    config.mesh = ConfigDict()
+    config.mesh.data = -1  # -1: all devices that remain
+    config.mesh.height = 1
 
     config.data = ConfigDict()
     config.data.name = dataset  # one of docs/datasets.md, minicity, or custom (your own folders)
@@ -78,6 +84,13 @@ def default(*, name: str, dataset: str, variant: str) -> ConfigDict:
     config.train.ratio_range = (0.5, 2.0)  # of the random scale
     config.train.crop_size = (512, 1024)
     config.train.class_weights = ()  # of the loss, one per class; empty: every class weighs 1
+    # Micro-batches that a step computes one after the other, for batches too large for the devices.
+    # The gradient is that of the whole batch, but batch normalisation sees one micro-batch at a
+    # time: its statistics are noisier, and the running ones move so many times per step.
+    config.train.accumulate = 1
+    # What is computed again in the backward pass instead of kept: "none", "block" or "stage".
+    # Costs time, saves memory, changes no result; docs/scale.md tells how much.
+    config.train.remat = "none"
     config.train.max_bad_steps = 10  # stop after so many steps in a row that are not finite
 
     config.optim = ConfigDict()
@@ -131,6 +144,7 @@ def validate(config: ConfigDict) -> None:
     _one_of(config, "eval.mode", ("whole", "slide"))
     _one_of(config, "eval.split", ("val", "train", "test"))
     _one_of(config, "eval.submission", ("", "cityscapes", "ade20k"))
+    _one_of(config, "train.remat", ("none", "block", "stage"))
     _one_of(config, "data.on_error", ("stop", "quarantine"))
     for field in (
         "train.image_size", "train.crop_size", "eval.image_size", "eval.crop_size", "eval.stride",
@@ -144,7 +158,7 @@ def validate(config: ConfigDict) -> None:
     for field in (
         "train.steps", "train.batch_size", "train.max_bad_steps", "eval.batch_size",
         "eval.every_steps", "checkpoint.every_steps", "checkpoint.keep", "log.every_steps",
-        "data.threads",
+        "data.threads", "mesh.height", "train.accumulate",
     ):  # fmt: skip
         if get(config, field) < 1:
             raise ValueError(f"config.{field}={get(config, field)} must be at least 1.")
@@ -153,6 +167,11 @@ def validate(config: ConfigDict) -> None:
     ):  # fmt: skip
         if not get(config, field) >= 0:
             raise ValueError(f"config.{field}={get(config, field)} must not be negative.")
+    if config.mesh.data < 1 and config.mesh.data != -1:
+        raise ValueError(
+            f"config.mesh.data={config.mesh.data} must be at least 1, or -1 for all devices that "
+            "config.mesh.height leaves."
+        )
     if not 0 < config.optim.lr < math.inf or not 0 <= config.optim.momentum < 1:
         raise ValueError(
             f"config.optim.lr={config.optim.lr} must be positive, and "

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 from jaxtyping import Float16
@@ -26,7 +26,7 @@ from hrnet_jax.inference import bucket_logits, label_pixels
 from hrnet_jax.metrics import Scores
 from hrnet_jax.models.layers import at_least_float32
 from hrnet_jax.protocol import Protocol, Taps
-from hrnet_jax.sharding import batch_sharding
+from hrnet_jax.sharding import whole_images
 from hrnet_jax.types import IGNORE_LABEL, Example, Label
 from hrnet_jax.visualize import panel
 from hrnet_jax.writer import Terminal
@@ -55,7 +55,7 @@ class Evaluator:
         dtype: DTypeLike,
         terminal: Terminal,
     ):
-        devices = mesh.shape["data"]
+        devices = mesh.size
         batch_size = -(-batch_size // devices) * devices  # the filling is not counted
         self._batcher = Batcher(protocol, mean=mean, std=std, batch_size=batch_size)
         self.num_classes = num_classes
@@ -85,12 +85,12 @@ class Evaluator:
                 )
 
             labels, counts = jax.lax.map(one, (logits, plan))
-            return labels, jax.lax.psum(counts.sum(0), "data")
+            return labels, jax.lax.psum(counts.sum(0), mesh.axis_names)
 
         def both(params: dict, stats: dict, images: Array, sizes: Array | None, plan: Plan):
             return pixels([network(params, stats, images, sizes)], plan)
 
-        same, split = P(), P("data")
+        same, split = P(), whole_images(mesh)
         self._network = self._on_every_device(network, (same, same, split, split), split)
         self._pixels_of = self._on_every_device(pixels, (split, split), (split, same))
         self._both = self._on_every_device(both, (same, same, split, split, split), (split, same))
@@ -226,7 +226,7 @@ def _mixed(x: np.ndarray, taps: Taps, *, axis: int) -> np.ndarray:
 
 
 def _place(tree: Any, *, mesh: Mesh) -> Any:
-    sharding = batch_sharding(mesh)
+    sharding = NamedSharding(mesh, whole_images(mesh))
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
 
 

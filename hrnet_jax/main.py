@@ -9,6 +9,7 @@ Modes:
            for Pascal Context make the label files first
   doctor   check every label and image of --config: faults, likely mistakes, class frequencies;
            exit code 1 if there is anything to mend
+  plan     print what training --config on --devices will need and exchange, without running it
   samples  draw what training sees: augmented images and labels, into <workdir>/samples
   zoo      list the 25 published results, or those of some words: --mode zoo cityscapes hr18
 
@@ -37,13 +38,16 @@ from hrnet_jax.compiling import enable_compilation_cache
 from hrnet_jax.data import minicity
 from hrnet_jax.doctor import doctor
 from hrnet_jax.evaluate import evaluate
+from hrnet_jax.plan import plan, simulate
 from hrnet_jax.predict import predict
 from hrnet_jax.prepare import prepare
 from hrnet_jax.samples import samples
 from hrnet_jax.train import train
 from hrnet_jax.writer import Terminal
 
-_MODES = ["train", "eval", "predict", "compare", "prepare", "doctor", "samples", "zoo"]
+_MODES = [
+    "train", "eval", "predict", "compare", "prepare", "doctor", "plan", "samples", "zoo"
+]  # fmt: skip
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe to run, a file in configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default runs/<config.name>.")
@@ -57,6 +61,9 @@ _OUTPUT = flags.DEFINE_string(
 )
 _PROBABILITIES = flags.DEFINE_bool(
     "probabilities", False, "Also write class probabilities, <name>_probabilities.npz (float16)."
+)
+_DEVICES = flags.DEFINE_string(
+    "devices", None, "Of --mode plan: so many simulated ones, or a TPU topology such as v5e:4x4."
 )
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error arose.")
 
@@ -110,7 +117,7 @@ def _list_zoo(words: Sequence[str], terminal: Terminal) -> None:
 
 def _run(terminal: Terminal) -> None:
     mode, config = _MODE.value, _CONFIG.value
-    if mode in ("train", "prepare", "doctor", "samples") and config is None:
+    if mode in ("train", "prepare", "doctor", "plan", "samples") and config is None:
         raise ValueError(
             "--config is missing; try --config configs/hr18s_minicity.py, which needs no data."
         )
@@ -127,6 +134,12 @@ def _run(terminal: Terminal) -> None:
         _set_up(config, terminal)
         _draw_minicity(config, terminal)
         train(config, workdir=workdir, terminal=terminal)
+        return
+    if mode == "plan":
+        configs.validate(config)
+        devices = simulate(_DEVICES.value) if _DEVICES.value else None
+        _set_up(config, terminal)
+        plan(config, devices=devices or jax.devices(), terminal=terminal)
         return
     if mode in ("doctor", "samples"):
         configs.validate(config)

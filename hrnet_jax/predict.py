@@ -21,6 +21,7 @@ from hrnet_jax.data.decode import decode_image
 from hrnet_jax.data.transforms import Channels, ResizeViews, normalize
 from hrnet_jax.evaluator import Evaluator
 from hrnet_jax.files import write_text, written_in_one_piece
+from hrnet_jax.sharding import make_mesh
 from hrnet_jax.step import split
 from hrnet_jax.types import IGNORE_LABEL, Example, Image, Label, NormalizedImage
 from hrnet_jax.visualize import indexed, overlay
@@ -70,7 +71,7 @@ class Predictor:
             protocol=self._protocol,
             mean=self._mean,
             std=self._std,
-            mesh=jax.sharding.Mesh(jax.local_devices()[:1], ("data",)),
+            mesh=make_mesh(devices=jax.local_devices()[:1]),
             batch_size=1,
             dtype=jnp.dtype(config.model.dtype),
             terminal=terminal or Terminal(Console(quiet=True)),

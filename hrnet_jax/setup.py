@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from hrnet_jax import models, zoo
@@ -21,9 +22,9 @@ from hrnet_jax.evaluator import Evaluator, Pictures
 from hrnet_jax.interop.sources import read_source
 from hrnet_jax.interop.weights import start_from
 from hrnet_jax.optim import poly_schedule, sgd
-from hrnet_jax.sharding import check_batch_size, make_mesh, replicate
-from hrnet_jax.step import State, initial_state, split
-from hrnet_jax.types import Batch, Example
+from hrnet_jax.sharding import check_batch_size, check_height, make_mesh, replicate
+from hrnet_jax.step import State, initial_state, make_train_step, split
+from hrnet_jax.types import IGNORE_LABEL, Batch, Example
 from hrnet_jax.writer import Quarantine, Terminal
 
 _EXAMINED = 32  # examples that are looked at before training starts
@@ -32,23 +33,34 @@ _EXAMINED = 32  # examples that are looked at before training starts
 class Setup:
     """What training and evaluation build from a config. Configs stop here."""
 
-    def __init__(self, config: ConfigDict, *, terminal: Terminal):
+    def __init__(self, config: ConfigDict, *, terminal: Terminal, mesh: Mesh | None = None):
         self.config, self.terminal = config, terminal
         self.dataset = dataset_of(config)
-        self.mesh = make_mesh()
+        self.mesh = mesh or make_mesh(data=config.mesh.data, height=config.mesh.height)
         self.dtype = jnp.dtype(config.model.dtype)  # of the computation
         self._origin = f"random weights, seed {config.seed}"  # of the weights of step 0
 
     def check_training(self) -> None:
         """Find what would stop a training run before anything expensive begins."""
-        size = self.config.train.batch_size
-        check_batch_size(size, field="config.train.batch_size", mesh=self.mesh)
+        self.check_sizes()
         if self.config.eval.split != "val":
             raise ValueError(
                 f"config.eval.split={self.config.eval.split!r} is for --mode eval; training "
                 "validates on 'val'."
             )
         self._check_some_files()
+
+    def check_sizes(self) -> None:
+        """Refuse a batch or a crop that the mesh cannot share equally."""
+        size = self.config.train.batch_size
+        check_batch_size(
+            size,
+            field="config.train.batch_size",
+            mesh=self.mesh,
+            accumulate=self.config.train.accumulate,
+        )
+        height, _ = self.config.train.crop_size
+        check_height(height, field="config.train.crop_size", mesh=self.mesh)
 
     def _check_some_files(self) -> None:
         """Let the doctor look at a few examples: many mistakes are made in all labels at once."""
@@ -116,6 +128,37 @@ class Setup:
             lambda leaf: leaf.astype(precise), self._model[1:] if resuming else self._start()
         )
         return replicate(initial_state(params, stats, optimizer), mesh=self.mesh)
+
+    def state_shape(self, optimizer: optax.GradientTransformation) -> State:
+        """The shapes of the state, without its arrays."""
+        precise = jnp.promote_types(self.dtype, jnp.float32)
+
+        def initial(params: dict, stats: dict) -> State:
+            cast = jax.tree.map(lambda leaf: leaf.astype(precise), [params, stats])
+            return initial_state(cast[0], cast[1], optimizer)
+
+        return jax.eval_shape(initial, *self._model[1:])
+
+    def train_step(
+        self,
+        optimizer: optax.GradientTransformation,
+        *,
+        mesh: Mesh | None = None,
+        accumulate: int | None = None,
+    ) -> jax.stages.Wrapped:
+        """The training step of this config; the other arguments replace what the config says."""
+        train = self.config.train
+        return make_train_step(
+            self.structure,
+            optimizer,
+            mesh=mesh or self.mesh,
+            dtype=self.dtype,
+            ignore_label=IGNORE_LABEL,
+            class_weights=train.class_weights,
+            reference=self.config.reference,
+            accumulate=accumulate or train.accumulate,
+            remat=train.remat,
+        )
 
     def _start(self) -> tuple[dict, dict]:
         """The weights of step 0; says where they come from."""

@@ -1,6 +1,6 @@
 """The train step: a pure function of state and batch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from hrnet_jax.compiling import compiler_options
 from hrnet_jax.losses import cross_entropy
 from hrnet_jax.models.layers import at_least_float32, resize_bilinear
+from hrnet_jax.models.rows import rows_over
 from hrnet_jax.sharding import batch_sharding, replicated
 
 
@@ -55,8 +56,13 @@ def make_train_step(
     ignore_label: int,
     class_weights: Sequence[float] = (),
     reference: Literal["v0", "v1"] = "v0",
+    accumulate: int = 1,
+    remat: Literal["none", "block", "stage"] = "none",
 ) -> jax.stages.Wrapped:
     """Build (state, batch) -> (state, metrics), the batch split over the mesh, the state donated.
+
+    The batch lies on the mesh by `batch_sharding`; `check_batch_size` and `check_height` in
+    `sharding.py` say which sizes can.
 
     Args:
         structure: of the model, from `split`.
@@ -66,11 +72,14 @@ def make_train_step(
         ignore_label: of pixels that have no class.
         class_weights: of the loss, one per class; empty: all 1.
         reference: whose accuracy is logged, see `cross_entropy`.
+        accumulate: micro-batches, one after the other, whose gradients are averaged.
+        remat: what is computed again for the backward pass instead of being kept.
     """
 
     def loss_fn(params: dict, stats: dict, batch: dict[str, jax.Array]):
         model = nnx.merge(structure, params, stats)
         model.train()
+        model.set_attributes(remat=remat, raise_if_not_found=False)
         logits = at_least_float32(model(batch["image"].astype(dtype)))
         logits = resize_bilinear(logits, batch["label"].shape[1:])
         scores = cross_entropy(
@@ -82,15 +91,24 @@ def make_train_step(
         )
         return scores.loss, (scores.accuracy, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
 
-    def train_step(state: State, batch: dict[str, jax.Array]) -> tuple[State, Metrics]:
-        (loss, (accuracy, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            state.params, state.stats, batch
-        )
+    def evaluated(params: dict, stats: dict, batch: dict[str, jax.Array]) -> _Evaluated:
+        with rows_over(mesh):  # around the backward pass too, which is traced here
+            (loss, (accuracy, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+                params, stats, batch
+            )
         # As one vector: hundreds of small tensors would mean thousands of small kernels, which
         # took XLA longer to compile than the network.
-        gradient, unravel = ravel_pytree(grads)
+        return _Evaluated(loss, accuracy, ravel_pytree(grads)[0], stats)
+
+    def train_step(state: State, batch: dict[str, jax.Array]) -> tuple[State, Metrics]:
+        if accumulate > 1:
+            loss, accuracy, gradient, stats = _mean_over_micro_batches(
+                evaluated, state, batch, count=accumulate
+            )
+        else:
+            loss, accuracy, gradient, stats = evaluated(state.params, state.stats, batch)
         grad_norm = optax.tree.norm(gradient)
-        weights, _ = ravel_pytree(state.params)
+        weights, unravel = ravel_pytree(state.params)
         update, opt_state = optimizer.update(gradient, state.optimizer, weights)
         # The statistics need no look of their own: one that is infinite makes the loss NaN.
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(weights + update).all()
@@ -103,14 +121,50 @@ def make_train_step(
         )
         return new, Metrics(loss, accuracy, grad_norm, finite)
 
-    same, split_over_data = replicated(mesh), batch_sharding(mesh)
+    same = replicated(mesh)
     return jax.jit(
         train_step,
-        in_shardings=(same, split_over_data),
+        in_shardings=(same, batch_sharding(mesh)),
         out_shardings=(same, same),
         donate_argnums=0,
-        compiler_options=compiler_options(),
+        compiler_options=compiler_options(platform=mesh.devices.flat[0].platform),
     )
+
+
+class _Evaluated(NamedTuple):
+    """Loss and gradient of one batch at one point, and the statistics after it."""
+
+    loss: jax.Array
+    accuracy: jax.Array
+    gradient: jax.Array  # of all parameters as one vector
+    stats: dict[str, Any]
+
+
+def _mean_over_micro_batches(
+    evaluated: Callable[..., _Evaluated], state: State, batch: dict[str, jax.Array], *, count: int
+) -> _Evaluated:
+    """Average loss and gradient over `count` parts of a batch; statistics pass through them all.
+
+    A part is every `count`-th image, so that each device finds its share among its own images,
+    and the parts are the same on every mesh.
+    """
+
+    def add(sums: _Evaluated, part: jax.Array) -> tuple[_Evaluated, None]:
+        images = {
+            name: jax.lax.dynamic_index_in_dim(x, part, axis=1, keepdims=False)
+            for name, x in parts.items()
+        }
+        one = evaluated(state.params, sums.stats, images)
+        loss, accuracy, gradient = map(jnp.add, sums[:3], one[:3])
+        return _Evaluated(loss, accuracy, gradient, one.stats), None
+
+    parts = {name: x.reshape(-1, count, *x.shape[1:]) for name, x in batch.items()}
+    weights, _ = ravel_pytree(state.params)
+    zero = jnp.zeros((), weights.dtype)
+    start = _Evaluated(zero, zero, jnp.zeros_like(weights), state.stats)
+    sums, _ = jax.lax.scan(add, start, jnp.arange(count))
+    loss, accuracy, gradient = (total / count for total in sums[:3])
+    return _Evaluated(loss, accuracy, gradient, sums.stats)
 
 
 def _keep_unless(finite: jax.Array, *, new: Any, old: Any) -> Any:

@@ -15,8 +15,7 @@ from hrnet_jax.metrics import Scores
 from hrnet_jax.monitor import Monitor
 from hrnet_jax.setup import Setup
 from hrnet_jax.sharding import to_global
-from hrnet_jax.step import State, make_train_step
-from hrnet_jax.types import IGNORE_LABEL
+from hrnet_jax.step import State
 from hrnet_jax.visualize import draw_curves
 from hrnet_jax.writer import MetricsWriter, Terminal
 
@@ -110,17 +109,8 @@ def compile_step(
     setup: Setup, optimizer: optax.GradientTransformation, state: State
 ) -> jax.stages.Compiled:
     """Compile the training step before the first batch is there, and say how long it took."""
-    program = make_train_step(
-        setup.structure,
-        optimizer,
-        mesh=setup.mesh,
-        dtype=setup.dtype,
-        ignore_label=IGNORE_LABEL,
-        class_weights=setup.config.train.class_weights,
-        reference=setup.config.reference,
-    )
     with setup.terminal.announced("Compiling the training step"):
-        return program.lower(state, setup.batch_shape()).compile()
+        return setup.train_step(optimizer).lower(state, setup.batch_shape()).compile()
 
 
 def is_due(done: int, every: int, *, last: int) -> bool:

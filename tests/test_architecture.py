@@ -20,14 +20,15 @@ LEVELS = [
     ["zoo"],
     ["interop"],
     ["setup", "predict", "prepare"],
-    ["doctor", "evaluate", "samples", "train"],
+    ["doctor", "evaluate", "plan", "samples", "train"],
     ["main"],
 ]
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
 ROOMS = {"models", "data", "interop"}  # folders
 SLOW = {"matplotlib", "scipy", "tensorflow_datasets"}
 CONFIG_FILES = {
-    "config", "recipes", "setup", "train", "evaluate", "predict", "doctor", "samples", "main"
+    "config", "recipes", "setup", "train", "plan", "evaluate", "predict", "doctor", "samples",
+    "main",
 }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from hrnet_jax.evaluator import Evaluator, Pictures, class_table
 from hrnet_jax.metrics import Scores
 from hrnet_jax.models.layers import resize_bilinear
 from hrnet_jax.protocol import Protocol
+from hrnet_jax.sharding import make_mesh
 from hrnet_jax.step import split
 from hrnet_jax.writer import Terminal
 from tests.published import published_model
@@ -41,7 +42,7 @@ def example(name, size=(32, 64), *, protocol=WHOLE, seed=0):
 def evaluator(structure, *, batch_size=8, protocol=WHOLE, devices=8, classes=3):
     return Evaluator(
         structure, num_classes=classes, protocol=protocol, mean=MEAN, std=STD,
-        mesh=jax.sharding.Mesh(jax.devices()[:devices], ("data",)), batch_size=batch_size,
+        mesh=make_mesh(devices=jax.devices()[:devices]), batch_size=batch_size,
         dtype=jnp.float32, terminal=Terminal(Console(file=io.StringIO())),
     )  # fmt: skip
 

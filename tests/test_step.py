@@ -9,8 +9,10 @@ from hrnet_jax import models
 from hrnet_jax.compiling import compiler_options
 from hrnet_jax.losses import cross_entropy
 from hrnet_jax.models.layers import resize_bilinear
+from hrnet_jax.models.rows import rows_over
 from hrnet_jax.optim import sgd
-from hrnet_jax.sharding import make_mesh, replicate, to_global
+from hrnet_jax.plan import collectives
+from hrnet_jax.sharding import batch_sharding, make_mesh, replicate, to_global
 from hrnet_jax.step import initial_state, make_train_step, split
 from tests.tiny import Toy
 
@@ -23,16 +25,23 @@ def random_batch(seed=0, size=(64, 64), count=8):
     return {"image": rng.standard_normal((count, *size, 3)).astype(np.float32), "label": label}
 
 
-def mesh_of(devices: int):
-    return jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))
+def mesh_of(devices: int, *, height: int = 1):
+    return make_mesh(height=height, devices=jax.devices()[:devices])
 
 
-def run(mesh, batches, *, dtype=jnp.float32, model=None):
+def program_and_state(mesh, *, dtype=jnp.float32, model=None, optimizer=OPTIMIZER, **options):
     structure, params, stats = split(model or Toy())
     precise = jnp.promote_types(dtype, jnp.float32)
     params, stats = jax.tree.map(lambda leaf: leaf.astype(precise), (params, stats))
-    state = replicate(initial_state(params, stats, OPTIMIZER), mesh=mesh)
-    step = make_train_step(structure, OPTIMIZER, mesh=mesh, dtype=dtype, ignore_label=255)
+    state = replicate(initial_state(params, stats, optimizer), mesh=mesh)
+    program = make_train_step(
+        structure, optimizer, mesh=mesh, dtype=dtype, ignore_label=255, **options
+    )
+    return program, state
+
+
+def run(mesh, batches, **options):
+    step, state = program_and_state(mesh, **options)
     history = []
     for batch in batches:
         state, metrics = step(state, to_global(batch, mesh=mesh))
@@ -62,20 +71,203 @@ def test_one_step_equals_the_textbook():
     assert not np.array_equal(state.stats["first"]["bn"]["mean"], np.zeros(8))
 
 
-@pytest.mark.parametrize(
-    "build",
-    [Toy, pytest.param(lambda: models.build("hr18s", num_classes=3), marks=pytest.mark.slow)],
-)
-def test_eight_devices_give_what_one_gives(build):
-    """In float64: statistics, loss, gradients and updates are those of the whole batch."""
-    batches = [random_batch(seed) for seed in range(2)]
+def assert_same(one, other, *, rtol=1e-9, atol=1e-12):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), one, other)
+
+
+def tiny():
+    return models.build("tiny", num_classes=3)
+
+
+MESHES = {  # devices, height
+    "8x1": (8, 1), "4x1": (4, 1), "2x1": (2, 1), "4x2": (8, 2), "1x2": (2, 2), "2x4": (8, 4),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """Two steps of the small network on one device, in float64."""
     with jax.enable_x64(True):
-        one, one_history = run(mesh_of(1), batches, dtype=jnp.float64, model=build())
-        eight, eight_history = run(mesh_of(8), batches, dtype=jnp.float64, model=build())
-    for a, b in zip(one_history, eight_history, strict=True):
-        assert a.loss.dtype == np.float64
-        assert float(a.loss) == pytest.approx(float(b.loss), rel=1e-12)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), one, eight)
+        return run(mesh_of(1), [random_batch(seed) for seed in range(2)], dtype=jnp.float64)
+
+
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        "8x1",
+        "2x4",
+        *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in ("4x1", "2x1", "4x2", "1x2")),
+    ],
+)
+def test_any_mesh_gives_what_one_device_gives(mesh, alone):
+    """In float64: statistics, loss, gradients and updates are those of the whole batch."""
+    devices, height = MESHES[mesh]
+    with jax.enable_x64(True):
+        batches = [random_batch(seed) for seed in range(2)]
+        state, history = run(mesh_of(devices, height=height), batches, dtype=jnp.float64)
+    assert history[0].loss.dtype == np.float64
+    assert_same(alone, (state, history))
+
+
+@pytest.mark.parametrize("mesh", ["4x2", pytest.param("8x1", marks=pytest.mark.slow)])
+def test_float32_gradients_differ_as_between_orders_of_the_batch(mesh):
+    """On several devices no more than twice as on one that takes the images in other orders."""
+    keep = sgd(optax.constant_schedule(0.0), momentum=0.0, weight_decay=0.0)
+
+    def gradient(on, order):
+        batch = {name: x[order] for name, x in random_batch().items()}
+        state, (metrics,) = run(on, [batch], optimizer=keep)
+        return momentum_of(state), float(metrics.loss)
+
+    rng = np.random.default_rng(0)
+    straight, loss = gradient(mesh_of(1), np.arange(8))
+    others = [gradient(mesh_of(1), rng.permutation(8))[0] for _ in range(4)]
+    devices, height = MESHES[mesh]
+    split_up, split_loss = gradient(mesh_of(devices, height=height), np.arange(8))
+    assert split_loss == pytest.approx(loss, rel=1e-5)
+    bound = 2 * max(np.linalg.norm(other - straight) for other in others)
+    assert 0 < bound < 1e-5 * np.linalg.norm(straight)
+    assert np.linalg.norm(split_up - straight) <= bound
+
+
+def momentum_of(state):
+    """Of the optimiser that keeps the weights: the last gradient."""
+    (vector,) = (leaf for leaf in jax.tree.leaves(state.optimizer) if leaf.ndim)
+    return vector
+
+
+def row_limit(variant, *, images, width):
+    """Values in the largest row that a convolution or an enlargement reads beyond a cut."""
+    branches = models.VARIANTS[variant].channels(4)
+    stem, finest = 64 * -(-width // 2), -(-width // 4)
+    return images * max(stem, finest * max(256, *branches, sum(branches)))
+
+
+def test_logits_of_images_cut_into_rows_are_the_same():
+    """And only rows have moved between devices."""
+    image = random_batch(size=(128, 64), count=4)["image"].astype(float)
+    mesh = mesh_of(8, height=4)
+    model = models.build("tiny", num_classes=3)
+    structure, arrays = nnx.split(model)
+    cut = batch_sharding(mesh)
+
+    def on_rows(image):
+        with rows_over(mesh):
+            return nnx.merge(structure, arrays)(image)
+
+    options = compiler_options()
+    with jax.enable_x64(True):
+        alone = jax.jit(lambda x: nnx.merge(structure, arrays)(x), compiler_options=options)(image)
+        program = jax.jit(on_rows, in_shardings=cut, out_shardings=cut, compiler_options=options)
+        compiled = program.lower(image).compile()
+        logits = compiled(jax.device_put(image, cut))
+    np.testing.assert_allclose(logits, alone, rtol=1e-9, atol=1e-12)
+    found = collectives(compiled.as_text())
+    assert {c.kind for c in found} == {"collective-permute"}
+    assert max(c.bytes for c in found) <= 8 * row_limit("tiny", images=2, width=64)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("variant", "size", "mesh"),
+    [
+        ("tiny", (128, 64), "2x4"),
+        ("tiny", (64, 57), "4x2"),
+        ("hr18s", (64, 64), "4x2"),
+        ("hr18", (64, 64), "4x2"),
+        ("hr48", (64, 64), "4x2"),
+    ],
+)
+def test_images_cut_into_rows_exchange_rows_only(variant, size, mesh):
+    """Training gives the same in float64; no collective is as large as an activation."""
+    batch = random_batch(size=size, count=4)
+    devices, height = MESHES[mesh]
+    model = models.build(variant, num_classes=3)
+    with jax.enable_x64(True):
+        one = run(mesh_of(1), [batch], dtype=jnp.float64, model=model)
+        on = mesh_of(devices, height=height)
+        program, state = program_and_state(on, dtype=jnp.float64, model=model)
+        parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
+        placed = to_global(batch, mesh=on)
+        compiled = program.lower(state, placed).compile()
+        other = jax.device_get(compiled(state, placed))
+    assert_same(one, (other[0], [other[1]]))
+    found = collectives(compiled.as_text())
+    assert {c.kind for c in found} == {"collective-permute", "all-reduce"}
+    limit = 8 * row_limit(variant, images=4 // (devices // height), width=size[1])
+    assert max(c.bytes for c in found if c.kind == "collective-permute") <= limit
+    # Sums of gradients and of batch statistics; every parameter's gradient counts once.
+    reduced = sum(c.bytes for c in found if c.kind == "all-reduce")
+    assert parameters <= reduced < 1.5 * parameters
+
+
+@pytest.mark.parametrize("variant", ["tiny", "hr18s"])
+@pytest.mark.slow
+def test_twenty_steps_drift_no_more_than_from_one_ulp(variant):
+    """Ten times the drift that the last bit of one weight causes bounds that of eight devices."""
+    batches = [random_batch(seed) for seed in range(20)]
+    build = models.build(variant, num_classes=3)
+    program, start = program_and_state(mesh_of(1), model=build)
+    nudged = jax.device_get(start)
+    nudged.params["backbone"]["conv1"]["kernel"] = nudged.params["backbone"]["conv1"][
+        "kernel"
+    ].copy()
+    first = nudged.params["backbone"]["conv1"]["kernel"].reshape(-1)
+    first[0] = np.nextafter(first[0], np.inf, dtype=np.float32)
+
+    def trained(program, state, mesh):
+        losses = []
+        for batch in batches:
+            state, metrics = program(state, to_global(batch, mesh=mesh))
+            losses.append(float(metrics.loss))
+        flat = [np.ravel(leaf) for leaf in jax.tree.leaves(jax.device_get(state.params))]
+        return np.concatenate(flat), np.array(losses)
+
+    on_eight = program_and_state(mesh_of(8), model=build)
+    on_rows = program_and_state(mesh_of(8, height=2), model=build)
+    nudged = replicate(nudged, mesh=mesh_of(1))
+    weights, losses = trained(program, start, mesh_of(1))
+    other_weights, other_losses = trained(program, nudged, mesh_of(1))
+    for one, mesh in ((on_eight, mesh_of(8)), (on_rows, mesh_of(8, height=2))):
+        split_weights, split_losses = trained(*one, mesh)
+        allowed = 10 * np.linalg.norm(other_weights - weights)
+        assert np.linalg.norm(split_weights - weights) <= allowed
+        assert abs(split_losses - losses).max() <= 10 * abs(other_losses - losses).max()
+
+
+@pytest.mark.parametrize(
+    "mesh",
+    [(4, 2), *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in ((1, 1), (4, 1)))],
+    ids=["2x2", "1", "4x1"],
+)
+def test_accumulated_gradients_are_the_mean_over_micro_batches(mesh):
+    """Of every second image; the running statistics pass through both."""
+    keep = sgd(optax.constant_schedule(0.0), momentum=0.0, weight_decay=0.0)
+    batch = random_batch()
+    parts = [{name: x[part::2] for name, x in batch.items()} for part in range(2)]
+    with jax.enable_x64(True):
+        settings = {"dtype": jnp.float64, "optimizer": keep}
+        first, one = run(mesh_of(1), parts[:1], **settings)
+        second, both = run(mesh_of(1), parts, **settings)
+        devices, height = mesh
+        together, (metrics,) = run(
+            mesh_of(devices, height=height), [batch], accumulate=2, **settings
+        )
+    expected = (momentum_of(first) + momentum_of(second)) / 2
+    assert_same(momentum_of(together), expected)
+    assert_same(together.stats, second.stats)
+    assert float(metrics.loss) == pytest.approx((one[0].loss + both[1].loss) / 2, rel=1e-12)
+    assert float(metrics.accuracy) == pytest.approx((one[0].accuracy + both[1].accuracy) / 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("remat", ["block", "stage"])
+def test_what_is_computed_again_changes_nothing(remat):
+    batch = random_batch(count=2)
+    with jax.enable_x64(True):
+        kept = run(mesh_of(1), [batch], model=tiny(), dtype=jnp.float64)
+        again = run(mesh_of(1), [batch], model=tiny(), dtype=jnp.float64, remat=remat)
+    assert_same(kept, again, rtol=1e-12)
 
 
 def test_every_kind_of_layer_learns():

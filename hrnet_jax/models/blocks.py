@@ -1,10 +1,34 @@
 """The residual blocks of HRNet (He et al., 2016, figures 2 and 5)."""
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
 from hrnet_jax.models.layers import BatchNorm, Conv, ConvBN
+
+Modules = TypeVar("Modules", bound=nnx.Module)
+
+
+def recomputed(function: Callable[[Modules, Any], Any], modules: Modules, x: Any) -> Any:
+    """function(modules, x), of which only `x` is kept for the backward pass.
+
+    What it computed in between is computed again there: memory for time. The result, batch
+    statistics included, is the same.
+    """
+    structure, params, stats = nnx.split(modules, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
+
+    @jax.checkpoint
+    def run(params: nnx.State, stats: nnx.State, x: Any) -> tuple[Any, nnx.State]:
+        inside = nnx.merge(structure, params, stats)
+        return function(inside, x), nnx.state(inside, nnx.BatchStat)
+
+    y, stats = run(params, stats, x)
+    nnx.update(modules, stats)
+    return y
 
 
 class BasicBlock(nnx.Module):

@@ -5,7 +5,7 @@ Attribute names are those of the published checkpoints; `interop/keys.py` relies
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from hrnet_jax.models.blocks import BasicBlock, Bottleneck
+from hrnet_jax.models.blocks import BasicBlock, Bottleneck, recomputed
 from hrnet_jax.models.layers import BatchNorm, Conv, ConvBN, upsample
 
 Feature = Float[Array, "b _h _w _c"]
@@ -47,6 +47,7 @@ class HRModule(nnx.Module):
         self.branches = nnx.List(
             nnx.List(BasicBlock(c, rng=rng) for _ in range(blocks)) for c in channels
         )
+        self.remat = "none"
         indices = range(len(channels))
         self.fuse_layers = nnx.List(
             nnx.List(_fuse_layer(channels, source=j, target=i, rng=rng) for j in indices)
@@ -56,9 +57,7 @@ class HRModule(nnx.Module):
     def __call__(self, features: list[Feature]) -> list[Feature]:
         outputs = []
         for branch, x in zip(self.branches, features, strict=True):
-            for block in branch:
-                x = block(x)
-            outputs.append(x)
+            outputs.append(_in_sequence(branch, x, recompute=self.remat == "block"))
         return [nnx.relu(self.fuse(target, outputs)) for target in range(len(outputs))]
 
     def fuse(self, target: int, features: list[Feature]) -> Feature:
@@ -96,9 +95,14 @@ def _chain(units: Sequence[ConvBN], x: Feature) -> Feature:
 
 
 class HRNet(nnx.Module):
-    """The backbone: an image to four features at strides 4, 8, 16, 32."""
+    """The backbone: an image to four features at strides 4, 8, 16, 32.
+
+    Training sets `remat` of all modules that have it: "none", "block" (of each residual block only
+    the input is kept for the backward pass) or "stage" (the same of each of the four stages).
+    """
 
     def __init__(self, variant: Variant, *, rng: np.random.Generator):
+        self.remat = "none"
         self.conv1 = Conv(3, 64, kernel=3, stride=2, rng=rng)
         self.bn1 = BatchNorm(64)
         self.conv2 = Conv(64, 64, kernel=3, stride=2, rng=rng)
@@ -124,20 +128,31 @@ class HRNet(nnx.Module):
     def __call__(self, image: Float[Array, "b h w 3"]) -> list[Feature]:
         x = nnx.relu(self.bn1(self.conv1(image)))
         x = nnx.relu(self.bn2(self.conv2(x)))
-        for block in self.layer1:
-            x = block(x)
+        x = self._stage(self.layer1, x)
         same: Any = self.transition1[0]
         down: Any = self.transition1[1]
         features = [nnx.relu(same(x)), nnx.relu(_chain(down, x))]
-        for module in self.stage2:
-            features = module(features)
+        features = self._stage(self.stage2, features)
         features = [*features, nnx.relu(_chain(self.transition2[-1], features[-1]))]
-        for module in self.stage3:
-            features = module(features)
+        features = self._stage(self.stage3, features)
         features = [*features, nnx.relu(_chain(self.transition3[-1], features[-1]))]
-        for module in self.stage4:
-            features = module(features)
-        return features
+        return self._stage(self.stage4, features)
+
+    def _stage(self, modules: nnx.List, x: Any) -> Any:
+        if self.remat == "stage":
+            return recomputed(_in_sequence, modules, x)
+        blocks = self.remat == "block" and modules is self.layer1
+        return _in_sequence(modules, x, recompute=blocks)
+
+
+def _in_sequence(modules: Iterable[nnx.Module], x: Any, *, recompute: bool = False) -> Any:
+    for module in modules:
+        x = recomputed(_call, module, x) if recompute else _call(module, x)
+    return x
+
+
+def _call(module: Any, x: Any) -> Any:
+    return module(x)
 
 
 def _stage(variant: Variant, *, branches: int, rng: np.random.Generator) -> nnx.List:

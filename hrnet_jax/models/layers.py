@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from hrnet_jax.models import rows
 from hrnet_jax.models.ragged import current_sizes
 
 
@@ -57,19 +58,29 @@ class Conv(nnx.Module):
         sizes = current_sizes()
         if sizes is not None and kernel.shape[0] > 1:
             x = sizes.masked(x)  # what lies beyond an image must read as this padding does
-        if kernel.shape[0] == 1 and self.stride == 1:
-            # As a matrix product: its gradient is one too, 4 to 8 times faster on CPUs.
-            y = jnp.einsum("bhwi,io->bhwo", x, kernel[0, 0])
-        else:
-            pad = kernel.shape[0] // 2
-            y = jax.lax.conv_general_dilated(
-                x,
-                kernel,
-                window_strides=(self.stride, self.stride),
-                padding=((pad, pad), (pad, pad)),
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )
+        convolve = functools.partial(_convolve, stride=self.stride)
+        y = rows.on_each_share(convolve, x, kernel) if rows.are_cut() else convolve(x, kernel)
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+def _convolve(x: Array, kernel: Array, *, stride: int) -> Array:
+    size = kernel.shape[0]
+    if size == stride == 1:
+        # As a matrix product: its gradient is one too, 4 to 8 times faster on CPUs.
+        return jnp.einsum("bhwi,io->bhwo", x, kernel[0, 0])
+    pad = size // 2
+    padding = {"rows": (pad, pad), "columns": (pad, pad)}
+    if rows.are_cut():
+        # The last window of a share ends `stride - 1` rows before that of stride 1.
+        x = rows.with_zeros_beyond(x, above=pad, below=size - pad - stride)
+        padding["rows"] = (0, 0)
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=tuple(padding.values()),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
 
 
 class BatchNorm(nnx.Module):
@@ -141,7 +152,11 @@ def _normalize_batch_backward(epsilon: float, saved: tuple, gradients: tuple):
 
 def _mean(x: Float[Array, "b h w c"]) -> Float[Array, " c"]:
     """Mean of each channel, axis by axis: shorter sums in float32, smaller errors."""
-    return x.mean(2).mean(1).mean(0)
+
+    def mean(x: Array) -> Array:
+        return x.mean(2).mean(1).mean(0)
+
+    return rows.mean_of_shares(mean, x) if rows.are_cut() else mean(x)
 
 
 _normalize_batch.defvjp(_normalize_batch_forward, _normalize_batch_backward)
@@ -191,7 +206,8 @@ def _resize_axis(x: Array, size: int, *, axis: int) -> Array:
     if size == x.shape[axis]:
         return x
     if size % x.shape[axis] == 0:
-        return _enlarge_axis(x, size // x.shape[axis], axis=axis)
+        enlarge = functools.partial(_enlarge_axis, factor=size // x.shape[axis], axis=axis)
+        return rows.on_each_share(enlarge, x) if axis == 1 and rows.are_cut() else enlarge(x)
     lower, upper, fraction = bilinear_taps(x.shape[axis], size)
     shape = [-1 if a == axis else 1 for a in range(x.ndim)]
     weight = jnp.asarray(fraction, x.dtype).reshape(shape)
@@ -206,7 +222,7 @@ def bilinear_taps(size_in: int, size_out: int) -> tuple[np.ndarray, np.ndarray, 
     return lower, np.minimum(lower + 1, size_in - 1), position - lower
 
 
-def _enlarge_axis(x: Array, factor: int, *, axis: int) -> Array:
+def _enlarge_axis(x: Array, *, factor: int, axis: int) -> Array:
     """Each input position yields `factor` outputs, mixed from it and one of its neighbours.
 
     Shifted copies instead of gathers: faster, with a fast gradient, and a sharded axis needs one
@@ -214,6 +230,8 @@ def _enlarge_axis(x: Array, factor: int, *, axis: int) -> Array:
     """
     size = x.shape[axis]
     first, last = (jax.lax.slice_in_dim(x, i, i + 1, axis=axis) for i in (0, size - 1))
+    if axis == 1 and rows.are_cut():
+        first, last = rows.beyond(first=first, last=last)
     before = jnp.concatenate([first, jax.lax.slice_in_dim(x, 0, size - 1, axis=axis)], axis)
     after = jnp.concatenate([jax.lax.slice_in_dim(x, 1, size, axis=axis), last], axis)
     phases = []

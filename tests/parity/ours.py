@@ -8,12 +8,12 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.flatten_util import ravel_pytree
-from jax.sharding import AxisType
 
 from hrnet_jax import models
 from hrnet_jax.compiling import compiler_options
 from hrnet_jax.interop.keys import torch_state_dict
 from hrnet_jax.optim import poly_schedule, sgd
+from hrnet_jax.sharding import make_mesh
 from hrnet_jax.step import State, initial_state, make_train_step, split
 
 Arrays = dict[str, np.ndarray]
@@ -26,7 +26,7 @@ def nhwc(image: np.ndarray) -> np.ndarray:
 
 
 def one_device() -> jax.sharding.Mesh:
-    return jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
+    return make_mesh(devices=jax.devices()[:1])
 
 
 def cast(tree: Any, dtype: str) -> Any:

@@ -1,0 +1,190 @@
+"""The tables of docs/scale.md: what one training step needs and exchanges, by mesh and setting.
+
+    python -m benchmarks.scale rows      one image cut over 1, 2, 4, 8 devices: memory, exchanges
+    python -m benchmarks.scale settings  accumulation and rematerialisation: memory, time
+    python -m benchmarks.scale check     planned against measured memory; exit code 1 above 15 %
+    python -m benchmarks.scale chips     the bounds of accelerators up to 256 devices
+
+All on simulated CPU devices, with random weights and images; only `settings` and `check` run a
+step. Programs are cached: a second start is quick.
+"""
+
+import argparse
+import ctypes
+import math
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from hrnet_jax import recipes
+from hrnet_jax.compiling import enable_compilation_cache
+from hrnet_jax.plan import CHIPS, Costs, bound, costs, simulate
+from hrnet_jax.setup import Setup
+from hrnet_jax.sharding import make_mesh, replicate, to_global
+from hrnet_jax.step import State
+from hrnet_jax.writer import Terminal
+
+SETTINGS = [(1, "none"), (1, "block"), (1, "stage"), (2, "none"), (4, "none"), (4, "block")]
+MB = 1e6
+
+
+def main() -> None:
+    """Print one table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("table", choices=["rows", "settings", "check", "chips"])
+    parser.add_argument("--variant", default="hr18s")
+    parser.add_argument("--crop", type=int, nargs=2, default=(512, 1024))
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--heights", type=int, nargs="+", default=(1, 2, 4, 8))
+    options = parser.parse_args()
+    enable_compilation_cache()
+    simulate("8" if options.table in ("rows", "chips") else "1")
+    jax.config.update("jax_default_matmul_precision", "highest")
+    config = recipes.cityscapes(variant=options.variant, schedule="40k")
+    config.train.crop_size = tuple(options.crop)
+    config.train.batch_size = options.batch
+    terminal = Terminal()
+    if options.table == "rows":
+        rows(config, options.heights, terminal)
+    elif options.table == "settings":
+        settings(config, terminal)
+    elif options.table == "check":
+        check(config, terminal)
+    else:
+        chips(config, terminal)
+
+
+def rows(config: ConfigDict, heights: list[int], terminal: Terminal) -> None:
+    """One image on more and more devices."""
+    config.train.batch_size = 1
+    lines, first = [], 0
+    for height in heights:
+        mesh = make_mesh(height=height, devices=jax.devices()[:height])
+        setup = Setup(config, terminal=terminal, mesh=mesh)
+        setup.check_sizes()
+        found = costs(setup)
+        first = first or found.temporary * height
+        permuted = [c for c in found.collectives if c.kind == "collective-permute"]
+        reduced = [c for c in found.collectives if c.kind == "all-reduce"]
+        kinds = {c.kind for c in found.collectives} - {"collective-permute", "all-reduce"}
+        lines.append(
+            f"| {height} | {found.temporary / MB:,.1f} | {first / found.temporary:.2f} | "
+            f"{len(permuted)} | {sum(c.bytes for c in permuted) / MB:.2f} | {len(reduced)} | "
+            f"{sum(c.bytes for c in reduced) / MB:.2f} | {', '.join(kinds) or 'none'} |"
+        )
+    head = ("devices", "temporary MB each", "of one device's: 1/", "permutes", "MB", "all-reduces")
+    _print((*head, "MB", "others"), lines, terminal)
+
+
+def settings(config: ConfigDict, terminal: Terminal) -> None:
+    """Memory by the compiler's analysis, and the time of a step here."""
+    lines = []
+    for accumulate, remat in SETTINGS:
+        config.train.accumulate, config.train.remat = accumulate, remat
+        found, seconds, _ = _measure(config, terminal)
+        lines.append(
+            f"| {accumulate} | {remat} | {found.temporary / MB:,.0f} | "
+            f"{found.flops / 1e9:,.0f} | {seconds:.2f} |"
+        )
+    _print(("accumulate", "remat", "temporary MB", "GFLOP", "s per step"), lines, terminal)
+
+
+def check(config: ConfigDict, terminal: Terminal) -> None:
+    """Compare the plan's memory with what the process takes while a step runs."""
+    found, _, measured = _measure(config, terminal)
+    difference = measured / found.memory - 1
+    terminal.line(
+        f"planned {found.memory / MB:,.0f} MB, measured {measured / MB:,.0f} MB: {difference:+.1%}"
+    )
+    sys.exit(abs(difference) > 0.15)
+
+
+def chips(config: ConfigDict, terminal: Terminal) -> None:
+    """Weak scaling: as many images per device; strong: as many images, then rows."""
+    found = costs(Setup(config, terminal=terminal, mesh=make_mesh()))
+    images = found.images // 8
+    for dtype, scale in (("float32", 1.0), ("bfloat16", 0.5)):
+        terminal.line(f"\n{dtype}, weak: {images} image(s) per device")
+        lines = []
+        for chip in CHIPS:
+            for devices in (1, 8, 32, 64, 256):
+                costs_there = _on(found, devices, traffic=scale)
+                least = bound(costs_there, chip, dtype=dtype)
+                assert least is not None
+                alone = bound(_on(found, 1, traffic=scale), chip, dtype=dtype)
+                assert alone is not None
+                lines.append(
+                    f"| {chip.name} | {devices} | "
+                    + " | ".join(f"{1e3 * part:.2f}" for part in least)
+                    + f" | {costs_there.images / least.step:,.0f} | {alone.step / least.step:.0%} |"
+                )
+        parts = ("compute ms", "memory ms", "waiting ms", "transfer ms")
+        _print(("chip", "devices", *parts, "images/s", "efficiency"), lines, terminal)
+
+
+def _on(found: Costs, devices: int, *, traffic: float) -> Costs:
+    """The same program on another number of devices, each with as many images."""
+    share = devices / found.devices
+    exchanges = [c._replace(devices=devices) for c in found.collectives] if devices > 1 else []
+    return found._replace(
+        devices=devices,
+        images=round(found.images * share),
+        flops=found.flops * share,
+        traffic=found.traffic * traffic,
+        collectives=exchanges,
+    )
+
+
+def _measure(config: ConfigDict, terminal: Terminal) -> tuple[Costs, float, int]:
+    """Costs of a step on one device, its shortest time of three, and the memory it took."""
+    mesh = make_mesh(devices=jax.devices()[:1])
+    setup = Setup(config, terminal=terminal, mesh=mesh)
+    found = costs(setup)
+    optimizer, _ = setup.optimizer()
+    shapes = setup.state_shape(optimizer), setup.batch_shape()
+    program = setup.train_step(optimizer).lower(*shapes).compile()
+    rng = np.random.default_rng(0)
+    host: State = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes[0])
+    params, stats = setup._model[1:]
+    host = host._replace(params=params, stats=stats)
+    batch: Any = {
+        "image": rng.standard_normal(shapes[1]["image"].shape, np.float32),
+        "label": rng.integers(0, 19, shapes[1]["label"].shape).astype(np.uint8),
+    }
+    ctypes.CDLL(None).malloc_trim(0)  # what compiling has left behind
+    before = _memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak
+    state, placed = replicate(host, mesh=mesh), to_global(batch, mesh=mesh)
+    seconds = math.inf
+    for _ in range(3):
+        begin = time.perf_counter()
+        state, metrics = program(state, placed)
+        metrics.loss.block_until_ready()
+        seconds = min(seconds, time.perf_counter() - begin)
+    assert bool(metrics.finite)
+    return found, seconds, _memory("VmHWM") - before
+
+
+def _memory(field: str) -> int:
+    """Bytes by Linux's count of this process."""
+    match = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert match, f"no {field} in /proc/self/status"
+    return int(match[1]) * 1024
+
+
+def _print(head: tuple[str, ...], lines: list[str], terminal: Terminal) -> None:
+    terminal.line(f"| {' | '.join(head)} |\n|{'---:|' * len(head)}")
+    for line in lines:
+        terminal.line(line)
+
+
+if __name__ == "__main__":
+    main()
