@@ -12,13 +12,23 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # A file imports from lower levels, from files before it on its own level, or from its own folder.
 LEVELS = [
     ["hrnet_jax", "types", "files"],
-    ["models", "data", "metrics", "optim", "compiling", "per_image", "visualize", "writer"],
+    [
+        "models",
+        "data",
+        "metrics",
+        "optim",
+        "compiling",
+        "per_image",
+        "signals",
+        "visualize",
+        "writer",
+    ],
     ["protocol", "report", "submission"],
     ["config", "losses", "inference", "sharding"],
     ["compare", "recipes", "step"],
     ["checkpoint", "evaluator", "monitor"],
     ["interop"],
-    ["setup", "predict", "prepare"],
+    ["setup", "predict", "prepare", "workdir"],
     ["doctor", "evaluate", "samples", "train"],
     ["main"],
 ]
@@ -26,7 +36,8 @@ LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
 ROOMS = {"models", "data", "interop"}  # folders
 SLOW = {"matplotlib", "tensorflow_datasets"}
 CONFIG_FILES = {
-    "config", "recipes", "setup", "train", "evaluate", "predict", "doctor", "samples", "main"
+    "config", "recipes", "setup", "workdir", "train", "evaluate", "predict", "doctor", "samples",
+    "main",
 }  # fmt: skip
 
 
