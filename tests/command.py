@@ -9,11 +9,17 @@ ROOT = Path(__file__).parent.parent
 TINY = ("-m", "tests.tiny", "--config", "tests/tiny_config.py")
 
 
-def run(*arguments: str, module=("-m", "hrnet_jax.main"), devices: int = 8, check: bool = True):
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "COLUMNS": "120"}
+def run(
+    *arguments: str,
+    module=("-m", "hrnet_jax.main"),
+    devices: int = 8,
+    check: bool = True,
+    environment: dict[str, str] | None = None,
+):
+    more = {"JAX_NUM_CPU_DEVICES": str(devices), "COLUMNS": "120"} | (environment or {})
     done = subprocess.run(
         [sys.executable, *module, *arguments],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False,
+        cwd=ROOT, env=os.environ | more, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     if check:
         assert done.returncode == 0, done.stdout + done.stderr

@@ -112,6 +112,8 @@ def test_the_first_bad_step_stops_a_run_that_asks_for_it(tmp_path):
 def test_a_run_stopped_between_two_reports_reports_what_an_unbroken_one_would(tmp_path):
     losses = [0.1, 0.7, 1e-3, float("nan"), 0.3]
     finite = [loss == loss for loss in losses]
+    for name in ("unbroken", "broken"):
+        (tmp_path / name).mkdir()
     with watching(tmp_path / "unbroken") as (monitor, _, unbroken):
         for number, loss in enumerate(losses):
             step(monitor, number, loss=loss, finite=finite[number])

@@ -108,7 +108,7 @@ def test_hosts_agree_on_one_step(number):
             cwd=ROOT,
             stdout=subprocess.PIPE,
             text=True,
-        )  # fmt: skip
+        )
         for index in range(2)
     ]
     for host in hosts:
