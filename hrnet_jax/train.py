@@ -71,16 +71,17 @@ def train(config: ConfigDict, *, workdir: Path, terminal: Terminal) -> Scores | 
         evaluator = setup.evaluator()
 
         def evaluate(done: int) -> Scores:
-            scores = evaluator(
-                state.params,
-                state.stats,
-                stop.watch(setup.validation_examples()),
-                total=len(setup.validation),
-                on_prediction=setup.pictures(workdir / "pictures"),
-            )
-            monitor.report_scores(done, scores)
-            draw_curves(writer.entries(), workdir / "curves.png", title=config.name)
-            checkpoints.score(done, scores)  # comes last: what was not scored is evaluated anew
+            with monitor.paused():
+                scores = evaluator(
+                    state.params,
+                    state.stats,
+                    stop.watch(setup.validation_examples()),
+                    total=len(setup.validation),
+                    on_prediction=setup.pictures(workdir / "pictures"),
+                )
+                monitor.report_scores(done, scores)
+                draw_curves(writer.entries(), workdir / "curves.png", title=config.name)
+                checkpoints.score(done, scores)  # comes last: without it, all this is done anew
             return scores
 
         scores = None if scored else evaluate(start)
@@ -103,8 +104,7 @@ def train(config: ConfigDict, *, workdir: Path, terminal: Terminal) -> Scores | 
                     checkpoints.wait()
                 raise stop.stopped()
             if evaluates:
-                with monitor.paused():
-                    scores = evaluate(done)
+                scores = evaluate(done)
     assert scores is not None, "the last step is always evaluated"
     terminal.table(class_table(scores, setup.dataset))
     terminal.line(f"Protocol: {protocol_of(config).describe()}.")
