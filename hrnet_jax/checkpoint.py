@@ -2,28 +2,34 @@
 
 A checkpoint is a folder named after its step with three items: `model` (parameters and batch
 statistics), `optimizer`, and `meta` (JSON: resolved config, class names, palette, normalisation,
-a CRC-32 of every leaf). Weights without training have no `optimizer`.
+a CRC-32 of every leaf). Weights without training have no `optimizer`. Beside them lie `files.json`,
+size and CRC-32 of every file, and after an evaluation `scores.json`.
 """
 
 import contextlib
 import dataclasses
 import json
+import math
 import shutil
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
+from hrnet_jax.files import write_text
 from hrnet_jax.metrics import Scores
 from hrnet_jax.step import State
 
 FOLDER = "checkpoints"  # within a workdir
 _ITEMS = ("model", "optimizer", "meta")
+_FILES, _SCORES = "files.json", "scores.json"
+_UNFINISHED = ".orbax-checkpoint-tmp"  # what Orbax puts behind a step until all of it is written
+# Orbax's notes on when a checkpoint was committed: made last, and never read when one is restored.
+_MARKERS = {"commit_success.txt", "_CHECKPOINT_METADATA"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,53 +43,98 @@ class Weights:
     path: Path
 
 
+class Restored(NamedTuple):
+    """What a run goes on from."""
+
+    step: int
+    state: State
+    meta: dict[str, Any]
+
+
 class Checkpoints:
     """The checkpoints of one workdir: the newest `keep_newest`, and the best by mIoU."""
 
     def __init__(self, workdir: Path, *, keep_newest: int, warn: Callable[[str], None]):
         self._folder = workdir.absolute() / FOLDER
-        self._manager = _open(self._folder, keep_newest=keep_newest)
-        self._warn = warn
+        self._warn, self._keep_newest = warn, keep_newest
+        self._saving: int | None = None  # the step whose files are on their way
+        for path in sorted(self._folder.glob(f"*{_UNFINISHED}*")):
+            warn(f"{path} was left unfinished by a run that was stopped while saving; removing it.")
+        self._manager = ocp.CheckpointManager(
+            self._folder,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=self,
+                cleanup_tmp_directories=True,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+            ),
+            item_names=_ITEMS,
+        )
 
     @property
     def steps(self) -> list[int]:
         """The steps that can be restored, oldest first."""
         return sorted(self._manager.all_steps())
 
-    def save(
-        self,
-        step: int,
-        state: State,
-        *,
-        meta: Mapping[str, Any],
-        scores: Scores | None = None,
-    ) -> None:
+    def save(self, step: int, state: State, *, meta: Mapping[str, Any]) -> None:
         """Write a checkpoint in the background; call `wait` before trusting that it is there.
 
         Args:
             step: the number of steps done.
             state: all that training changes.
             meta: what a later run must know; JSON.
-            scores: of the evaluation at this step; without it this one cannot be the best.
+
+        Raises:
+            OSError: this one or the one before could not be written.
         """
+        self.wait()
         # As numpy arrays, which the checksums need anyway. From arrays on several devices Orbax
         # writes a slice of each per device, and compiles a program for every shape of a slice.
         state = jax.device_get(state)
         model = {"params": state.params, "stats": state.stats}
         sums = {"model": leaf_checksums(model), "optimizer": leaf_checksums(state.optimizer)}
-        saved = self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                model=ocp.args.StandardSave(model),
-                optimizer=ocp.args.StandardSave(state.optimizer),
-                meta=ocp.args.JsonSave({**meta, "step": step, "checksums": sums}),
-            ),
-            metrics=None if scores is None else scores.summary(),
-        )
+        self._saving = step
+        with self._explained():
+            saved = self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    model=ocp.args.StandardSave(model),
+                    optimizer=ocp.args.StandardSave(state.optimizer),
+                    meta=ocp.args.JsonSave({**meta, "step": step, "checksums": sums}),
+                ),
+            )
         if not saved:
             raise RuntimeError(f"Orbax did not save step {step} in {self._folder}.")
 
-    def restore_latest(self, like: State) -> tuple[int, State] | None:
+    def scores(self, step: int) -> dict[str, float] | None:
+        """The scores of a checkpoint; None if it has none, or none that can be trusted."""
+        try:
+            return _read_scores(self._folder / str(step))
+        except ValueError as error:
+            self._warn(f"{error}; the scores are left out.")
+            return None
+
+    def score(self, step: int, scores: Scores) -> None:
+        """Note the evaluation of a checkpoint; from now on it may be the best."""
+        self.wait()
+        if jax.process_index() == 0:
+            _write_scores(self._folder / str(step), scores.summary())
+        for old in set(self.steps) - self._kept(self.steps):
+            self._manager.delete(old)
+
+    def _kept(self, steps: Sequence[int]) -> set[int]:
+        best = best_step(self._folder, steps)
+        return {*sorted(steps)[-self._keep_newest :], *([] if best is None else [best])}
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        """Tell Orbax, after a save, what to keep; its own policies know no scores that come later.
+
+        That is also why the scores are no business of Orbax: a checkpoint is written before its
+        evaluation, which may take so long that the run does not live to see its end.
+        """
+        kept = self._kept([checkpoint.step for checkpoint in checkpoints])
+        return [checkpoint.step in kept for checkpoint in checkpoints]
+
+    def restore_latest(self, like: State) -> Restored | None:
         """Return the newest undamaged checkpoint, laid out as `like`; None if there is none.
 
         A damaged one is named, the one before it is used, and the damaged one is moved to
@@ -97,9 +148,10 @@ class Checkpoints:
         damaged: list[int] = []
         for step in reversed(self.steps):
             try:
-                state = self._restore(step, like)
+                check_files(self._folder / str(step))
+                state, meta = self._restore(step, like)
                 self._set_aside(damaged)
-                return step, state
+                return Restored(step, state, meta)
             except Exception as error:  # Orbax raises many types on damage
                 self._warn(
                     f"checkpoint {step} in {self._manager.directory} is damaged "
@@ -124,7 +176,7 @@ class Checkpoints:
         if steps:
             self._manager.reload()
 
-    def _restore(self, step: int, like: State) -> State:
+    def _restore(self, step: int, like: State) -> tuple[State, dict[str, Any]]:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         items = self._manager.restore(
             step,
@@ -138,7 +190,8 @@ class Checkpoints:
         )
         for item in ("model", "optimizer"):
             _check_sums(items[item], items["meta"]["checksums"][item])
-        return State(items["model"]["params"], items["model"]["stats"], items["optimizer"])
+        model, meta = items["model"], items["meta"]
+        return State(model["params"], model["stats"], items["optimizer"]), meta
 
     def meta(self) -> dict[str, Any] | None:
         """Read the `meta` of the newest checkpoint that has a readable one."""
@@ -149,14 +202,45 @@ class Checkpoints:
                     return json.loads(path.read_text())
         return None
 
+    def check(self) -> None:
+        """Raise what went wrong with a save, if anything did so far; costs no time."""
+        with self._explained():
+            self._manager.check_for_errors()
+
     def wait(self) -> None:
         """Wait until everything is on disk; raise what went wrong there."""
-        self._manager.wait_until_finished()
+        with self._explained():
+            self._manager.wait_until_finished()
+        self._saving = None
 
     def close(self) -> None:
         """Wait, then release the folder."""
-        self.wait()
+        try:
+            self.wait()
+        except OSError:
+            with contextlib.suppress(Exception):  # the same once more, in Orbax's words
+                self._manager.close()
+            raise
         self._manager.close()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn what Orbax raises when it cannot write, of many types, into one that says so."""
+        try:
+            yield
+        except Exception as error:
+            raise OSError(
+                f"Checkpoint {self._saving} could not be written to {self._folder} "
+                f"({_first_line(error)}). The ones before it are as they were: make room or give "
+                "write permission, and the same command goes on from the last of them."
+            ) from error
+
+    def _seal(self) -> None:
+        """Called by Orbax when all is written but not yet under its final name."""
+        if jax.process_index() == 0 and self._saving is not None:
+            unfinished = self._folder / f"{self._saving}{_UNFINISHED}"
+            # Where folders cannot be renamed, Orbax writes under the final name.
+            list_files(unfinished if unfinished.exists() else self._folder / str(self._saving))
 
 
 def save_weights(folder: Path, params: dict, stats: dict, *, meta: Mapping[str, Any]) -> Path:
@@ -164,7 +248,7 @@ def save_weights(folder: Path, params: dict, stats: dict, *, meta: Mapping[str, 
 
     `meta` is what `load_weights` gives back, and has an entry `source`.
     """
-    manager = _open(folder.absolute() / FOLDER, keep_newest=1)
+    manager = ocp.CheckpointManager(folder.absolute() / FOLDER, item_names=_ITEMS)
     if manager.all_steps():
         manager.close()
         raise ValueError(f"{folder} holds a checkpoint already; choose another folder.")
@@ -178,6 +262,7 @@ def save_weights(folder: Path, params: dict, stats: dict, *, meta: Mapping[str, 
         ),
     )
     manager.close()  # waits until everything is on disk
+    list_files(folder / FOLDER / "0")
     return folder / FOLDER / "0"
 
 
@@ -191,6 +276,7 @@ def load_weights(path: Path) -> Weights:
     folder, step = _locate(path.expanduser().absolute())
     place = folder / str(step)
     try:
+        check_files(place, among=("model", "meta"))
         meta = json.loads((place / "meta" / "metadata").read_text())
         with ocp.PyTreeCheckpointer() as reader:
             # As numpy arrays: on any number and kind of devices, in the dtype they were saved in.
@@ -218,40 +304,91 @@ def _locate(path: Path) -> tuple[Path, int]:
     if path.name.isdigit() and (path / "meta").is_dir():
         return path.parent, int(path.name)
     folder = path / FOLDER if (path / FOLDER).is_dir() else path
-    manager = _open(folder, keep_newest=1, read_only=True) if folder.is_dir() else None
-    step = None
-    if manager is not None:
-        step = manager.best_step()
-        step = manager.latest_step() if step is None else step
-        manager.close()
-    if step is None:
+    steps = (
+        [
+            int(place.name)
+            for place in folder.glob("[0-9]*")
+            if place.name.isdigit() and any(place.iterdir())
+        ]
+        if folder.is_dir()
+        else []
+    )
+    if not steps:
         raise FileNotFoundError(
             f"There is no checkpoint in {path}. Train first (the same command with --mode train), "
             "or point --checkpoint to a workdir or to one of its checkpoints."
         )
-    return folder, step
+    best = best_step(folder, steps)
+    return folder, max(steps) if best is None else best
 
 
-def _open(folder: Path, *, keep_newest: int, read_only: bool = False) -> ocp.CheckpointManager:
-    def miou(scores: Mapping[str, float]) -> float:
-        return scores["mIoU"]
+def best_step(folder: Path, steps: Sequence[int]) -> int | None:
+    """The step with the highest mIoU, the last of equals; None where nothing was scored."""
+    known: list[tuple[float, int]] = []
+    for step in steps:
+        with contextlib.suppress(ValueError):  # a damaged one is told of where a run resumes
+            scores = _read_scores(folder / str(step))
+            if scores is not None and not math.isnan(scores["mIoU"]):
+                known.append((scores["mIoU"], step))
+    return max(known)[1] if known else None
 
-    # `best_fn` with `max_to_keep` would keep the best ones only and delete the newest.
-    policy = keep.AnyPreservationPolicy(
-        [
-            keep.LatestN(keep_newest),
-            keep.BestN(get_metric_fn=miou, n=1, keep_checkpoints_without_metrics=False),
-        ]
-    )
-    options = ocp.CheckpointManagerOptions(
-        preservation_policy=policy,
-        best_fn=miou,
-        best_mode="max",
-        cleanup_tmp_directories=not read_only,
-        read_only=read_only,
-        create=not read_only,
-    )
-    return ocp.CheckpointManager(folder, options=options, item_names=_ITEMS)
+
+def _write_scores(place: Path, scores: Mapping[str, float]) -> None:
+    text = json.dumps(scores)
+    write_text(place / _SCORES, json.dumps({"scores": text, "crc32": zlib.crc32(text.encode())}))
+
+
+def _read_scores(place: Path) -> dict[str, float] | None:
+    path = place / _SCORES
+    if not path.exists():
+        return None
+    try:
+        entry = json.loads(path.read_text())
+        if zlib.crc32(entry["scores"].encode()) == entry["crc32"]:
+            return json.loads(entry["scores"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise ValueError(f"{path} is damaged")
+
+
+def list_files(place: Path) -> None:
+    """Write size and CRC-32 of every file of a checkpoint beside them."""
+    files = {
+        path.relative_to(place).as_posix(): [path.stat().st_size, _crc32(path)]
+        for path in sorted(place.rglob("*"))
+        if path.is_file() and path.name not in _MARKERS
+    }
+    write_text(place / _FILES, json.dumps(files))
+
+
+def check_files(place: Path, *, among: Sequence[str] = _ITEMS) -> None:
+    """Compare the items `among` those of a checkpoint with the list of its files.
+
+    Raises:
+        ValueError: naming the first file that is not as it was written.
+    """
+    if not any(place.iterdir()):
+        raise ValueError("the folder is empty")
+    if not (place / _FILES).exists():
+        raise ValueError(f"{_FILES}, the list of its files, is missing")
+    for name, (size, checksum) in json.loads((place / _FILES).read_text()).items():
+        path = place / name
+        if name.split("/")[0] not in among:
+            continue
+        if not path.exists():
+            raise ValueError(f"{name} is missing")
+        if path.stat().st_size != size:
+            raise ValueError(f"{name} has {path.stat().st_size} bytes instead of {size}")
+        if _crc32(path) != checksum:
+            raise ValueError(f"{name} has other contents than were written")
+
+
+def _crc32(path: Path) -> int:
+    checksum = 0
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            checksum = zlib.crc32(part, checksum)
+    return checksum
 
 
 def leaf_checksums(tree: Any) -> dict[str, int]:

@@ -21,8 +21,8 @@ from hrnet_jax.protocol import Protocol
 # Fields that may change between two starts in one workdir; all others decide the result.
 _OPERATIONAL = (
     "log", "eval.every_steps", "eval.batch_size", "checkpoint", "data.root", "data.workers",
-    "data.threads", "data.on_error", "train.max_bad_steps", "eval.split", "eval.submission",
-    "eval.save_predictions", "mesh", "train.remat",
+    "data.threads", "data.on_error", "train.on_bad_step", "train.max_bad_steps", "eval.split",
+    "eval.submission", "eval.save_predictions", "mesh", "train.remat",
 )  # fmt: skip
 
 
@@ -91,7 +91,10 @@ def default(*, name: str, dataset: str, variant: str) -> ConfigDict:
     # What is computed again in the backward pass instead of kept: "none", "block" or "stage".
     # Costs time, saves memory, changes no result; docs/scale.md tells how much.
     config.train.remat = "none"
-    config.train.max_bad_steps = 10  # stop after so many steps in a row that are not finite
+    # What happens at a step whose loss or gradient is not finite, which never changes a weight:
+    # "skip" (go on with the next batch) or "stop". <workdir>/bad_steps.jsonl names its images.
+    config.train.on_bad_step = "skip"
+    config.train.max_bad_steps = 10  # "skip" too stops after so many in a row
 
     config.optim = ConfigDict()
     config.optim.lr = 0.01  # at step 0
@@ -146,6 +149,7 @@ def validate(config: ConfigDict) -> None:
     _one_of(config, "eval.submission", ("", "cityscapes", "ade20k"))
     _one_of(config, "train.remat", ("none", "block", "stage"))
     _one_of(config, "data.on_error", ("stop", "quarantine"))
+    _one_of(config, "train.on_bad_step", ("skip", "stop"))
     for field in (
         "train.image_size", "train.crop_size", "eval.image_size", "eval.crop_size", "eval.stride",
     ):  # fmt: skip
@@ -335,14 +339,18 @@ def from_dict(fields: dict[str, Any]) -> ConfigDict:
     return complete.lock()
 
 
-def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
-    """List the fields that decide a run's result and differ: "train.steps: 40000 -> 80000"."""
+def differences(old: ConfigDict, new: ConfigDict, *, operational: bool = False) -> list[str]:
+    """List the fields that decide a run's result and differ: "train.steps: 40000 -> 80000".
+
+    With `operational`, those that do not decide it.
+    """
     before, after = _flat(old.to_dict()), _flat(new.to_dict())
     return [
         f"{field}: {before.get(field, 'absent')} -> {after.get(field, 'absent')}"
         for field in sorted(before | after)
         if before.get(field) != after.get(field)
-        and not any(field == name or field.startswith(f"{name}.") for name in _OPERATIONAL)
+        and operational
+        == any(field == name or field.startswith(f"{name}.") for name in _OPERATIONAL)
     ]
 
 

@@ -42,6 +42,7 @@ from hrnet_jax.plan import plan, simulate
 from hrnet_jax.predict import predict
 from hrnet_jax.prepare import prepare
 from hrnet_jax.samples import samples
+from hrnet_jax.signals import Stopped
 from hrnet_jax.train import train
 from hrnet_jax.writer import Terminal
 
@@ -84,14 +85,34 @@ def main(argv: Sequence[str]) -> None:
             _list_zoo(argv[1:], terminal)
         else:
             _run(terminal)
-    except KeyboardInterrupt:
-        resumes = " The same command goes on from the last checkpoint."
-        terminal.line(f"Stopped.{resumes if _MODE.value == 'train' else ''}")
-        sys.exit(130)
+    except KeyboardInterrupt as stop:
+        saved = isinstance(stop, Stopped)
+        resumes = " The same command goes on from the last checkpoint." * (_MODE.value == "train")
+        terminal.line(f"{stop if saved else 'Stopped'}.{resumes}")
+        sys.exit(stop.exit_code if isinstance(stop, Stopped) else 130)
+    except jax.errors.JaxRuntimeError as error:
+        if _TRACEBACK.value or "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        sys.exit(f"Error: {_out_of_memory(str(error))}")
     except (ValueError, OSError, FloatingPointError) as error:
         if _TRACEBACK.value:
             raise
         sys.exit(f"Error: {error}")
+
+
+def _out_of_memory(error: str) -> str:
+    """Say what makes a program of ours smaller; XLA's own words are for its developers."""
+    first_line = error.strip().splitlines()[0]
+    if _MODE.value == "train":
+        advice = (
+            "Training needs memory for every image of a device's share of the batch: lower "
+            "config.train.batch_size or config.train.crop_size (both change the result, so give "
+            "another --workdir), or use more devices. If it happened while evaluating, lower "
+            "config.eval.batch_size. What is saved in the workdir is as it was."
+        )
+    else:
+        advice = "Lower config.eval.batch_size, or label in windows with --config.eval.mode=slide."
+    return f"the memory of the device does not suffice ({first_line}). {advice}"
 
 
 def _compare(folders: Sequence[str], terminal: Terminal) -> None:

@@ -3,7 +3,8 @@
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import optax
@@ -12,6 +13,8 @@ from hrnet_jax.metrics import Scores
 from hrnet_jax.step import Metrics
 from hrnet_jax.types import Batch
 from hrnet_jax.writer import LiveLine, MetricsWriter, Terminal
+
+_REPORTED = ("loss", "accuracy", "grad_norm")  # as means over the steps since the last report
 
 
 class Monitor:
@@ -27,9 +30,12 @@ class Monitor:
         writer: MetricsWriter,
         live: LiveLine,
         terminal: Terminal,
+        resumed: Mapping[str, Any] | None = None,  # the `state()` of the run that is gone on with
     ):
         self._batches, self._schedule, self._batch_size = batches, schedule, batch_size
-        self._max_bad_steps, self._bad_steps = max_bad_steps, 0
+        self._max_bad_steps = max_bad_steps
+        self._bad_steps = resumed["bad_steps"] if resumed else 0  # in a row
+        self._good: list[dict[str, float]] = list(resumed["good"]) if resumed else []
         self._writer, self._live, self._terminal = writer, live, terminal
         self._pending: list[tuple[int, Metrics, list[str]]] = []
         self._ids: list[str] = []
@@ -66,17 +72,16 @@ class Monitor:
         """
         if not self._pending:
             return
-        steps = [(step, jax.device_get(metrics), ids) for step, metrics, ids in self._pending]
-        for step, metrics, ids in steps:
-            self._check(step, metrics, ids)
-        good = [metrics for _, metrics, _ in steps if metrics.finite]
+        steps = len(self._pending)
+        self._settle()
         elapsed = max(time.perf_counter() - self._begin, 1e-9)
+        good = self._good
         entry = {
-            name: sum(float(getattr(m, name)) for m in good) / len(good) if good else math.nan
-            for name in ("loss", "accuracy", "grad_norm")
+            name: sum(values[name] for values in good) / len(good) if good else math.nan
+            for name in _REPORTED
         } | {
             "lr": float(self._schedule(done - 1)),
-            "images_per_second": len(steps) * self._batch_size / elapsed,
+            "images_per_second": steps * self._batch_size / elapsed,
             "data_wait": self._waited / elapsed,
         }
         self._writer.write(done, entry)
@@ -87,7 +92,21 @@ class Monitor:
         )
         self._live.show(text)
         self._terminal.line_if_plain(f"step {done}/{self._live.total}  {text}")
-        self._pending, self._waited, self._begin = [], 0.0, time.perf_counter()
+        self._good, self._waited, self._begin = [], 0.0, time.perf_counter()
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run must know to report what an unbroken one would; JSON."""
+        self._settle()
+        return {"bad_steps": self._bad_steps, "good": self._good}
+
+    def _settle(self) -> None:
+        """Wait for the metrics of all steps begun, and judge them."""
+        for step, metrics, ids in self._pending:
+            values = jax.device_get(metrics)
+            self._check(step, values, ids)
+            if values.finite:
+                self._good.append({name: float(getattr(values, name)) for name in _REPORTED})
+        self._pending = []
 
     def report_scores(self, done: int, scores: Scores) -> None:
         """Write and show an evaluation."""
@@ -99,15 +118,19 @@ class Monitor:
             self._bad_steps = 0
             return
         self._bad_steps += 1
+        values = {"loss": float(metrics.loss), "grad_norm": float(metrics.grad_norm)}
+        path = self._writer.write_bad_step(step + 1, values, ids=ids)
         what = (
-            f"step {step + 1}: loss {float(metrics.loss):.4g}, gradient norm "
-            f"{float(metrics.grad_norm):.4g} are not both finite"
+            f"step {step + 1}: loss {values['loss']:.4g}, gradient norm "
+            f"{values['grad_norm']:.4g} are not both finite"
         )
-        shown = ", ".join(ids[:4]) + (", ..." if len(ids) > 4 else "")
+        shown = ", ".join(ids[:4]) + (f", ... (all in {path})" if len(ids) > 4 else "")
         if self._bad_steps >= self._max_bad_steps:
+            before = self._bad_steps - 1
+            as_before = f", as in the {before} step{'s' * (before > 1)} before it" * bool(before)
             raise FloatingPointError(
-                f"{what}, as in the {self._bad_steps - 1} steps before it; nothing of them was "
-                f"kept. The batch was {shown}. Lower config.optim.lr, or look at these images; the "
-                "same command goes on from the last checkpoint."
+                f"{what}{as_before}; nothing of {'them' if before else 'it'} was kept. The batch "
+                f"was {shown}. Lower config.optim.lr, or look at these images; the same command "
+                "goes on from the last checkpoint."
             )
         self._terminal.warn(f"{what}; the update was left out. The batch was {shown}.")

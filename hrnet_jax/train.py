@@ -1,22 +1,23 @@
 """The training loop, nothing else: step, report, evaluate, save."""
 
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import jax
 import optax
 from ml_collections import ConfigDict
 
-from hrnet_jax.checkpoint import FOLDER, Checkpoints
-from hrnet_jax.config import differences, from_json, protocol_of, to_json
+from hrnet_jax.checkpoint import Checkpoints
+from hrnet_jax.config import protocol_of
 from hrnet_jax.evaluator import class_table
-from hrnet_jax.files import write_text
 from hrnet_jax.metrics import Scores
 from hrnet_jax.monitor import Monitor
 from hrnet_jax.setup import Setup
 from hrnet_jax.sharding import to_global
+from hrnet_jax.signals import stop_request
 from hrnet_jax.step import State
 from hrnet_jax.visualize import draw_curves
+from hrnet_jax.workdir import claim, owned
 from hrnet_jax.writer import MetricsWriter, Terminal
 
 
@@ -24,85 +25,90 @@ def train(config: ConfigDict, *, workdir: Path, terminal: Terminal) -> Scores | 
     """Train from the newest checkpoint in `workdir`, else from what the config starts with.
 
     Returns the scores of the last evaluation; None if nothing was left to do.
+
+    Raises:
+        Stopped: after SIGTERM or SIGINT, when the step they interrupted is saved.
     """
     setup = Setup(config, terminal=terminal)
     setup.check_training()
-    claim(workdir, config)
     optimizer, schedule = setup.optimizer()
     last = config.train.steps
-    with closing(
-        Checkpoints(workdir, keep_newest=config.checkpoint.keep, warn=terminal.warn)
-    ) as checkpoints:
+    with ExitStack() as until_the_end:
+        enter = until_the_end.enter_context
+        enter(owned(workdir, warn=terminal.warn))
+        claim(workdir, config, tell=terminal.line)
+        checkpoints = enter(
+            closing(Checkpoints(workdir, keep_newest=config.checkpoint.keep, warn=terminal.warn))
+        )
         state = setup.initial_state(optimizer, resuming=bool(checkpoints.steps))
-        start, state = checkpoints.restore_latest(like=state) or (0, state)
+        start, state, meta = checkpoints.restore_latest(like=state) or (0, state, {})
+        # A run may have ended between a checkpoint and its evaluation.
+        scored = (
+            start == 0
+            or not is_due(start, config.eval.every_steps, last=last)
+            or checkpoints.scores(start) is not None
+        )
         setup.describe(start=start)
-        if start >= last:
+        if start >= last and scored:
             terminal.line(f"All {last} steps are done; --mode eval scores the best checkpoint.")
             return None
         train_step = compile_step(setup, optimizer, state)
-        evaluate = setup.evaluator()
-        with (
-            closing(setup.train_batches(start, workdir=workdir)) as batches,
-            closing(MetricsWriter(workdir, start=start)) as writer,
-            terminal.live("Training", total=last, done=start) as live,
-        ):
-            monitor = Monitor(
-                batches,
-                schedule=schedule,
-                batch_size=config.train.batch_size,
-                max_bad_steps=config.train.max_bad_steps,
-                writer=writer,
-                live=live,
-                terminal=terminal,
-            )
-            scores: Scores | None = None
-            for step in range(start, last):
-                batch = to_global(monitor.next_batch(), mesh=setup.mesh)
-                state, metrics = train_step(state, batch)
-                monitor.add(step, metrics)
-                done = step + 1
-                if is_due(done, config.log.every_steps, last=last):
-                    monitor.report(done)
-                evaluates = is_due(done, config.eval.every_steps, last=last)
-                saves = is_due(done, config.checkpoint.every_steps, last=last)
-                if evaluates or saves:
-                    monitor.report(done)
-                    with monitor.paused():  # scores first, so that the best one is known
-                        scores = None
-                        if evaluates:
-                            scores = evaluate(
-                                state.params,
-                                state.stats,
-                                setup.validation_examples(),
-                                total=len(setup.validation),
-                                on_prediction=setup.pictures(workdir / "pictures"),
-                            )
-                            monitor.report_scores(done, scores)
-                            draw_curves(writer.entries(), workdir / "curves.png", title=config.name)
-                        if saves:
-                            checkpoints.save(done, state, meta=setup.meta(), scores=scores)
-        with terminal.announced("Waiting for the last checkpoint"):
-            checkpoints.wait()
+        batches = enter(closing(setup.train_batches(start, workdir=workdir)))
+        writer = enter(closing(MetricsWriter(workdir, start=start, scored=scored)))
+        live = enter(terminal.live("Training", total=last, done=start))
+        stop = enter(stop_request())
+        monitor = Monitor(
+            batches,
+            schedule=schedule,
+            batch_size=config.train.batch_size,
+            max_bad_steps=config.train.max_bad_steps if config.train.on_bad_step == "skip" else 1,
+            writer=writer,
+            live=live,
+            terminal=terminal,
+            resumed=meta.get("monitor"),
+        )
+        evaluator = setup.evaluator()
+
+        def evaluate(done: int) -> Scores:
+            with monitor.paused():
+                scores = evaluator(
+                    state.params,
+                    state.stats,
+                    stop.watch(setup.validation_examples()),
+                    total=len(setup.validation),
+                    on_prediction=setup.pictures(workdir / "pictures"),
+                )
+                monitor.report_scores(done, scores)
+                draw_curves(writer.entries(), workdir / "curves.png", title=config.name)
+                checkpoints.score(done, scores)  # comes last: without it, all this is done anew
+            return scores
+
+        scores = None if scored else evaluate(start)
+        for done in range(start + 1, last + 1):
+            batch = to_global(monitor.next_batch(), mesh=setup.mesh)
+            state, metrics = train_step(state, batch)
+            monitor.add(done - 1, metrics)
+            stops = stop.is_due(done)
+            evaluates = is_due(done, config.eval.every_steps, last=last)
+            saves = is_due(done, config.checkpoint.every_steps, last=last)
+            if evaluates or saves or is_due(done, config.log.every_steps, last=last):
+                monitor.report(done)
+                checkpoints.check()
+            if saves or stops:
+                with monitor.paused():
+                    meta = {**setup.meta(), "monitor": monitor.state()}
+                    checkpoints.save(done, state, meta=meta)
+            if stops:
+                with terminal.announced(f"Saving step {done}"):
+                    checkpoints.wait()
+                raise stop.stopped()
+            if evaluates:
+                scores = evaluate(done)
     assert scores is not None, "the last step is always evaluated"
     terminal.table(class_table(scores, setup.dataset))
     terminal.line(f"Protocol: {protocol_of(config).describe()}.")
     terminal.line(f"Pictures: {workdir / 'pictures'}    Curves: {workdir / 'curves.png'}")
     return scores
-
-
-def claim(workdir: Path, config: ConfigDict) -> None:
-    """Write the resolved config into the workdir; refuse one with checkpoints of another config."""
-    path = workdir / "config.json"
-    if path.exists() and any((workdir / FOLDER).glob("[0-9]*")):
-        changed = differences(from_json(path.read_text()), config)
-        if changed:
-            listed = "\n  ".join(changed)
-            raise ValueError(
-                f"{workdir} belongs to a run with another config:\n  {listed}\n"
-                "Give the old values to go on with it, or another --workdir to start anew."
-            )
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_text(path, to_json(config))
 
 
 def compile_step(

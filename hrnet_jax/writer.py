@@ -116,13 +116,21 @@ def clock(seconds: float) -> str:
 class MetricsWriter:
     """Appends to `metrics.jsonl` and to TensorBoard events in a workdir.
 
-    A resumed run rewrites what a killed one had written beyond the step it resumes from.
+    A resumed run rewrites what a killed one had written beyond the step it resumes from, and the
+    scores of that step if they are to be had again (`scored=False`).
     """
 
-    def __init__(self, workdir: Path, *, start: int):
-        self.path = workdir / "metrics.jsonl"
-        kept = [entry for entry in read_metrics(self.path) if entry["step"] <= start]
-        write_text(self.path, "".join(json.dumps(entry) + "\n" for entry in kept))
+    def __init__(self, workdir: Path, *, start: int, scored: bool = True):
+        self.path, self._bad_steps = workdir / "metrics.jsonl", workdir / "bad_steps.jsonl"
+        for path in (self.path, self._bad_steps):
+            kept = [
+                entry
+                for entry in read_metrics(path)
+                if entry["step"] < start
+                or (entry["step"] == start and (scored or "mIoU" not in entry))
+            ]
+            if kept or path.exists():
+                write_text(path, "".join(json.dumps(entry) + "\n" for entry in kept))
         self._lines = self.path.open("a")
         self._events = tensorboardX.SummaryWriter(
             str(workdir / "tensorboard"), purge_step=start + 1 if start else None
@@ -135,6 +143,13 @@ class MetricsWriter:
         self._lines.flush()
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
+
+    def write_bad_step(self, step: int, values: Mapping[str, float], *, ids: list[str]) -> Path:
+        """Note a step that was not finite and its examples in `bad_steps.jsonl`, returned."""
+        texts = {name: str(value) for name, value in values.items()}  # JSON has no nan
+        with self._bad_steps.open("a") as file:
+            file.write(json.dumps({"step": step, **texts, "ids": ids}) + "\n")
+        return self._bad_steps
 
     def entries(self) -> list[dict]:
         """Read back all entries of the run, earlier starts included."""

@@ -19,12 +19,14 @@ def run(
     module=("-m", "hrnet_jax.main"),
     devices: int = 8,
     check: bool = True,
+    environment: dict[str, str] | None = None,
     timeout: float = 300,
 ):
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "COLUMNS": "120"}
+    more = {"JAX_NUM_CPU_DEVICES": str(devices), "COLUMNS": "120"} | (environment or {})
     done = subprocess.run(
         [sys.executable, *module, *arguments],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout, check=False,
+        cwd=ROOT, env=os.environ | more, capture_output=True, text=True, timeout=timeout,
+        check=False,
     )  # fmt: skip
     if check:
         assert done.returncode == 0, done.stdout + done.stderr

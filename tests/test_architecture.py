@@ -12,14 +12,24 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # A file imports from lower levels, from files before it on its own level, or from its own folder.
 LEVELS = [
     ["hrnet_jax", "types", "files"],
-    ["models", "data", "metrics", "optim", "compiling", "per_image", "visualize", "writer"],
+    [
+        "models",
+        "data",
+        "metrics",
+        "optim",
+        "compiling",
+        "per_image",
+        "signals",
+        "visualize",
+        "writer",
+    ],
     ["protocol", "report", "submission"],
     ["batching", "config", "losses", "inference", "sharding"],
     ["compare", "recipes", "step"],
     ["checkpoint", "evaluator", "monitor"],
     ["zoo"],
     ["interop"],
-    ["setup", "predict", "prepare"],
+    ["setup", "predict", "prepare", "workdir"],
     ["doctor", "evaluate", "plan", "samples", "train"],
     ["main"],
 ]
@@ -27,7 +37,8 @@ LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
 ROOMS = {"models", "data", "interop"}  # folders
 SLOW = {"matplotlib", "scipy", "tensorflow_datasets"}
 CONFIG_FILES = {
-    "config", "recipes", "setup", "train", "plan", "evaluate", "predict", "doctor", "samples",
+    "config", "recipes", "setup", "workdir", "train", "plan", "evaluate", "predict", "doctor",
+    "samples",
     "main",
 }  # fmt: skip
 

@@ -1,5 +1,11 @@
+import contextlib
 import json
+import os
+import re
 import shutil
+import subprocess
+import tempfile
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -9,6 +15,7 @@ from hrnet_jax.checkpoint import (
     FOLDER,
     Checkpoints,
     leaf_checksums,
+    list_files,
     load_weights,
     save_weights,
     with_int_keys,
@@ -41,8 +48,9 @@ def scores_of(miou: float) -> Scores:
 def save_all(workdir, state, scores) -> Checkpoints:
     checkpoints = Checkpoints(workdir, keep_newest=2, warn=print)
     for step, score in scores.items():
-        scores = None if score is None else scores_of(score)
-        checkpoints.save(step, shifted(state, step), meta={"variant": "tiny"}, scores=scores)
+        checkpoints.save(step, shifted(state, step), meta={"variant": "tiny"})
+        if score is not None:
+            checkpoints.score(step, scores_of(score))
     checkpoints.wait()
     return checkpoints
 
@@ -63,8 +71,9 @@ def test_the_newest_two_and_the_best_are_kept(tmp_path, state):
 def test_the_whole_state_comes_back(tmp_path, state):
     save_all(tmp_path, state, {7: None}).close()
     checkpoints = Checkpoints(tmp_path, keep_newest=2, warn=print)
-    step, restored = checkpoints.restore_latest(like=state)
+    step, restored, meta = checkpoints.restore_latest(like=state)
     assert step == 7
+    assert meta["variant"] == "tiny"
     assert isinstance(restored, State)
     jax.tree.map(np.testing.assert_array_equal, restored, shifted(state, 7))
     assert jax.tree.structure(restored) == jax.tree.structure(state)
@@ -76,39 +85,238 @@ def test_an_empty_workdir_has_nothing_to_restore(tmp_path, state):
     assert Checkpoints(tmp_path, keep_newest=2, warn=print).restore_latest(like=state) is None
 
 
-def largest_file(folder):
-    files = (p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("_"))
-    return max(files, key=lambda path: path.stat().st_size)
+@pytest.fixture(scope="module")
+def two(tmp_path_factory, state):
+    """A workdir with the checkpoints 1 and 2, both scored."""
+    workdir = tmp_path_factory.mktemp("two")
+    save_all(workdir, state, {1: 10.0, 2: 20.0}).close()
+    return workdir
 
 
-@pytest.mark.parametrize("item", ["model", "meta"])
-@pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
-def test_a_damaged_newest_checkpoint_is_named_set_aside_and_saved_anew(
-    tmp_path, state, item, damage
-):
-    save_all(tmp_path, state, {1: None, 2: None}).close()
-    data = largest_file(tmp_path / FOLDER / "2" / item)
-    content = bytearray(data.read_bytes())
+def flip(path):
+    content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
-    if damage == "flip":
-        data.write_bytes(content)
-    elif damage == "truncate":
-        data.write_bytes(content[: len(content) // 2])
-    else:
-        data.unlink()
-    warnings = []
-    checkpoints = Checkpoints(tmp_path, keep_newest=2, warn=warnings.append)
-    step, _ = checkpoints.restore_latest(like=state)
-    assert step == 1
-    assert "checkpoint 2" in warnings[0]
-    assert "damaged" in warnings[0]
-    assert (tmp_path / "damaged" / "2").is_dir()
+    path.write_bytes(content)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def delete(path):
+    path.unlink()
+
+
+def files_of(workdir, step):
+    place = workdir / FOLDER / str(step)
+    return sorted(path.relative_to(place) for path in place.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, delete])
+def test_damage_to_any_file_of_the_newest_checkpoint_is_named_and_the_one_before_used(
+    tmp_path, two, state, damage
+):
+    files = files_of(two, 2)
+    assert len(files) > 20
+    for number, file in enumerate(files):
+        workdir = tmp_path / str(number)
+        shutil.copytree(two, workdir)
+        damage(workdir / FOLDER / "2" / file)
+        warnings = []
+        checkpoints = Checkpoints(workdir, keep_newest=2, warn=warnings.append)
+        step, *_ = checkpoints.restore_latest(like=state)
+        if file.name in ("commit_success.txt", "_CHECKPOINT_METADATA"):
+            assert (step, warnings) == (2, [])  # when it was committed; nothing of it is used
+        elif file.name == "scores.json":
+            assert step == 2  # and is evaluated anew
+            assert checkpoints.scores(2) is None
+            if damage is not delete:
+                assert warnings[0].endswith("scores.json is damaged; the scores are left out.")
+        else:
+            assert step == 1, file
+            assert warnings[0].startswith("checkpoint 2 in ")
+            assert f"is damaged ({file}" in warnings[0] or file.name == "files.json"
+            assert (workdir / "damaged" / "2").is_dir()
+        checkpoints.close()
+
+
+def test_a_step_that_was_damaged_is_saved_anew(tmp_path, two, state):
+    shutil.copytree(two, tmp_path, dirs_exist_ok=True)
+    delete(tmp_path / FOLDER / "2" / "meta" / "metadata")
+    checkpoints = Checkpoints(tmp_path, keep_newest=2, warn=lambda text: None)
+    assert checkpoints.restore_latest(like=state).step == 1
     checkpoints.save(2, shifted(state, 2), meta={"variant": "tiny"})
     checkpoints.close()
-    assert load_weights(tmp_path).step == 2
+    assert load_weights(tmp_path / FOLDER / "2").step == 2
     again = Checkpoints(tmp_path, keep_newest=2, warn=pytest.fail)
-    assert again.restore_latest(like=state)[0] == 2
+    assert again.restore_latest(like=state).step == 2
     again.close()
+
+
+def test_unfinished_and_empty_checkpoints_are_named_and_left_out(tmp_path, two, state):
+    shutil.copytree(two, tmp_path, dirs_exist_ok=True)
+    unfinished = tmp_path / FOLDER / "3.orbax-checkpoint-tmp"
+    shutil.copytree(tmp_path / FOLDER / "2", unfinished)
+    (tmp_path / FOLDER / "4").mkdir()
+    assert load_weights(tmp_path).step == 2
+    warnings = []
+    checkpoints = Checkpoints(tmp_path, keep_newest=2, warn=warnings.append)
+    assert checkpoints.restore_latest(like=state).step == 2
+    checkpoints.save(4, state, meta={})
+    checkpoints.close()
+    assert f"{unfinished} was left unfinished by a run that was stopped" in warnings[0]
+    assert "checkpoint 4" in warnings[1]
+    assert "(the folder is empty)" in warnings[1]
+    assert sorted(path.name for path in (tmp_path / FOLDER).iterdir()) == ["2", "4"]
+
+
+def test_the_best_is_remembered_over_a_restart(tmp_path, two, state):
+    shutil.copytree(two, tmp_path, dirs_exist_ok=True)
+    checkpoints = Checkpoints(tmp_path, keep_newest=1, warn=pytest.fail)
+    checkpoints.restore_latest(like=state)
+    for step in (3, 4):
+        checkpoints.save(step, state, meta={})
+        checkpoints.score(step, scores_of(15.0))
+    assert checkpoints.steps == [2, 4]
+    checkpoints.save(5, state, meta={})  # its evaluation never comes
+    checkpoints.close()
+    assert load_weights(tmp_path).step == 2
+    assert [checkpoints.scores(step) for step in (2, 5)] == [scores_of(20.0).summary(), None]
+
+
+def test_a_better_one_takes_the_place_of_the_best(tmp_path, two, state):
+    shutil.copytree(two, tmp_path, dirs_exist_ok=True)
+    checkpoints = Checkpoints(tmp_path, keep_newest=1, warn=pytest.fail)
+    checkpoints.save(3, state, meta={})
+    checkpoints.score(3, scores_of(30.0))
+    assert checkpoints.steps == [3]
+    checkpoints.close()
+    assert [path.name for path in (tmp_path / FOLDER).iterdir()] == ["3"]
+
+
+# A disk that is full, read-only or somebody else's.
+
+
+def of_orbax_too(test):
+    """Its threads raise as well, which pytest takes for an accident."""
+    for warning in ("UnhandledThreadException", "UnraisableException"):
+        test = pytest.mark.filterwarnings(f"ignore::pytest.Pytest{warning}Warning")(test)
+    return test
+
+
+@contextlib.contextmanager
+def files_of_at_most(size):
+    """Let the system refuse larger files: what a full disk does, without filling one."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@contextlib.contextmanager
+def mounted(folder, size):
+    """A small disk of its own, for those who may mount."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("may not mount a file system")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+@contextlib.contextmanager
+def as_somebody_else():
+    """Root may write everywhere."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+def assert_a_save_fails_loudly(workdir, state, failing):
+    """`failing` is a context in which no checkpoint can be written into the workdir."""
+    checkpoints = Checkpoints(workdir, keep_newest=2, warn=pytest.fail)
+    told = rf"Checkpoint 3 could not be written to {re.escape(str(workdir))}.*as they were"
+
+    def save():
+        checkpoints.save(3, state, meta={})
+        checkpoints.wait()
+
+    with failing, pytest.raises(OSError, match=told):
+        save()
+    with contextlib.suppress(OSError):
+        checkpoints.close()
+    again = Checkpoints(workdir, keep_newest=2, warn=print)
+    assert again.restore_latest(like=state).step == 2
+    again.save(3, state, meta={})  # and when there is room again, it works
+    again.close()
+    assert load_weights(workdir / FOLDER / "3").step == 3
+
+
+@of_orbax_too
+def test_where_files_cannot_grow_a_save_fails_loudly(tmp_path, two, state):
+    shutil.copytree(two, tmp_path, dirs_exist_ok=True)
+    assert_a_save_fails_loudly(tmp_path, state, files_of_at_most(600))
+
+
+@of_orbax_too
+def test_on_a_full_disk_a_save_fails_loudly(tmp_path, two, state):
+    with mounted(tmp_path / "small", "1m"):
+        workdir = tmp_path / "small" / "run"
+        shutil.copytree(two, workdir)
+
+        @contextlib.contextmanager
+        def full():
+            filler = workdir / "filler"
+            with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+            yield
+            filler.unlink()
+
+        assert_a_save_fails_loudly(workdir, state, full())
+
+
+@of_orbax_too
+def test_on_a_read_only_disk_a_save_fails_loudly(tmp_path, two, state):
+    with mounted(tmp_path / "disk", "4m"):
+        workdir = tmp_path / "disk" / "run"
+        shutil.copytree(two, workdir)
+
+        @contextlib.contextmanager
+        def read_only():
+            for mode in ("ro", "rw"):
+                subprocess.run(["mount", "-o", f"remount,{mode}", tmp_path / "disk"], check=True)
+                if mode == "ro":
+                    yield
+
+        assert_a_save_fails_loudly(workdir, state, read_only())
+
+
+@of_orbax_too
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="has other permissions")
+def test_without_permission_a_save_fails_loudly(two, state):
+    with tempfile.TemporaryDirectory() as folder:  # where others may look, unlike tmp_path
+        os.chmod(folder, 0o755)
+        workdir = Path(folder) / "run"
+        shutil.copytree(two, workdir)
+
+        @contextlib.contextmanager
+        def forbidden():
+            (workdir / FOLDER).chmod(0o555)
+            with as_somebody_else():
+                yield
+            (workdir / FOLDER).chmod(0o755)
+
+        assert_a_save_fails_loudly(workdir, state, forbidden())
 
 
 def test_float64_weights_come_back_as_they_were(tmp_path, state):
@@ -137,6 +345,7 @@ def test_flipped_weights_are_not_loaded(tmp_path, state):
     name = sorted(meta["checksums"]["model"])[0]
     meta["checksums"]["model"][name] ^= 1
     path.write_text(json.dumps(meta))
+    list_files(tmp_path / FOLDER / "1")  # the files are as they were written, what was read is not
     with pytest.raises(ValueError, match=rf"1 is damaged \(1 tensors differ .*, first {name}\)"):
         load_weights(tmp_path)
 

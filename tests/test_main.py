@@ -99,6 +99,27 @@ def test_samples_are_drawn(tiny_city, tmp_path):
     ]
 
 
+def test_without_memory_on_the_device_there_is_advice(tiny_city, tmp_path):
+    script = """
+import jax
+from absl import app
+from hrnet_jax import main, train
+from tests import tiny
+def compile_step(*_):
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate.")
+train.compile_step = compile_step
+app.run(main.main, flags_parser=main.parse_flags)
+"""
+    done = run(
+        "--config=tests/tiny_config.py", f"--config.data.root={tiny_city}",
+        f"--workdir={tmp_path}", module=("-c", script), check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    for text in ("Out of memory while", "config.train.batch_size", "config.train.crop_size"):
+        assert text in done.stderr
+
+
 def test_help_teaches():
     done = run("--help", check=False)
     assert "predict  label the images in --input" in done.stdout + done.stderr

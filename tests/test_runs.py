@@ -2,7 +2,11 @@
 
 import io
 import json
+import os
 import shutil
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +15,24 @@ from PIL import Image
 from rich.console import Console
 
 from hrnet_jax.checkpoint import load_weights
+from hrnet_jax.signals import Stopped
 from hrnet_jax.train import train
-from hrnet_jax.writer import Terminal
+from hrnet_jax.workdir import owned
+from hrnet_jax.writer import Terminal, read_metrics
 from tests import tiny  # noqa: F401 -- adds the variant "toy"
 from tests.command import TINY, run
+from tests.kill_campaign import contents
 from tests.tiny_config import get_config
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, tiny_city) -> tuple[Path, str]:
-    workdir = tmp_path_factory.mktemp("runs") / "tiny run"  # with a space
-    done = run(f"--config.data.root={tiny_city}", f"--workdir={workdir}", module=TINY)
+    folder = tmp_path_factory.mktemp("runs")
+    workdir, city = folder / "tiny run \u2602 \u0142\xf3d\u017a", folder / "mini\u0441ity"
+    city.symlink_to(tiny_city)
+    # No language, a time zone of quarters of an hour, a home in which nothing can be written.
+    odd = {"LC_ALL": "C", "TZ": "Asia/Kathmandu", "HOME": "/proc"}
+    done = run(f"--config.data.root={city}", f"--workdir={workdir}", module=TINY, environment=odd)
     return workdir, done.stdout
 
 
@@ -89,6 +100,115 @@ def test_resuming_ends_bit_for_bit_where_an_unbroken_run_ends(trained, tiny_city
         json.loads(line)["step"] for line in (broken / "metrics.jsonl").read_text().splitlines()
     ]
     assert steps == [1, 2, 2, 3, 4, 4]
+
+
+class Interrupting(Terminal):
+    """Sends a signal to this process when a text is about to be shown."""
+
+    def __init__(self, number: int, text: str):
+        super().__init__(Console(file=io.StringIO(), width=200))
+        self._number, self._text = number, text
+
+    def _look(self, text: str) -> None:
+        if self._text in text:
+            os.kill(os.getpid(), self._number)
+            time.sleep(0.3)  # another thread hears it
+
+    def line(self, text: str) -> None:
+        self._look(text)
+        super().line(text)
+
+    def track(self, items, what, *, total):
+        for item in super().track(items, what, total=total):
+            self._look(what)
+            yield item
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
+def test_interrupted_again_and_again_a_run_ends_like_one_that_never_was(trained, config, tmp_path):
+    """Within an evaluation, then between two checkpoints."""
+    unbroken, _ = trained
+    workdir = tmp_path / "broken"
+    with pytest.raises(Stopped) as stopped:
+        train(config, workdir=workdir, terminal=Interrupting(signal.SIGTERM, "Evaluating"))
+    assert stopped.value.exit_code == 143
+    assert not (workdir / "checkpoints" / "2" / "scores.json").exists()
+    terminal = Interrupting(signal.SIGINT, "step 2/4  mIoU")
+    with pytest.raises(Stopped) as stopped:
+        train(config, workdir=workdir, terminal=terminal)
+    assert stopped.value.exit_code == 130
+    assert "Saving step 3" in terminal.console.file.getvalue()
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["2", "3"]
+    train(config, workdir=workdir, terminal=quiet())
+    ours, theirs = contents(workdir), contents(unbroken)
+    assert ours["best checkpoint"] == theirs["best checkpoint"]
+    assert set(ours["checkpoints"]) - {2} == {3, 4}  # 3 was made out of turn; 2 stays if it is best
+    for name in theirs:
+        if not name.endswith(("checkpoint 2", "checkpoints", "examples")):
+            assert ours[name] == theirs[name], name
+
+
+def test_a_second_run_in_the_same_workdir_is_refused(trained, config):
+    workdir, _ = trained
+    with (
+        owned(workdir, warn=pytest.fail),
+        pytest.raises(ValueError, match=rf"is in use by process {os.getpid()} on "),
+    ):
+        train(config, workdir=workdir, terminal=quiet())
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_ends_like_one_that_never_was(tmp_path):
+    """The short form of `python -m tests.kill_campaign`."""
+    done = run(f"--folder={tmp_path / 'campaign'}", "--trials=3",
+               module=("-m", "tests.kill_campaign"), devices=1)  # fmt: skip
+    assert "3 trials, " in done.stdout
+    assert "0 ended differently" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(1, 8), (8, 1)])
+def test_resuming_on_another_number_of_devices(tiny_city, tmp_path, before, after):
+    recording = ("-m", "tests.recording", *TINY[2:])
+    arguments = (f"--config.data.root={tiny_city}", f"--workdir={tmp_path}")
+    run(*arguments, module=recording, devices=before)
+    expected = read_metrics(tmp_path / "metrics.jsonl")
+    examples = {entry["step"]: entry["ids"] for entry in read_metrics(tmp_path / "ids.jsonl")}
+    assert sorted(examples) == [0, 1, 2, 3]
+    shutil.rmtree(tmp_path / "checkpoints" / "4")
+    (tmp_path / "ids.jsonl").unlink()
+    done = run(*arguments, module=recording, devices=after)
+    assert "resumed at step 2" in done.stdout
+    resumed = {entry["step"]: entry["ids"] for entry in read_metrics(tmp_path / "ids.jsonl")}
+    assert resumed == {step: examples[step] for step in (2, 3)}
+    pairs = list(zip(expected, read_metrics(tmp_path / "metrics.jsonl"), strict=True))
+    for entry, again in pairs:
+        assert entry["step"] == again["step"]
+        if entry["step"] == 3:
+            assert again["loss"] == pytest.approx(entry["loss"], rel=1e-5)
+            assert again["loss"] != 0
+    assert any(again is not entry for entry, again in pairs)
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_a_run_loudly_and_costs_no_checkpoint(tiny_city, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ("mount", "-t", "tmpfs", "-o")
+    if not shutil.which("mount") or subprocess.run([*mount, "size=1m", "tmpfs", disk]).returncode:
+        pytest.skip("may not mount a file system")
+    try:
+        arguments = (f"--config.data.root={tiny_city}", f"--workdir={disk / 'run'}")
+        (disk / "filler").write_bytes(bytes(650_000))
+        done = run(*arguments, module=TINY, check=False)
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1].startswith("Error: ")
+        assert "No space left on device" in done.stderr
+        (disk / "filler").unlink()
+        subprocess.run(["mount", "-o", "remount,size=100m", disk], check=True)
+        assert "mIoU" in run(*arguments, module=TINY).stdout
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
 
 
 def test_a_workdir_of_another_config_is_refused(trained, tiny_city):

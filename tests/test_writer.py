@@ -26,6 +26,38 @@ def test_a_resumed_run_rewrites_what_came_after_its_checkpoint(tmp_path):
     assert list((tmp_path / "tensorboard").iterdir())
 
 
+def test_scores_that_are_to_be_had_again_are_left_out(tmp_path):
+    writer = MetricsWriter(tmp_path, start=0)
+    for step in (10, 20):
+        writer.write(step, {"loss": 1.0})
+        writer.write(step, {"mIoU": 50.0})
+    writer.close()
+    MetricsWriter(tmp_path, start=20, scored=False).close()
+    entries = read_metrics(tmp_path / "metrics.jsonl")
+    assert [(e["step"], "mIoU" in e) for e in entries] == [(10, False), (10, True), (20, False)]
+
+
+def test_a_clock_that_jumps_back_loses_nothing(tmp_path, monkeypatch):
+    writer = MetricsWriter(tmp_path, start=0)
+    for step, now in enumerate((1e9, 1e9 - 3600, 1e9 + 1)):
+        monkeypatch.setattr("time.time", lambda now=now: now)
+        writer.write(step, {"loss": 1.0})
+    writer.close()
+    MetricsWriter(tmp_path, start=2).close()
+    assert [entry["step"] for entry in read_metrics(writer.path)] == [0, 1, 2]
+
+
+def test_bad_steps_are_listed_until_they_are_run_again(tmp_path):
+    writer = MetricsWriter(tmp_path, start=0)
+    for step in (3, 5):
+        path = writer.write_bad_step(step, {"loss": float("nan")}, ids=["ä", "b"])
+    writer.close()
+    MetricsWriter(tmp_path, start=4).close()
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"step": 3, "loss": "nan", "ids": ["ä", "b"]}
+    ]
+
+
 def test_lines_where_there_is_no_terminal():
     out = io.StringIO()
     terminal = Terminal(Console(file=out))

@@ -75,10 +75,12 @@ class Notes:
         files = [
             f"\n  {path}" for note in left for path in os.fsdecode(note.read_bytes()).split("\n")
         ]
+        dead = ", ".join(sorted({str(_pid(note.name)) for note in left}))
+        who = f"Worker process {dead}" if dead else "A worker process"
         reading = f" while it was reading{''.join(files)}" if files else " between two files"
         killed = f"exit code -{signal.SIGKILL:d}" in str(error) if os.name == "posix" else False
         return ChildProcessError(
-            f"A worker process ended{reading}\n"
+            f"{who} ended{reading}\n"
             + (
                 "It was killed: by the system when memory ran out (use fewer workers with"
                 f" --config.data.workers), by somebody, or because one example took over"

@@ -38,7 +38,10 @@ def test_a_stuck_worker_is_killed_and_its_files_are_named(monkeypatch):
         worker.join(30)
         assert worker.exitcode == -9
         error = taken.obituary(RuntimeError("ended with exit code -9."))
-    assert "reading\n  a.jpg\n  a.png\nIt was killed" in str(error)
+    told = (
+        f"Worker process {worker.pid} ended while it was reading\n  a.jpg\n  a.png\nIt was killed"
+    )
+    assert told in str(error)
 
 
 def test_many_short_readings_are_not_stuck(monkeypatch):

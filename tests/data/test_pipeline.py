@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from hrnet_jax.data import transforms
+from hrnet_jax.data import notes, transforms
 from hrnet_jax.data.dataset import folder_dataset
 from hrnet_jax.data.pipeline import eval_examples, example_index, steps_per_epoch, train_batches
 from hrnet_jax.data.sources import Record
@@ -24,11 +24,15 @@ TRAIN = transforms.train_transforms(
 
 @dataclasses.dataclass(frozen=True)
 class MemorySource:
-    """Records drawn from their number; `broken` does not decode, `deadly` ends the process."""
+    """Records drawn from their number.
+
+    `broken` does not decode, `deadly` ends the process, `endless` never comes.
+    """
 
     size: int
     broken: int = -1
     deadly: int = -1
+    endless: int = -1
 
     def __len__(self):
         return self.size
@@ -39,6 +43,8 @@ class MemorySource:
     def __getitem__(self, index):
         if index == self.deadly:
             os.kill(os.getpid(), signal.SIGKILL)
+        if index == self.endless:
+            time.sleep(600)
         rng = np.random.default_rng(index)
         image, label = rng.integers(0, 256, (20, 30, 3)), rng.integers(0, 2, (20, 30))
         return Record(
@@ -328,6 +334,16 @@ def test_a_worker_tells_what_it_replaced_and_names_its_files_when_killed():
     assert "memory ran out (use fewer workers with --config.data.workers)" in str(error.value)
     assert time.monotonic() - begin < 60
     assert [entry["bad"] for entry in heard] == [f"{source.broken}.png"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="has no SIGKILL")
+def test_a_worker_that_is_stuck_is_ended_and_names_its_files(monkeypatch):
+    monkeypatch.setattr(notes, "_LIMIT", 2.0)
+    endless = int(batches(3, size=40)[-1]["id"][0])
+    begin = time.monotonic()
+    with pytest.raises(ChildProcessError, match=rf"Worker process \d+ .*reading\n  {endless}\.jpg"):
+        list(stream_of(MemorySource(40, endless=endless), workers=1))
+    assert time.monotonic() - begin < 60
 
 
 def is_alive(pid):

@@ -1,0 +1,84 @@
+"""A run's folder belongs to one run at a time, and to one config."""
+
+import contextlib
+import datetime
+import errno
+import json
+import os
+import platform
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from hrnet_jax.checkpoint import FOLDER
+from hrnet_jax.config import differences, from_json, to_json
+from hrnet_jax.files import write_text
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing keeps two runs apart
+    fcntl = None  # type: ignore[assignment]
+
+
+@contextlib.contextmanager
+def owned(workdir: Path, *, warn: Callable[[str], None]) -> Iterator[None]:
+    """Refuse a workdir in which another run is at work; else own it while the block runs.
+
+    The system takes the lock back from a process that ends in whatever way. File systems without
+    locks get a warning, Windows nothing.
+
+    Raises:
+        ValueError: names the process that owns it.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    path = workdir / ".lock"
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise ValueError(
+                    f"{workdir} is in use by {_owner(path)}. Two runs would spoil each other's "
+                    "files: wait for that one, stop it, or give this one another --workdir."
+                ) from None
+            warn(
+                f"{workdir} is on a file system without locks ({error.strerror}): nothing keeps a "
+                "second run away from it."
+            )
+        else:
+            file.truncate(0)
+            now = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+            json.dump({"host": platform.node(), "pid": os.getpid(), "since": now}, file)
+            file.flush()
+        yield
+
+
+def _owner(path: Path) -> str:
+    try:
+        owner = json.loads(path.read_text())
+        return f"process {owner['pid']} on {owner['host']} since {owner['since']}"
+    except (ValueError, KeyError):  # it has just begun
+        return "another run"
+
+
+def claim(workdir: Path, config: ConfigDict, *, tell: Callable[[str], None]) -> None:
+    """Write the resolved config into the workdir; refuse one with checkpoints of another config.
+
+    Changes of fields that do not touch the result are told and allowed.
+    """
+    path = workdir / "config.json"
+    if path.exists() and any((workdir / FOLDER).glob("[0-9]*")):
+        old = from_json(path.read_text())
+        if changed := differences(old, config):
+            listed = "\n  ".join(changed)
+            raise ValueError(
+                f"{workdir} belongs to a run with another config:\n  {listed}\n"
+                "Give the old values to go on with it, or another --workdir to start anew."
+            )
+        if changed := differences(old, config, operational=True):
+            tell(f"Changed since the last start: {'; '.join(changed)}.")
+    write_text(path, to_json(config))

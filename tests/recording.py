@@ -1,0 +1,30 @@
+"""The tiny command line (`tests.tiny`), which also records the examples of every step it runs.
+
+    python -m tests.recording --config tests/tiny_config.py --workdir=FOLDER ...
+
+<workdir>/ids.jsonl holds one line for each step and start of the run.
+"""
+
+import json
+from contextlib import closing
+from pathlib import Path
+
+from absl import app
+
+from hrnet_jax import main, setup
+from tests import tiny  # noqa: F401 -- adds the variant "tiny"
+
+_train_batches = setup.Setup.train_batches
+
+
+def _recorded(self, start: int, *, workdir: Path):
+    batches = _train_batches(self, start, workdir=workdir)
+    with closing(batches), (workdir / "ids.jsonl").open("a", buffering=1) as file:
+        for step, batch in enumerate(batches, start):
+            file.write(json.dumps({"step": step, "ids": batch["id"].tolist()}) + "\n")
+            yield batch
+
+
+if __name__ == "__main__":
+    setup.Setup.train_batches = _recorded
+    app.run(main.main, flags_parser=main.parse_flags)
