@@ -22,7 +22,13 @@ assert "tiny" in tiny.VARIANTS  # for every test file, also when it runs alone
 
 def pytest_collection_modifyitems(items):
     """The longest files first, so that none keeps one process busy while the others are idle."""
-    longest = ("test_runs.py", "test_main.py", "test_evaluator.py", "test_ragged.py")
+    longest = (
+        "test_runs.py",
+        "test_main.py",
+        "test_recipes_run.py",
+        "test_evaluator.py",
+        "test_ragged.py",
+    )
     items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else 9)
 
 
