@@ -20,6 +20,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from hrnet_jax import processes
 from hrnet_jax.files import write_text
 from hrnet_jax.metrics import Scores
 from hrnet_jax.step import State
@@ -116,8 +117,9 @@ class Checkpoints:
     def score(self, step: int, scores: Scores) -> None:
         """Note the evaluation of a checkpoint; from now on it may be the best."""
         self.wait()
-        if jax.process_index() == 0:
+        if processes.is_first():
             _write_scores(self._folder / str(step), scores.summary())
+        processes.wait_for_all(f"scores of step {step}")  # all must agree on what is kept
         for old in set(self.steps) - self._kept(self.steps):
             self._manager.delete(old)
 
@@ -167,12 +169,13 @@ class Checkpoints:
 
     def _set_aside(self, steps: list[int]) -> None:
         """Move checkpoints out of the way; Orbax would not save a step that is not the newest."""
-        for step in steps:
+        for step in steps if processes.is_first() else ():
             target = self._folder.parent / "damaged" / str(step)
             target.parent.mkdir(exist_ok=True)
             if target.exists():
                 shutil.rmtree(target)
             (self._folder / str(step)).rename(target)
+        processes.wait_for_all("damaged checkpoints")
         if steps:
             self._manager.reload()
 
@@ -237,7 +240,7 @@ class Checkpoints:
 
     def _seal(self) -> None:
         """Called by Orbax when all is written but not yet under its final name."""
-        if jax.process_index() == 0 and self._saving is not None:
+        if processes.is_first() and self._saving is not None:
             unfinished = self._folder / f"{self._saving}{_UNFINISHED}"
             # Where folders cannot be renamed, Orbax writes under the final name.
             list_files(unfinished if unfinished.exists() else self._folder / str(self._saving))

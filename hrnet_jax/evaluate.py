@@ -15,7 +15,7 @@ import jax
 from ml_collections import ConfigDict
 
 import hrnet_jax
-from hrnet_jax import zoo
+from hrnet_jax import processes, zoo
 from hrnet_jax.checkpoint import Weights, leaf_checksums
 from hrnet_jax.config import protocol_of
 from hrnet_jax.evaluator import OnPrediction, class_table
@@ -45,13 +45,13 @@ def evaluate(config: ConfigDict, weights: Weights, *, workdir: Path, terminal: T
         f"Evaluating {weights.path} on {len(setup.validation)} {config.eval.split} images of "
         f"{setup.dataset.name}"
     )
-    params, stats = replicate((weights.params, weights.stats), mesh=setup.mesh)
+    params, stats = replicate((weights.params, weights.stats), mesh=setup.own_mesh)
     begin = time.perf_counter()
     scores = setup.evaluator()(
         params,
         stats,
         setup.validation_examples(),
-        total=len(setup.validation),
+        total=setup.validation_share,
         on_prediction=results,
     )
     results.write(scores, weights=weights, seconds=time.perf_counter() - begin)
@@ -82,7 +82,9 @@ class Results:
         dataset, options = setup.dataset, setup.config.eval
         self._counts = ImageCounts(dataset.num_classes)
         self._gallery = Gallery(dataset)
-        self._writers: list[OnPrediction] = [setup.pictures(folder / "pictures")]
+        self._writers: list[OnPrediction] = []
+        if processes.is_first():
+            self._writers.append(setup.pictures(folder / "pictures"))
         if options.save_predictions:
             self._writers.append(Predictions(folder / "predictions", dataset))
         self._submission: Submission | None = None
@@ -103,8 +105,12 @@ class Results:
         self._gallery.add(example, predicted, confusion)
 
     def write(self, scores: Scores, *, weights: Weights, seconds: float) -> None:
-        """Write the files that need all images."""
-        counts = self._counts.result()
+        """Write the files that need all images; every process must call this."""
+        counts = PerImage.joined(
+            PerImage.from_bytes(part) for part in processes.gather(self._counts.result().to_bytes())
+        )
+        if not processes.is_first():
+            return
         receipt = self._receipt(scores, counts, weights=weights, seconds=seconds)
         write_report(
             self._folder / "report.html",

@@ -17,6 +17,7 @@ from jaxtyping import Float16
 from rich.table import Table
 from rich.text import Text
 
+from hrnet_jax import processes
 from hrnet_jax.batching import Batcher, Plan
 from hrnet_jax.compiling import compiler_options
 from hrnet_jax.data.dataset import Dataset
@@ -110,7 +111,10 @@ class Evaluator:
         total: int,
         on_prediction: OnPrediction | None = None,
     ) -> Scores:
-        """Score a split; every example counts once, in whatever batches it comes."""
+        """Score a split; every example counts once, in whatever batches it comes.
+
+        Each process of a run gives its own examples, and gets the scores of all.
+        """
         confusion = np.zeros((self.num_classes, self.num_classes), np.int64)
         programs = len(self._programs)
         tracked = self._terminal.track(examples, "Evaluating", total=total)
@@ -121,7 +125,7 @@ class Evaluator:
                     on_prediction(example, labels)
         if len(self._programs) > programs:
             self._terminal.line(self.costs())
-        return Scores(confusion)
+        return Scores(processes.total(confusion))
 
     def label(self, params: dict, stats: dict, examples: Iterable[Example]) -> Iterator["Labelled"]:
         """Label examples that have views (`transforms.ResizeViews`), in batches of like shapes."""

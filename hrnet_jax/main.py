@@ -29,9 +29,10 @@ from pathlib import Path
 import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
+from rich.console import Console
 
 from hrnet_jax import config as configs
-from hrnet_jax import zoo
+from hrnet_jax import processes, zoo
 from hrnet_jax.checkpoint import FOLDER, load_weights
 from hrnet_jax.compare import compare
 from hrnet_jax.compiling import enable_compilation_cache
@@ -79,6 +80,10 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(f"Error: {argv[1]!r} is no option; fields are given as --config.field=value.")
     terminal = Terminal()
     try:
+        if _MODE.value in ("train", "eval"):
+            processes.join()
+            if not processes.is_first():  # one speaks for all
+                terminal = Terminal(Console(quiet=True))
         if _MODE.value == "compare":
             _compare(argv[1:], terminal)
         elif _MODE.value == "zoo":
@@ -230,8 +235,12 @@ def _set_up(config: ConfigDict, terminal: Terminal) -> None:
 def _draw_minicity(config: ConfigDict, terminal: Terminal) -> None:
     """The embedded dataset is drawn where it is looked for, once."""
     root = Path(config.data.root).expanduser()
-    if config.data.name == "minicity" and not root.exists():
-        minicity.write(root, console=terminal.console)
+    if config.data.name != "minicity":
+        return
+    for first in (True, False):  # hosts may share a disk, or have one each
+        if processes.is_first() == first and not root.exists():
+            minicity.write(root, console=terminal.console)
+        processes.wait_for_all(f"minicity {first}")
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """Watches a training run: speed, loss, steps that are not finite. Writes what it sees."""
 
 import contextlib
+import json
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -10,6 +11,7 @@ import jax
 import optax
 
 from hrnet_jax.metrics import Scores
+from hrnet_jax.processes import gather
 from hrnet_jax.step import Metrics
 from hrnet_jax.types import Batch
 from hrnet_jax.writer import LiveLine, MetricsWriter, Terminal
@@ -118,6 +120,7 @@ class Monitor:
             self._bad_steps = 0
             return
         self._bad_steps += 1
+        ids = [name for part in gather(json.dumps(ids).encode()) for name in json.loads(part)]
         values = {"loss": float(metrics.loss), "grad_norm": float(metrics.grad_norm)}
         path = self._writer.write_bad_step(step + 1, values, ids=ids)
         what = (

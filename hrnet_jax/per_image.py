@@ -5,6 +5,8 @@ Counts only, so a split of thousands of images is a few megabytes.
 
 import dataclasses
 import hashlib
+import io
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +45,31 @@ class PerImage:
     def save(self, path: Path) -> None:
         """Write a compressed npz of plain arrays, in one piece."""
         with written_in_one_piece(path) as file:
-            np.savez_compressed(file, **{name: getattr(self, name) for name in _FIELDS})
+            file.write(self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """Return the contents of that file."""
+        file = io.BytesIO()
+        np.savez_compressed(file, **{name: getattr(self, name) for name in _FIELDS})
+        return file.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "PerImage":
+        """Read back what `to_bytes` gave."""
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return cls(**{name: arrays[name] for name in _FIELDS})
+
+    @classmethod
+    def joined(cls, parts: Iterable["PerImage"]) -> "PerImage":
+        """Several parts of a split as one, in the order of the ids."""
+        parts = list(parts)
+        fields = {name: np.concatenate([getattr(p, name) for p in parts]) for name in _FIELDS}
+        # Two parts may hold equal names: then what belongs to the data decides.
+        keys = zip(
+            fields["ids"], fields["sizes"].tolist(), fields["labelled"].tolist(), strict=True
+        )
+        order = [n for _, n in sorted((key, n) for n, key in enumerate(keys))]
+        return cls(**{name: values[order] for name, values in fields.items()})
 
     @classmethod
     def load(cls, path: Path) -> "PerImage":
@@ -53,9 +79,7 @@ class PerImage:
             ValueError: if it is damaged or something else.
         """
         try:
-            # Opened here, because numpy leaves a damaged file open.
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return cls(**{name: arrays[name] for name in _FIELDS})
+            return cls.from_bytes(path.read_bytes())
         except FileNotFoundError:
             raise
         except Exception as error:  # numpy and zipfile raise many types on damage
@@ -78,7 +102,6 @@ class ImageCounts:
 
     def result(self) -> PerImage:
         """Return all counts in the order of the ids."""
-        # Two parts of a split may hold equal names: then what belongs to the data decides.
         rows = sorted(self._rows, key=lambda row: (*row[:2], row[2][1].tolist()))
         sizes = np.array([size for _, size, _ in rows], np.int32).reshape(-1, 2)
         counts = np.array([counts for *_, counts in rows], np.int32)

@@ -37,6 +37,9 @@ class Setup:
         self.config, self.terminal = config, terminal
         self.dataset = dataset_of(config)
         self.mesh = mesh or make_mesh(data=config.mesh.data, height=config.mesh.height)
+        self.own_mesh = self.mesh  # of the devices of this process
+        if jax.process_count() > 1:
+            self.own_mesh = make_mesh(devices=jax.local_devices())
         self.dtype = jnp.dtype(config.model.dtype)  # of the computation
         self._origin = f"random weights, seed {config.seed}"  # of the weights of step 0
 
@@ -201,6 +204,8 @@ class Setup:
             batch_size=config.train.batch_size,
             seed=config.seed,
             start_step=start,
+            host=jax.process_index(),
+            hosts=jax.process_count(),
             reference=config.reference,
             workers=config.data.workers,
             threads=config.data.threads,
@@ -217,27 +222,38 @@ class Setup:
             "label": jax.ShapeDtypeStruct(size, jnp.uint8),
         }
 
+    @property
+    def validation_share(self) -> int:
+        """How many of the validation examples are for this process."""
+        return len(range(jax.process_index(), len(self.validation), jax.process_count()))
+
     def validation_examples(self) -> Iterator[Example]:
-        """The validation split once, in order."""
+        """This process's share of the validation split once, in order."""
         config = self.config
         return eval_examples(
             self.validation,
             self.dataset,
             transforms=[ResizeViews(sizes=protocol_of(config).view_sizes)],
+            host=jax.process_index(),
+            hosts=jax.process_count(),
             workers=config.data.workers,
             threads=config.data.threads,
         )
 
     def evaluator(self) -> Evaluator:
-        """Compiled evaluation of this model."""
+        """Compiled evaluation of this model, on the devices of this process.
+
+        Processes evaluate on their own and add their counts: images of many sizes would make them
+        wait for each other.
+        """
         return Evaluator(
             self.structure,
             num_classes=self.dataset.num_classes,
             protocol=protocol_of(self.config),
             mean=self.config.data.mean,
             std=self.config.data.std,
-            mesh=self.mesh,
-            batch_size=self.config.eval.batch_size,
+            mesh=self.own_mesh,
+            batch_size=-(-self.config.eval.batch_size // jax.process_count()),
             dtype=self.dtype,
             terminal=self.terminal,
         )
@@ -248,7 +264,7 @@ class Setup:
             folder,
             self.dataset,
             count=self.config.log.pictures,
-            total=len(self.validation),
+            total=self.validation_share,
         )
 
     def meta(self) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from hrnet_jax.config import protocol_of
 from hrnet_jax.evaluator import class_table
 from hrnet_jax.metrics import Scores
 from hrnet_jax.monitor import Monitor
+from hrnet_jax.processes import folder_of_this_process
 from hrnet_jax.setup import Setup
-from hrnet_jax.sharding import to_global
+from hrnet_jax.sharding import on_own_devices, to_global
 from hrnet_jax.signals import stop_request
 from hrnet_jax.step import State
 from hrnet_jax.visualize import draw_curves
@@ -35,8 +36,9 @@ def train(config: ConfigDict, *, workdir: Path, terminal: Terminal) -> Scores | 
     last = config.train.steps
     with ExitStack() as until_the_end:
         enter = until_the_end.enter_context
-        enter(owned(workdir, warn=terminal.warn))
-        claim(workdir, config, tell=terminal.line)
+        own = enter(folder_of_this_process(workdir))
+        enter(owned(own, warn=terminal.warn))
+        claim(own, config, tell=terminal.line)
         checkpoints = enter(
             closing(Checkpoints(workdir, keep_newest=config.checkpoint.keep, warn=terminal.warn))
         )
@@ -54,7 +56,7 @@ def train(config: ConfigDict, *, workdir: Path, terminal: Terminal) -> Scores | 
             return None
         train_step = compile_step(setup, optimizer, state)
         batches = enter(closing(setup.train_batches(start, workdir=workdir)))
-        writer = enter(closing(MetricsWriter(workdir, start=start, scored=scored)))
+        writer = enter(closing(MetricsWriter(own, start=start, scored=scored)))
         live = enter(terminal.live("Training", total=last, done=start))
         stop = enter(stop_request())
         monitor = Monitor(
@@ -71,15 +73,16 @@ def train(config: ConfigDict, *, workdir: Path, terminal: Terminal) -> Scores | 
 
         def evaluate(done: int) -> Scores:
             with monitor.paused():
+                params, stats = on_own_devices(state[:2], mesh=setup.own_mesh)
                 scores = evaluator(
-                    state.params,
-                    state.stats,
+                    params,
+                    stats,
                     stop.watch(setup.validation_examples()),
-                    total=len(setup.validation),
-                    on_prediction=setup.pictures(workdir / "pictures"),
+                    total=setup.validation_share,
+                    on_prediction=setup.pictures(own / "pictures"),
                 )
                 monitor.report_scores(done, scores)
-                draw_curves(writer.entries(), workdir / "curves.png", title=config.name)
+                draw_curves(writer.entries(), own / "curves.png", title=config.name)
                 checkpoints.score(done, scores)  # comes last: without it, all this is done anew
             return scores
 

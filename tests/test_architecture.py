@@ -19,6 +19,7 @@ LEVELS = [
         "optim",
         "compiling",
         "per_image",
+        "processes",
         "signals",
         "visualize",
         "writer",

@@ -1,0 +1,121 @@
+"""Real processes on this machine: the same command as one, the same numbers."""
+
+import json
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from hrnet_jax import processes
+from hrnet_jax.writer import read_metrics
+from tests.cluster import finished, start
+from tests.command import TINY, run
+
+
+def numbers(workdir) -> list[dict]:
+    of_the_clock = {"time", "images_per_second", "data_wait"}
+    return [
+        {name: value for name, value in entry.items() if name not in of_the_clock}
+        for entry in read_metrics(workdir / "metrics.jsonl")
+    ]
+
+
+def together(count: int, *arguments: str, devices: int = 4):
+    results = finished(start(count, arguments, devices=devices))
+    for code, out, err in results:
+        assert code == 0, out + err
+    return results
+
+
+@pytest.fixture(scope="module")
+def one_and_two(tiny_city, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    data = f"--config.data.root={tiny_city}"
+    run(data, f"--workdir={folder / 'one'}", module=TINY)
+    results = together(2, data, f"--workdir={folder / 'two'}")
+    return folder, results
+
+
+def test_two_processes_give_the_numbers_of_one(one_and_two):
+    folder, _ = one_and_two
+    one, two = numbers(folder / "one"), numbers(folder / "two")
+    assert [entry["step"] for entry in two] == [entry["step"] for entry in one]
+    for a, b in zip(one, two, strict=True):
+        for name, value in a.items():
+            assert b[name] == pytest.approx(value, rel=2e-4, abs=0.05 if name[0] == "m" else 0)
+
+
+def test_one_of_them_speaks_and_writes(one_and_two, tiny_city):
+    folder, ((_, first, _), (_, second, _)) = one_and_two
+    assert "8 cpu devices" in first
+    assert second == ""
+    assert sorted(path.name for path in (folder / "two").iterdir()) == sorted(
+        path.name for path in (folder / "one").iterdir()
+    )
+
+
+def test_their_checkpoint_is_read_by_one_process(one_and_two, tiny_city):
+    folder, _ = one_and_two
+    arguments = (
+        "--mode=eval",
+        f"--config.data.root={tiny_city}",
+        f"--checkpoint={folder / 'two' / 'checkpoints' / '4'}",
+    )
+    run(*arguments, f"--workdir={folder / 'by one'}", module=TINY)
+    together(2, *arguments, f"--workdir={folder / 'by two'}")
+    one, two = (
+        json.loads((folder / name / "eval" / "scores.json").read_text())
+        for name in ("by one", "by two")
+    )
+    for name in ("confusion", "images", "data", "weights", "mIoU"):
+        assert one[name] == two[name], name
+    assert one["mIoU"] == numbers(folder / "two")[-1]["mIoU"]
+
+
+def test_a_process_that_dies_ends_the_others(tiny_city, tmp_path):
+    pair = start(
+        2,
+        [f"--config.data.root={tiny_city}", f"--workdir={tmp_path}", "--config.train.steps=100000"],
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "checkpoints" / "2").exists():
+        assert time.monotonic() < deadline
+        assert pair[0].poll() is None, pair[0].communicate()
+        time.sleep(0.1)
+    pair[1].kill()
+    begin = time.monotonic()
+    out, err = pair[0].communicate(timeout=120)
+    assert pair[0].returncode != 0
+    assert time.monotonic() - begin < 90
+    assert "error" in (out + err).lower()
+
+
+def test_sigterm_to_one_saves_the_same_step_in_all(tiny_city, tmp_path):
+    pair = start(
+        2,
+        [f"--config.data.root={tiny_city}", f"--workdir={tmp_path}", "--config.train.steps=100000"],
+    )
+    while not (tmp_path / "checkpoints" / "2").exists():
+        assert pair[0].poll() is None, pair[0].communicate()
+        time.sleep(0.1)
+    os.kill(pair[1].pid, signal.SIGTERM)
+    results = finished(pair)
+    assert [code for code, *_ in results] == [143, 143], results
+    assert "Stopped by SIGTERM" in results[0][1]
+
+
+def test_alone_nothing_is_gathered():
+    assert processes.gather(b"x") == [b"x"]
+    counts = np.arange(6, dtype=np.int64).reshape(2, 3) + 2**40
+    np.testing.assert_array_equal(processes.total(counts), counts)
+    processes.wait_for_all("nobody")
+    assert processes.is_first()
+
+
+def test_half_an_address_is_refused():
+    environment = {"JAX_COORDINATOR_ADDRESS": "localhost:1"}
+    done = run("--config=configs/hr18s_minicity.py", check=False, environment=environment)
+    assert done.returncode == 1
+    assert "Set JAX_NUM_PROCESSES and JAX_PROCESS_ID" in done.stderr
