@@ -47,10 +47,21 @@ def test_two_processes_give_the_numbers_of_one(one_and_two):
             assert b[name] == pytest.approx(value, rel=2e-4, abs=0.05 if name[0] == "m" else 0)
 
 
+@pytest.mark.slow
+def test_four_processes_give_them_too(one_and_two, tiny_city):
+    folder, _ = one_and_two
+    together(4, f"--config.data.root={tiny_city}", f"--workdir={folder / 'four'}", devices=2)
+    one, four = numbers(folder / "one"), numbers(folder / "four")
+    assert [e["loss"] for e in four if "loss" in e] == pytest.approx(
+        [e["loss"] for e in one if "loss" in e], rel=2e-4
+    )
+
+
 def test_one_of_them_speaks_and_writes(one_and_two, tiny_city):
     folder, ((_, first, _), (_, second, _)) = one_and_two
     assert "8 cpu devices" in first
-    assert second == ""
+    # XLA's collectives introduce themselves; we say nothing.
+    assert not [line for line in second.splitlines() if not line.startswith("[Gloo]")]
     assert sorted(path.name for path in (folder / "two").iterdir()) == sorted(
         path.name for path in (folder / "one").iterdir()
     )
@@ -74,6 +85,7 @@ def test_their_checkpoint_is_read_by_one_process(one_and_two, tiny_city):
     assert one["mIoU"] == numbers(folder / "two")[-1]["mIoU"]
 
 
+@pytest.mark.slow  # a minute, until jax takes it for dead
 def test_a_process_that_dies_ends_the_others(tiny_city, tmp_path):
     pair = start(
         2,
@@ -86,8 +98,8 @@ def test_a_process_that_dies_ends_the_others(tiny_city, tmp_path):
         time.sleep(0.1)
     pair[1].kill()
     begin = time.monotonic()
-    out, err = pair[0].communicate(timeout=120)
-    assert pair[0].returncode != 0
+    (code, out, err), _ = finished(pair)
+    assert code != 0
     assert time.monotonic() - begin < 90
     assert "error" in (out + err).lower()
 
