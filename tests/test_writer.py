@@ -1,5 +1,6 @@
 import io
 import json
+import time
 
 from rich.console import Console
 
@@ -39,8 +40,9 @@ def test_scores_that_are_to_be_had_again_are_left_out(tmp_path):
 
 def test_a_clock_that_jumps_back_loses_nothing(tmp_path, monkeypatch):
     writer = MetricsWriter(tmp_path, start=0)
-    for step, now in enumerate((1e9, 1e9 - 3600, 1e9 + 1)):
-        monkeypatch.setattr("time.time", lambda now=now: now)
+    begin = time.time()
+    for step, jump in enumerate((0, -3600, 1)):
+        monkeypatch.setattr("time.time", lambda jump=jump: begin + jump)
         writer.write(step, {"loss": 1.0})
     writer.close()
     MetricsWriter(tmp_path, start=2).close()
