@@ -70,17 +70,17 @@ def rows(config: ConfigDict, heights: list[int], terminal: Terminal) -> None:
         mesh = make_mesh(height=height, devices=jax.devices()[:height])
         setup = Setup(config, terminal=terminal, mesh=mesh)
         setup.check_sizes()
-        found = costs(setup)
-        first = first or found.temporary * height
+        found, _ = costs(setup)
+        first = first or found.temporary
         permuted = [c for c in found.collectives if c.kind == "collective-permute"]
         reduced = [c for c in found.collectives if c.kind == "all-reduce"]
         kinds = {c.kind for c in found.collectives} - {"collective-permute", "all-reduce"}
         lines.append(
-            f"| {height} | {found.temporary / MB:,.1f} | {first / found.temporary:.2f} | "
+            f"| {height} | {found.temporary / MB:,.0f} | {first / found.temporary:.2f} | "
             f"{len(permuted)} | {sum(c.bytes for c in permuted) / MB:.2f} | {len(reduced)} | "
             f"{sum(c.bytes for c in reduced) / MB:.2f} | {', '.join(kinds) or 'none'} |"
         )
-    head = ("devices", "temporary MB each", "of one device's: 1/", "permutes", "MB", "all-reduces")
+    head = ("devices", "temporary MB each", "times less", "permutes", "MB", "all-reduces")
     _print((*head, "MB", "others"), lines, terminal)
 
 
@@ -109,7 +109,7 @@ def check(config: ConfigDict, terminal: Terminal) -> None:
 
 def chips(config: ConfigDict, terminal: Terminal) -> None:
     """Weak scaling: as many images per device; strong: as many images, then rows."""
-    found = costs(Setup(config, terminal=terminal, mesh=make_mesh()))
+    found, _ = costs(Setup(config, terminal=terminal, mesh=make_mesh()))
     images = found.images // 8
     for dtype, scale in (("float32", 1.0), ("bfloat16", 0.5)):
         terminal.line(f"\n{dtype}, weak: {images} image(s) per device")
@@ -147,10 +147,8 @@ def _measure(config: ConfigDict, terminal: Terminal) -> tuple[Costs, float, int]
     """Costs of a step on one device, its shortest time of three, and the memory it took."""
     mesh = make_mesh(devices=jax.devices()[:1])
     setup = Setup(config, terminal=terminal, mesh=mesh)
-    found = costs(setup)
-    optimizer, _ = setup.optimizer()
-    shapes = setup.state_shape(optimizer), setup.batch_shape()
-    program = setup.train_step(optimizer).lower(*shapes).compile()
+    found, program = costs(setup)
+    shapes = setup.state_shape(setup.optimizer()[0]), setup.batch_shape()
     rng = np.random.default_rng(0)
     host: State = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes[0])
     params, stats = setup._model[1:]

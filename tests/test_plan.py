@@ -117,7 +117,7 @@ def toy_costs(**fields):
     for field, value in fields.items():
         config[field].update(value)
     terminal = Terminal(Console(file=io.StringIO(), width=200))
-    return costs(ToySetup(config, terminal=terminal))
+    return costs(ToySetup(config, terminal=terminal))[0]
 
 
 def test_costs_are_those_of_the_compiled_step():
