@@ -30,7 +30,7 @@ from hrnet_jax.sharding import make_mesh, replicate, to_global
 from hrnet_jax.step import State
 from hrnet_jax.writer import Terminal
 
-SETTINGS = [(1, "none"), (1, "block"), (1, "stage"), (2, "none"), (4, "none"), (4, "block")]
+SETTINGS = [(1, "none"), (1, "block"), (1, "stage"), (4, "none")]
 MB = 1e6
 
 
@@ -86,15 +86,14 @@ def rows(config: ConfigDict, heights: list[int], terminal: Terminal) -> None:
 
 def settings(config: ConfigDict, terminal: Terminal) -> None:
     """Memory by the compiler's analysis, and the time of a step here."""
-    lines = []
+    _print(("accumulate", "remat", "temporary MB", "GFLOP", "s per step"), [], terminal)
     for accumulate, remat in SETTINGS:
         config.train.accumulate, config.train.remat = accumulate, remat
         found, seconds, _ = _measure(config, terminal)
-        lines.append(
+        terminal.line(
             f"| {accumulate} | {remat} | {found.temporary / MB:,.0f} | "
             f"{found.flops / 1e9:,.0f} | {seconds:.2f} |"
         )
-    _print(("accumulate", "remat", "temporary MB", "GFLOP", "s per step"), lines, terminal)
 
 
 def check(config: ConfigDict, terminal: Terminal) -> None:
