@@ -24,13 +24,13 @@ from ml_collections import ConfigDict
 
 from hrnet_jax import recipes
 from hrnet_jax.compiling import enable_compilation_cache
-from hrnet_jax.plan import CHIPS, Costs, bound, costs, simulate
+from hrnet_jax.plan import CHIPS, Chip, Costs, bound, costs, simulate
 from hrnet_jax.setup import Setup
 from hrnet_jax.sharding import make_mesh, replicate, to_global
 from hrnet_jax.step import State
 from hrnet_jax.writer import Terminal
 
-SETTINGS = [(1, "none"), (1, "block"), (1, "stage"), (2, "none"), (4, "none"), (4, "block")]
+SETTINGS = [(1, "none"), (1, "block"), (1, "stage"), (4, "none")]
 MB = 1e6
 
 
@@ -70,31 +70,30 @@ def rows(config: ConfigDict, heights: list[int], terminal: Terminal) -> None:
         mesh = make_mesh(height=height, devices=jax.devices()[:height])
         setup = Setup(config, terminal=terminal, mesh=mesh)
         setup.check_sizes()
-        found = costs(setup)
-        first = first or found.temporary * height
+        found, _ = costs(setup)
+        first = first or found.temporary
         permuted = [c for c in found.collectives if c.kind == "collective-permute"]
         reduced = [c for c in found.collectives if c.kind == "all-reduce"]
         kinds = {c.kind for c in found.collectives} - {"collective-permute", "all-reduce"}
         lines.append(
-            f"| {height} | {found.temporary / MB:,.1f} | {first / found.temporary:.2f} | "
+            f"| {height} | {found.temporary / MB:,.0f} | {first / found.temporary:.2f} | "
             f"{len(permuted)} | {sum(c.bytes for c in permuted) / MB:.2f} | {len(reduced)} | "
             f"{sum(c.bytes for c in reduced) / MB:.2f} | {', '.join(kinds) or 'none'} |"
         )
-    head = ("devices", "temporary MB each", "of one device's: 1/", "permutes", "MB", "all-reduces")
+    head = ("devices", "temporary MB each", "times less", "permutes", "MB", "all-reduces")
     _print((*head, "MB", "others"), lines, terminal)
 
 
 def settings(config: ConfigDict, terminal: Terminal) -> None:
     """Memory by the compiler's analysis, and the time of a step here."""
-    lines = []
+    _print(("accumulate", "remat", "temporary MB", "GFLOP", "s per step"), [], terminal)
     for accumulate, remat in SETTINGS:
         config.train.accumulate, config.train.remat = accumulate, remat
         found, seconds, _ = _measure(config, terminal)
-        lines.append(
+        terminal.line(
             f"| {accumulate} | {remat} | {found.temporary / MB:,.0f} | "
             f"{found.flops / 1e9:,.0f} | {seconds:.2f} |"
         )
-    _print(("accumulate", "remat", "temporary MB", "GFLOP", "s per step"), lines, terminal)
 
 
 def check(config: ConfigDict, terminal: Terminal) -> None:
@@ -108,37 +107,46 @@ def check(config: ConfigDict, terminal: Terminal) -> None:
 
 
 def chips(config: ConfigDict, terminal: Terminal) -> None:
-    """Weak scaling: as many images per device; strong: as many images, then rows."""
-    found = costs(Setup(config, terminal=terminal, mesh=make_mesh()))
-    images = found.images // 8
-    for dtype, scale in (("float32", 1.0), ("bfloat16", 0.5)):
-        terminal.line(f"\n{dtype}, weak: {images} image(s) per device")
-        lines = []
-        for chip in CHIPS:
-            for devices in (1, 8, 32, 64, 256):
-                costs_there = _on(found, devices, traffic=scale)
-                least = bound(costs_there, chip, dtype=dtype)
-                assert least is not None
-                alone = bound(_on(found, 1, traffic=scale), chip, dtype=dtype)
-                assert alone is not None
-                lines.append(
-                    f"| {chip.name} | {devices} | "
-                    + " | ".join(f"{1e3 * part:.2f}" for part in least)
-                    + f" | {costs_there.images / least.step:,.0f} | {alone.step / least.step:.0%} |"
-                )
-        parts = ("compute ms", "memory ms", "waiting ms", "transfer ms")
-        _print(("chip", "devices", *parts, "images/s", "efficiency"), lines, terminal)
+    """Weak scaling: one image per device; strong: 64 images on all of them."""
+    config.train.batch_size = 8
+    found, _ = costs(Setup(config, terminal=terminal, mesh=make_mesh()))
+    for dtype in ("float32", "bfloat16"):
+        # The compiled program is float32; we assume that bfloat16 moves half the bytes.
+        there = found._replace(traffic=found.traffic * (1 if dtype == "float32" else 0.5))
+        weak = [(devices, devices) for devices in (1, 8, 64, 256)]
+        strong = [(devices, 64) for devices in (1, 8, 16, 32, 64)]
+        for name, cases in (("one image per device", weak), ("64 images per step", strong)):
+            terminal.line(f"\n{config.model.variant}, {dtype}, {name}")
+            lines = [
+                _chip_line(there, chip, dtype, devices, images)
+                for chip in CHIPS
+                for devices, images in cases
+            ]
+            parts = ("compute ms", "memory ms", "waiting ms", "transfer ms")
+            _print(("chip", "devices", *parts, "images/s", "efficiency"), lines, terminal)
 
 
-def _on(found: Costs, devices: int, *, traffic: float) -> Costs:
-    """The same program on another number of devices, each with as many images."""
-    share = devices / found.devices
+def _chip_line(found: Costs, chip: Chip, dtype: str, devices: int, images: int) -> str:
+    there = _on(found, devices=devices, images=images)
+    least = bound(there, chip, dtype=dtype)
+    alone = bound(_on(found, devices=1, images=images), chip, dtype=dtype)
+    assert least is not None
+    assert alone is not None
+    return (
+        f"| {chip.name} | {devices} | "
+        + " | ".join(f"{1e3 * part:.2f}" for part in least)
+        + f" | {images / least.step:,.0f} | {alone.step / devices / least.step:.0%} |"
+    )
+
+
+def _on(found: Costs, *, devices: int, images: int) -> Costs:
+    """A program for one image on each device, with other numbers of both."""
     exchanges = [c._replace(devices=devices) for c in found.collectives] if devices > 1 else []
     return found._replace(
         devices=devices,
-        images=round(found.images * share),
-        flops=found.flops * share,
-        traffic=found.traffic * traffic,
+        images=images,
+        flops=found.flops * images / found.images,
+        traffic=found.traffic * images / devices,
         collectives=exchanges,
     )
 
@@ -147,10 +155,8 @@ def _measure(config: ConfigDict, terminal: Terminal) -> tuple[Costs, float, int]
     """Costs of a step on one device, its shortest time of three, and the memory it took."""
     mesh = make_mesh(devices=jax.devices()[:1])
     setup = Setup(config, terminal=terminal, mesh=mesh)
-    found = costs(setup)
-    optimizer, _ = setup.optimizer()
-    shapes = setup.state_shape(optimizer), setup.batch_shape()
-    program = setup.train_step(optimizer).lower(*shapes).compile()
+    found, program = costs(setup)
+    shapes = setup.state_shape(setup.optimizer()[0]), setup.batch_shape()
     rng = np.random.default_rng(0)
     host: State = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes[0])
     params, stats = setup._model[1:]

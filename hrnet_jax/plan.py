@@ -109,7 +109,7 @@ def plan(config: ConfigDict, *, devices: Sequence[jax.Device], terminal: Termina
     mesh = make_mesh(data=config.mesh.data, height=config.mesh.height, devices=devices)
     setup = Setup(config, terminal=terminal, mesh=mesh)
     setup.check_sizes()
-    found = costs(setup)
+    found, _ = costs(setup)
     kind, shape = devices[0].device_kind, mesh.shape
     crop = "x".join(map(str, config.train.crop_size))
     terminal.line(
@@ -156,8 +156,8 @@ def simulate(devices: str) -> list[jax.Device]:
     return list(topology.devices)
 
 
-def costs(setup: Setup) -> Costs:
-    """Compile the training step and read off what it costs."""
+def costs(setup: Setup) -> tuple[Costs, jax.stages.Compiled]:
+    """Compile the training step; return what it costs, and the program."""
     terminal, shape = setup.terminal, setup.batch_shape()
     optimizer, _ = setup.optimizer()
     state = setup.state_shape(optimizer)
@@ -172,7 +172,7 @@ def costs(setup: Setup) -> Costs:
         compiled = setup.train_step(optimizer).lower(state, shape).compile()
     memory: Any = compiled.memory_analysis()
     analysis: Any = compiled.cost_analysis()
-    return Costs(
+    found = Costs(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         images=setup.config.train.batch_size,
         devices=setup.mesh.size,
@@ -183,6 +183,7 @@ def costs(setup: Setup) -> Costs:
         temporary=memory.temp_size_in_bytes,
         collectives=collectives(compiled.as_text() or ""),
     )  # fmt: skip
+    return found, compiled
 
 
 def collectives(program: str) -> list[Collective]:

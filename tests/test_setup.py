@@ -46,6 +46,25 @@ def test_the_step_is_the_position_in_the_data(setup, tmp_path):
     from_two.close()
 
 
+def test_sizes_that_the_mesh_cannot_share_are_refused_before_anything_is_read(setup):
+    setup.config.mesh.height = 2
+    setup.config.data.root = "nowhere"
+    with pytest.raises(ValueError, match=r"crop_size has 32 rows.* use a multiple of 64"):
+        Setup(setup.config, terminal=setup.terminal).check_training()
+    setup.config.train.crop_size = (64, 64)
+    setup.config.train.accumulate = 4
+    with pytest.raises(ValueError, match=r"batch_size=8 cannot .* use a multiple of 16"):
+        Setup(setup.config, terminal=setup.terminal).check_training()
+
+
+def test_the_shapes_of_a_state_are_those_of_the_state(setup):
+    optimizer, _ = setup.optimizer()
+    state = setup.initial_state(optimizer)
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state) == jax.tree.map(
+        lambda leaf: (leaf.shape, leaf.dtype), setup.state_shape(optimizer)
+    )
+
+
 def test_float64_is_float64_throughout(setup):
     with jax.enable_x64(True):
         setup.config.model.dtype = "float64"
