@@ -67,6 +67,7 @@ def test_one_of_them_speaks_and_writes(one_and_two, tiny_city):
     )
 
 
+@pytest.mark.slow
 def test_their_checkpoint_is_read_by_one_process(one_and_two, tiny_city):
     folder, _ = one_and_two
     arguments = (
@@ -104,6 +105,7 @@ def test_a_process_that_dies_ends_the_others(tiny_city, tmp_path):
     assert "error" in (out + err).lower()
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_saves_the_same_step_in_all(tiny_city, tmp_path):
     pair = start(
         2,

@@ -93,8 +93,12 @@ def test_a_published_run_has_its_settings(row):
         "ratio_range": (0.5, 2.0),
         "crop_size": crop_size,
         "class_weights": (),
+        "on_bad_step": "skip",
         "max_bad_steps": 10,
+        "accumulate": 1,
+        "remat": "none",
     }
+    assert config.mesh.to_dict() == {"data": -1, "height": 1}
     assert config.optim.to_dict() == {
         "lr": lr, "min_lr": 1e-4, "power": 0.9, "momentum": 0.9, "weight_decay": decay
     }  # fmt: skip

@@ -15,7 +15,7 @@ import pytest
 from absl import flags
 
 from hrnet_jax import config as configs
-from hrnet_jax import main, models, zoo
+from hrnet_jax import main, models, processes, zoo
 from hrnet_jax.checkpoint import load_weights
 from hrnet_jax.data import DATASETS
 from hrnet_jax.setup import Setup
@@ -82,6 +82,7 @@ def in_process(monkeypatch):
         main.main(main.parse_flags(sys.argv))
 
     monkeypatch.setattr(models, "build", build)
+    monkeypatch.setattr(processes, "join", lambda: None)  # only before anything has run
     yield start
     forget()
 

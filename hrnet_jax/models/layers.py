@@ -63,7 +63,9 @@ class Conv(nnx.Module):
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
-def _convolve(x: Array, kernel: Array, *, stride: int) -> Array:
+def _convolve(
+    x: Float[Array, "b h w i"], kernel: Float[Array | np.ndarray, "n n i o"], *, stride: int
+) -> Float[Array, "b h2 w2 o"]:
     size = kernel.shape[0]
     if size == stride == 1:
         # As a matrix product: its gradient is one too, 4 to 8 times faster on CPUs.
@@ -76,7 +78,7 @@ def _convolve(x: Array, kernel: Array, *, stride: int) -> Array:
         padding["rows"] = (0, 0)
     return jax.lax.conv_general_dilated(
         x,
-        kernel,
+        jnp.asarray(kernel),
         window_strides=(stride, stride),
         padding=tuple(padding.values()),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),

@@ -1,5 +1,6 @@
 """The same computations as in `worker.py`, with this package."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -70,8 +71,8 @@ def logits_in_two_programs(weights: list, image: np.ndarray, dtype: str) -> list
     return results
 
 
-def backward(weights: Any, batches: list[Arrays], dtype: str) -> list[Arrays]:
-    """Loss and gradients by key of each batch, from the train step itself."""
+def backward(weights: Any, dtype: str) -> Callable[[Arrays], Arrays]:
+    """Compile what gives the loss and the gradients by key of a batch: the train step itself."""
 
     def keep_gradient() -> optax.GradientTransformation:
         """An optimiser that changes nothing and remembers what it saw."""
@@ -81,13 +82,15 @@ def backward(weights: Any, batches: list[Arrays], dtype: str) -> list[Arrays]:
 
     with jax.enable_x64(True):
         step, first = train_step(weights, keep_gradient(), dtype)
-        results: list[Arrays] = []
-        for batch in batches:
+
+    def of(batch: Arrays) -> Arrays:
+        with jax.enable_x64(True):
             state, metrics = step(jax.tree.map(jnp.copy, first), device_batch(batch))
             gradients = ravel_pytree(state.params)[1](state.optimizer)
             named = torch_state_dict(jax.device_get(gradients), {})
-            results.append({"loss": np.asarray(metrics.loss), **named})
-        return results
+            return {"loss": np.asarray(metrics.loss), **named}
+
+    return of
 
 
 def train(weights: Any, batches: Arrays, *, total: int, snapshots: list[int]) -> Arrays:
