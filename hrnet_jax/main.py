@@ -112,8 +112,10 @@ def _out_of_memory(error: str) -> str:
         advice = (
             "Training needs memory for every image of a device's share of the batch: lower "
             "config.train.batch_size or config.train.crop_size (both change the result, so give "
-            "another --workdir), or use more devices. If it happened while evaluating, lower "
-            "config.eval.batch_size. What is saved in the workdir is as it was."
+            "another --workdir), or use more devices. config.train.remat=block changes no result; "
+            "config.train.accumulate=2 keeps the batch, but not its statistics. If it happened "
+            "while evaluating, lower config.eval.batch_size. What is saved in the workdir is as "
+            "it was."
         )
     else:
         advice = "Lower config.eval.batch_size, or label in windows with --config.eval.mode=slide."

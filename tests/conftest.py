@@ -23,6 +23,7 @@ assert "tiny" in tiny.VARIANTS  # for every test file, also when it runs alone
 def pytest_collection_modifyitems(items):
     """The longest files first, so that none keeps one process busy while the others are idle."""
     longest = (
+        "test_processes.py",
         "test_runs.py",
         "test_main.py",
         "test_recipes_run.py",

@@ -84,7 +84,7 @@ def tiny_hrnet():
 @pytest.mark.parametrize(
     ("build", "name"),
     [
-        (Toy, "slide, scales and flip"),
+        (Toy, "slide"),
         *(pytest.param(tiny_hrnet, name, marks=pytest.mark.slow) for name in PROTOCOLS),
     ],
 )
