@@ -218,13 +218,11 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait, then release the folder."""
-        try:
-            self.wait()
-        except OSError:
-            with contextlib.suppress(Exception):  # the same once more, in Orbax's words
+        with self._explained():  # Orbax may tell of one failure here as well as there
+            try:
+                self._manager.wait_until_finished()
+            finally:
                 self._manager.close()
-            raise
-        self._manager.close()
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
