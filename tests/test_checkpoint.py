@@ -261,12 +261,14 @@ def assert_a_save_fails_loudly(workdir, state, failing):
     assert load_weights(workdir / FOLDER / "3").step == 3
 
 
+@pytest.mark.slow
 @of_orbax_too
 def test_where_files_cannot_grow_a_save_fails_loudly(tmp_path, two, state):
     shutil.copytree(two, tmp_path, dirs_exist_ok=True)
     assert_a_save_fails_loudly(tmp_path, state, files_of_at_most(600))
 
 
+@pytest.mark.slow
 @of_orbax_too
 def test_on_a_full_disk_a_save_fails_loudly(tmp_path, two, state):
     with mounted(tmp_path / "small", "1m"):
@@ -285,6 +287,7 @@ def test_on_a_full_disk_a_save_fails_loudly(tmp_path, two, state):
         assert_a_save_fails_loudly(workdir, state, full())
 
 
+@pytest.mark.slow
 @of_orbax_too
 def test_on_a_read_only_disk_a_save_fails_loudly(tmp_path, two, state):
     with mounted(tmp_path / "disk", "4m"):
@@ -301,6 +304,7 @@ def test_on_a_read_only_disk_a_save_fails_loudly(tmp_path, two, state):
         assert_a_save_fails_loudly(workdir, state, read_only())
 
 
+@pytest.mark.slow
 @of_orbax_too
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="has other permissions")
 def test_without_permission_a_save_fails_loudly(two, state):
