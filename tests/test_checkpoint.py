@@ -247,64 +247,58 @@ def assert_a_save_fails_loudly(workdir, state, failing):
     told = rf"Checkpoint 3 could not be written to {re.escape(str(workdir))}.*as they were"
 
     def save():
-        checkpoints.save(3, state, meta={})
+        checkpoints.save(3, shifted(state, 3), meta={})
         checkpoints.wait()
 
     with failing, pytest.raises(OSError, match=told):
         save()
     with contextlib.suppress(OSError):
         checkpoints.close()
+    # A thread of Orbax that is still at work when there is room again may complete the checkpoint
+    # after all. Whichever is the newest then, it must hold what was saved.
     again = Checkpoints(workdir, keep_newest=2, warn=print)
-    assert again.restore_latest(like=state).step == 2
-    again.save(3, state, meta={})  # and when there is room again, it works
+    newest = again.restore_latest(like=state)
+    assert newest.step in (2, 3)
+    jax.tree.map(np.testing.assert_array_equal, newest.state, shifted(state, newest.step))
+    again.save(4, shifted(state, 4), meta={})  # and when there is room again, it works
     again.close()
-    assert load_weights(workdir / FOLDER / "3").step == 3
+    assert load_weights(workdir / FOLDER / "4").step == 4
 
 
-@pytest.mark.slow
+@contextlib.contextmanager
+def filled(disk):
+    """A disk on which nothing is left."""
+    filler = disk / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    yield
+    filler.unlink()
+
+
+@contextlib.contextmanager
+def read_only(disk):
+    """A disk that lets nobody write."""
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    yield
+    subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+
+
 @of_orbax_too
 def test_where_files_cannot_grow_a_save_fails_loudly(tmp_path, two, state):
     shutil.copytree(two, tmp_path, dirs_exist_ok=True)
     assert_a_save_fails_loudly(tmp_path, state, files_of_at_most(600))
 
 
-@pytest.mark.slow
 @of_orbax_too
-def test_on_a_full_disk_a_save_fails_loudly(tmp_path, two, state):
-    with mounted(tmp_path / "small", "1m"):
-        workdir = tmp_path / "small" / "run"
-        shutil.copytree(two, workdir)
-
-        @contextlib.contextmanager
-        def full():
-            filler = workdir / "filler"
-            with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-                while True:
-                    file.write(bytes(4096))
-            yield
-            filler.unlink()
-
-        assert_a_save_fails_loudly(workdir, state, full())
+@pytest.mark.parametrize("failing", [filled, read_only])
+def test_on_a_full_or_read_only_disk_a_save_fails_loudly(tmp_path, two, state, failing):
+    disk = tmp_path / "disk"
+    with mounted(disk, "1m"):
+        shutil.copytree(two, disk / "run")
+        assert_a_save_fails_loudly(disk / "run", state, failing(disk))
 
 
-@pytest.mark.slow
-@of_orbax_too
-def test_on_a_read_only_disk_a_save_fails_loudly(tmp_path, two, state):
-    with mounted(tmp_path / "disk", "4m"):
-        workdir = tmp_path / "disk" / "run"
-        shutil.copytree(two, workdir)
-
-        @contextlib.contextmanager
-        def read_only():
-            for mode in ("ro", "rw"):
-                subprocess.run(["mount", "-o", f"remount,{mode}", tmp_path / "disk"], check=True)
-                if mode == "ro":
-                    yield
-
-        assert_a_save_fails_loudly(workdir, state, read_only())
-
-
-@pytest.mark.slow
 @of_orbax_too
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="has other permissions")
 def test_without_permission_a_save_fails_loudly(two, state):
