@@ -132,8 +132,9 @@ def many_classes(classes: int, size: tuple[int, int], *, terminal: Terminal) -> 
 
 def _peak() -> float:
     """Largest resident memory of this process since its peak was cleared, in MB."""
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1e3  # type: ignore[index]
+    lines = Path("/proc/self/status").read_text().splitlines()
+    fields = dict(line.split(":", 1) for line in lines)
+    return int(fields["VmHWM"].removesuffix("kB")) / 1e3
 
 
 def evaluator_of(

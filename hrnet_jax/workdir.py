@@ -18,7 +18,7 @@ from hrnet_jax.files import write_text
 try:
     import fcntl
 except ImportError:  # Windows, where nothing keeps two runs apart
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # for mypy a module's name holds a module
 
 
 @contextlib.contextmanager

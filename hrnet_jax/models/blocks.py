@@ -19,6 +19,7 @@ def recomputed(function: Callable[[Modules, Any], Any], modules: Modules, x: Any
     What it computed in between is computed again there: memory for time. The result, batch
     statistics included, is the same.
     """
+    # mypy cannot follow the overload of nnx.split that returns one state per filter.
     structure, params, stats = nnx.split(modules, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
 
     @jax.checkpoint

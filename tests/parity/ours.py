@@ -63,10 +63,14 @@ def logits_in_two_programs(weights: list, image: np.ndarray, dtype: str) -> list
             model = nnx.merge(structure, params, stats)
             if features is None:
                 graph, state = nnx.split(model.backbone)
-                # Called in this round of the loop only, so that `graph` cannot be another one.
-                run = jax.jit(lambda state, x: nnx.merge(graph, state)(x))  # noqa: B023
+
+                def run(state: nnx.State, x: jax.Array, graph: Any = graph) -> list[jax.Array]:
+                    return nnx.merge(graph, state)(x)
+
                 pixels = jnp.asarray(nhwc(image), dtype)
-                features = run.lower(state, pixels).compile(compiler_options())(state, pixels)
+                features = (
+                    jax.jit(run).lower(state, pixels).compile(compiler_options())(state, pixels)
+                )
             results.append(np.moveaxis(np.asarray(model.decode_head(features)), -1, 1))
     return results
 
