@@ -18,6 +18,7 @@ import optax
 from flax import nnx
 
 from hrnet_jax.compiling import compiler_options, enable_compilation_cache
+from hrnet_jax.memory import keep_freed_memory
 from hrnet_jax.optim import sgd
 from hrnet_jax.sharding import make_mesh, replicate, to_global
 from hrnet_jax.step import initial_state, make_train_step, split
@@ -116,6 +117,7 @@ def run(times: int) -> dict[str, float]:
 
 def main() -> None:
     """Do the jobs."""
+    keep_freed_memory()  # as hrnet_jax.main does
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else is printed is no reply
     for line in sys.stdin:

@@ -18,6 +18,7 @@ LEVELS = [
         "metrics",
         "optim",
         "compiling",
+        "memory",
         "per_image",
         "processes",
         "signals",

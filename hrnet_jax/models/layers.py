@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from hrnet_jax.models import rows
+from hrnet_jax.models.convolution import convolve
 from hrnet_jax.models.ragged import current_sizes
 
 
@@ -67,22 +68,13 @@ def _convolve(
     x: Float[Array, "b h w i"], kernel: Float[Array | np.ndarray, "n n i o"], *, stride: int
 ) -> Float[Array, "b h2 w2 o"]:
     size = kernel.shape[0]
-    if size == stride == 1:
-        # As a matrix product: its gradient is one too, 4 to 8 times faster on CPUs.
-        return jnp.einsum("bhwi,io->bhwo", x, kernel[0, 0])
     pad = size // 2
     padding = {"rows": (pad, pad), "columns": (pad, pad)}
-    if rows.are_cut():
+    if rows.are_cut() and size > 1:
         # The last window of a share ends `stride - 1` rows before that of stride 1.
         x = rows.with_zeros_beyond(x, above=pad, below=size - pad - stride)
         padding["rows"] = (0, 0)
-    return jax.lax.conv_general_dilated(
-        x,
-        jnp.asarray(kernel),
-        window_strides=(stride, stride),
-        padding=tuple(padding.values()),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    return convolve(x, jnp.asarray(kernel), stride, tuple(padding.values()))
 
 
 class BatchNorm(nnx.Module):

@@ -18,7 +18,8 @@ from hrnet_jax.sharding import make_mesh
 from hrnet_jax.step import State, initial_state, make_train_step, split
 
 Arrays = dict[str, np.ndarray]
-CROP = (64, 96)
+TRAINING = (64, 96)  # crops
+BACKWARD = (128, 192)
 BATCH = 2
 
 
@@ -85,7 +86,7 @@ def backward(weights: Any, dtype: str) -> Callable[[Arrays], Arrays]:
         )
 
     with jax.enable_x64(True):
-        step, first = train_step(weights, keep_gradient(), dtype)
+        step, first = train_step(weights, keep_gradient(), dtype, crop=BACKWARD)
 
     def of(batch: Arrays) -> Arrays:
         with jax.enable_x64(True):
@@ -103,7 +104,7 @@ def train(weights: Any, batches: Arrays, *, total: int, snapshots: list[int]) ->
     results: dict[str, Any] = {"loss": [], "accuracy": [], "lr": []}
     with jax.enable_x64(True):
         optimizer = sgd(schedule, momentum=0.9, weight_decay=5e-4)
-        step, state = train_step(weights, optimizer, "float64")
+        step, state = train_step(weights, optimizer, "float64", crop=TRAINING)
         for index in range(max(snapshots)):
             batch = {name: batches[name][index] for name in ("image", "label")}
             results["lr"].append(float(schedule(index)))
@@ -116,7 +117,9 @@ def train(weights: Any, batches: Arrays, *, total: int, snapshots: list[int]) ->
     return {name: np.asarray(value) for name, value in results.items()}
 
 
-def train_step(weights: Any, optimizer: optax.GradientTransformation, dtype: str):
+def train_step(
+    weights: Any, optimizer: optax.GradientTransformation, dtype: str, *, crop: tuple[int, int]
+):
     """The compiled step of training, and the state it begins with."""
     model = models.build(weights.meta["variant"], num_classes=len(weights.meta["classes"]))
     program = make_train_step(
@@ -130,8 +133,8 @@ def train_step(weights: Any, optimizer: optax.GradientTransformation, dtype: str
     params, stats = cast((weights.params, weights.stats), dtype)
     state: State = initial_state(params, stats, optimizer)
     shapes = {
-        "image": jax.ShapeDtypeStruct((BATCH, *CROP, 3), jnp.float32),
-        "label": jax.ShapeDtypeStruct((BATCH, *CROP), jnp.uint8),
+        "image": jax.ShapeDtypeStruct((BATCH, *crop, 3), jnp.float32),
+        "label": jax.ShapeDtypeStruct((BATCH, *crop), jnp.uint8),
     }
     return program.lower(state, shapes).compile(), state
 

@@ -37,7 +37,7 @@ ROWS = {"logits": 24, "label maps": 8, "backward": 3, "training": 3, "round trip
 VARIANTS = ("hr18s", "hr18", "hr48")
 SIZES = ((512, 1024), (375, 500), (513, 769), (97, 65))
 OTHER_CLASSES = (150, 21, 60, 59)
-BACKWARD = 16  # batches of the comparison in float32
+BACKWARD = 6  # batches of the comparison in float32
 TOTAL, SHORT, LONG = 20, 5, 20  # steps of the schedule, of the two comparisons
 NUDGED = (  # tensors of which one element is moved by one ulp, to see how far the peer drifts
     "backbone.conv1.weight",
@@ -121,10 +121,10 @@ def image(height: int, width: int, *, seed: int = 0) -> np.ndarray:
     return random.standard_normal((1, 3, height, width)).astype(np.float32)
 
 
-def batches(count: int, *, num_classes: int = 19) -> dict[str, np.ndarray]:
+def batches(count: int, *, crop: tuple[int, int], num_classes: int = 19) -> dict[str, np.ndarray]:
     """Fixed batches; a quarter of every label is ignored, and single pixels besides."""
     random = np.random.RandomState(7)
-    height, width = ours.CROP
+    height, width = crop
     images = random.standard_normal((count, ours.BATCH, 3, height, width)).astype(np.float32)
     blocks = random.randint(0, num_classes, (count, ours.BATCH, height // 8, width // 8))
     labels = blocks.repeat(8, 2).repeat(8, 3).astype(np.uint8)
@@ -194,7 +194,7 @@ def test_logits_of_every_number_of_classes(variant, peer, files, converted, tabl
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_one_backward_pass(variant, peer, files, converted, tables):
     path = files(variant, own=True)
-    steps = batches(BACKWARD)
+    steps = batches(BACKWARD, crop=ours.BACKWARD)
     own32 = ours.backward(converted(path), "float32")
     losses, distances = [], []  # of float32, ours and the peer's, from the peer's float64
     for number in range(BACKWARD):
@@ -217,18 +217,20 @@ def test_one_backward_pass(variant, peer, files, converted, tables):
             gradient64 = relative(mine64, peer64, keys)
     print(variant, "distances of float32 gradients, ours and the peer's:", distances)
     loss32, (own, noise) = max(losses), np.median(distances, 0)
+    ratio = max(own / noise for own, noise in distances)
     assert loss64 <= 1e-10
     assert gradient64 <= 1e-8
     assert loss32 <= 1e-5
-    assert own <= 2 * noise
+    assert ratio <= 2
     tables["backward"].append(
-        f"| {variant} | {loss64:.1e} | {gradient64:.1e} | {loss32:.1e} | {own:.1e} | {noise:.1e} |"
+        f"| {variant} | {loss64:.1e} | {gradient64:.1e} | {loss32:.1e} | {own:.1e} | {noise:.1e} "
+        f"| {ratio:.2f} |"
     )
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_training(variant, peer, files, converted, tables):
-    path, steps = files(variant, own=True), batches(LONG)
+    path, steps = files(variant, own=True), batches(LONG, crop=ours.TRAINING)
 
     def run(nudged: str) -> dict[str, np.ndarray]:
         return peer.arrays("train", variant=variant, num_classes=19, weights=str(path),
@@ -348,16 +350,14 @@ class had over the second where the two differ: ties within float error.
     "backward": f"""\
 ## One backward pass
 
-Two crops of 64x96, a quarter of the pixels ignored, the peer's own random weights, 19 classes.
+Two crops of 128x192, a quarter of the pixels ignored, the peer's own random weights, 19 classes.
 Relative differences; gradients by the L2 norm. Demanded in float64: loss 1e-10, every gradient
-1e-8; in float32: loss 1e-5, all gradients as one vector at most twice as far from the peer's
-float64 as the peer's float32 is. A single rectifier that a rounding puts on the other side of zero
-moves a float32 gradient by 1e-3 and more, in either program, so that one batch is a lottery, and a
-mean is that of the worst: the float32 distances are medians over {BACKWARD} batches.
+1e-8; in float32, of each of {BACKWARD} batches: loss 1e-5, all gradients as one vector at most
+twice as far from the peer's float64 as the peer's float32 is. (Shown: medians, the worst ratio.)
 
 | variant | float64 loss | float64 worst gradient | float32 worst loss | float32 gradients, ours \
-| float32 gradients, peer |
-|--|--:|--:|--:|--:|--:|""",
+| float32 gradients, peer | worst ratio |
+|--|--:|--:|--:|--:|--:|--:|""",
     "training": f"""\
 ## Training
 

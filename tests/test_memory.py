@@ -1,0 +1,35 @@
+"""Whether the system has to clear pages again and again."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import resource, sys, threading
+from hrnet_jax.memory import keep_freed_memory
+
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    thread = threading.Thread(target=bytearray, args=(100_000_000,))
+    thread.start()
+    thread.join()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults()
+print(faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_a_large_block_that_was_freed_is_used_again():
+    kept, returned = (
+        int(subprocess.check_output([sys.executable, "-c", PROGRAM, how], text=True))
+        for how in ("kept", "returned")
+    )
+    assert returned > 20_000  # 100 MB in pages of 4 kB
+    assert kept < 1_000
