@@ -11,14 +11,13 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # A file imports from lower levels, from files before it on its own level, or from its own folder.
 LEVELS = [
-    ["hrnet_jax", "types", "files"],
+    ["hrnet_jax", "types", "files", "memory"],
     [
         "models",
         "data",
         "metrics",
         "optim",
         "compiling",
-        "memory",
         "per_image",
         "processes",
         "signals",

@@ -29,6 +29,7 @@ from hrnet_jax.data.headers import BadFile
 from hrnet_jax.data.notes import Notes
 from hrnet_jax.data.sources import Source
 from hrnet_jax.data.transforms import Transform
+from hrnet_jax.memory import keep_freed_memory
 from hrnet_jax.types import Batch, Example
 
 Reference = Literal["v0", "v1"]
@@ -277,6 +278,7 @@ def _close(reference: weakref.ref) -> None:
 
 def set_up_worker(worker: int, workers: int) -> None:
     """Prepare a worker process: one thread per image, and no life beyond its parent's."""
+    keep_freed_memory()
     cv2.setNumThreads(0)  # workers share the cores already
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     exit_with_parent()

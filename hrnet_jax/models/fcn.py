@@ -7,6 +7,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from hrnet_jax.models.convolution import convolve
 from hrnet_jax.models.hrnet import Feature, HRNet, Variant
 from hrnet_jax.models.layers import Conv, ConvBN, upsample
 
@@ -37,12 +38,12 @@ class FCNHead(nnx.Module):
         kernel at its own resolution: an eighth of the arithmetic, no 15C-channel concatenation.
         """
         height, width = features[0].shape[1:3]
-        kernel = self.convs[0].conv.kernel[...][0, 0].astype(features[0].dtype)
+        kernel = self.convs[0].conv.kernel[...].astype(features[0].dtype)
         first, terms = 0, []
         for branch, x in enumerate(features):
-            share = kernel[first : first + x.shape[-1]]
+            share = kernel[:, :, first : first + x.shape[-1]]
             first += x.shape[-1]
-            mixed = jnp.einsum("bhwi,io->bhwo", x, share)
+            mixed = convolve(x, share, 1, ((0, 0), (0, 0)))
             terms.append(upsample(mixed, (height, width), factor=2**branch) if branch else mixed)
         return functools.reduce(jnp.add, terms)
 
