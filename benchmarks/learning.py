@@ -25,15 +25,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+import cv2
 import jax
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 from absl import logging
 
 from hrnet_jax import models
 from hrnet_jax.checkpoint import save_weights
+from hrnet_jax.config import from_json
+from hrnet_jax.data.pipeline import train_stream
 from hrnet_jax.files import write_text
 from hrnet_jax.interop.convert import to_file
+from hrnet_jax.setup import Setup
 from hrnet_jax.step import split
 from hrnet_jax.writer import Terminal, read_metrics
 from tests.parity.document import DOCS, store
@@ -46,6 +51,7 @@ CLASSES = (
     "bicyclist",
 )  # fmt: skip
 SIDES = ("ours", "peer")
+BATCHES = 50  # that are made alone, to time them
 RESULTS = Path(__file__).parent / "results" / "learning.json"
 
 
@@ -95,9 +101,9 @@ def main() -> None:
             weights = initial_weights(options.folder, seed=seed, terminal=terminal)
             terminal.line(f"\n{side}, seed {seed}")
             begin = time.perf_counter()
-            versions = run(options.root.absolute(), workdir, weights, settings, seed, terminal)
+            more = run(options.root.absolute(), workdir, weights, settings, seed, terminal)
             result = result_of(workdir / "metrics.jsonl", batch_size=options.batch)
-            write_text(path, json.dumps(result | {"versions": versions}) + "\n")
+            write_text(path, json.dumps(result | more) + "\n")
             terminal.line(f"mIoU {result['mIoU']:.2f} after {time.perf_counter() - begin:.0f} s")
     runs = {
         side: [
@@ -155,7 +161,7 @@ def initial_weights(folder: Path, *, seed: int, terminal: Terminal) -> Path:
 def run_ours(
     root: Path, workdir: Path, weights: Path, settings: dict[str, Any], seed: int,
     terminal: Terminal,
-) -> dict[str, str]:  # fmt: skip
+) -> dict[str, Any]:  # fmt: skip
     """Train through the public command, which goes on with a run by itself."""
     every = settings["steps"] // settings["evaluations"]
     fields = {
@@ -184,23 +190,50 @@ def run_ours(
     )
     if ended.returncode:
         sys.exit(ended.returncode)
-    return {"jax": jax.__version__}
+    with terminal.announced("Making batches alone"):
+        config = from_json((workdir / "config.json").read_text())
+        seconds = batch_seconds(Setup(config, terminal=terminal), batches=BATCHES)
+    return {"versions": {"jax": jax.__version__}, "CPU seconds of a batch": seconds}
+
+
+def batch_seconds(setup: Setup, *, batches: int) -> float:
+    """CPU seconds of one batch, from the files to normalised float32, in one thread."""
+    cv2.setNumThreads(0)
+    config = setup.config
+    stream = train_stream(
+        setup.source,
+        setup.dataset,
+        transforms=setup.train_transforms(),
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        reference=config.reference,
+    )
+    size = config.train.batch_size
+    for number in range(batches + 1):
+        if number == 1:  # the first one warms up
+            begin = time.process_time()
+        examples = [stream[position] for position in range(number * size, (number + 1) * size)]
+        for name in ("image", "label"):
+            np.stack([example[name] for example in examples])
+    return (time.process_time() - begin) / batches
 
 
 def run_peer(
     root: Path, workdir: Path, weights: Path, settings: dict[str, Any], seed: int,
     terminal: Terminal,
-) -> dict[str, str]:  # fmt: skip
+) -> dict[str, Any]:  # fmt: skip
     """Train with the real Runner in a process of its own, watching the file that it writes."""
     peer, metrics = Peer(workdir), workdir / "metrics.jsonl"
     with (
         concurrent.futures.ThreadPoolExecutor() as pool,
         terminal.live("mmsegmentation", total=settings["steps"]) as live,
     ):
+        data = {name: settings[name] for name in ("variant", "batch_size", "crop_size")}
+        data |= {"image_size": IMAGE_SIZE, "root": str(root), "classes": CLASSES}
         job = pool.submit(
-            peer.call, "learn", root=str(root), folder=str(workdir), weights=str(weights),
-            classes=CLASSES, seed=seed, log_every=log_every(settings), threads=os.cpu_count(),
-            **settings,
+            peer.call, "learn", folder=str(workdir), weights=str(weights), seed=seed, data=data,
+            log_every=log_every(settings), threads=os.cpu_count(),
+            **{name: settings[name] for name in ("steps", "evaluations", "limit")},
         )  # fmt: skip
         seen = len(read_metrics(metrics))  # of a run that was killed
         done = 0
@@ -216,11 +249,13 @@ def run_peer(
                     done = entry["step"]
             job.result()
             versions = peer.call("versions")
+            with terminal.announced("Making batches alone"):
+                seconds = peer.call("batch_seconds", batches=BATCHES, data=data)
         except BaseException:
             os.kill(peer.pid, signal.SIGKILL)  # else it would be waited for
             raise
     peer.close()
-    return versions
+    return {"versions": versions, "CPU seconds of a batch": seconds}
 
 
 def log_every(settings: dict[str, Any]) -> int:
@@ -290,16 +325,16 @@ def section(report: dict[str, Any]) -> tuple[list[str], str]:
     lines = [
         "![mIoU and loss of both sides](images/learning.png)",
         "",
-        "| per run | final mIoU | s per step | of these waiting for the batch |",
-        "|---|---|--:|--:|",
+        "| per run | final mIoU | s per step | of these waiting for the batch | CPU s of a batch |",
+        "|---|---|--:|--:|--:|",
     ]
     for side in SIDES:
         finals = ", ".join(f"{run['mIoU']:.2f}" for run in runs[side])
-        seconds, waiting = (
+        seconds, waiting, alone = (
             statistics.median(run[name] for run in runs[side])
-            for name in ("seconds", "data seconds")
+            for name in ("seconds", "data seconds", "CPU seconds of a batch")
         )
-        lines.append(f"| {side} | {finals} | {seconds:.2f} | {waiting:.4f} |")
+        lines.append(f"| {side} | {finals} | {seconds:.2f} | {waiting:.4f} | {alone:.3f} |")
     height, width = settings["crop_size"]
     plural = "s" * (seeds > 1)
     scored = f"the first {settings['limit']}" if settings["limit"] else "all"
@@ -310,7 +345,9 @@ def section(report: dict[str, Any]) -> tuple[list[str], str]:
         "",
         f"{seeds} seed{plural}, {settings['steps']} steps of {settings['batch_size']} crops of "
         f"{height}x{width}, scored on {scored} validation images. Times are medians; both sides "
-        "read ahead as they do by default, ours in two threads, the peer in two processes.",
+        "read ahead as they do by default, ours in two threads, the peer in two processes. The "
+        f"last column is that work alone: {BATCHES} batches one after the other in one thread, "
+        "from the files to normalised float32.",
         "",
         "; ".join([report["day"], report["machine"], *versions]),
     ]

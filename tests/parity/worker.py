@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import sys
+import time
 import types
 
 import jobs  # beside this file, which is run as a script
@@ -466,51 +467,16 @@ class _Curve(Hook):
         (self.folder / "next.pth").replace(self.folder / "last.pth")
 
 
-def learn(
-    root: str,
-    folder: str,
-    weights: str,
-    classes: list,
-    variant: str,
-    seed: int,
-    steps: int,
-    batch_size: int,
-    crop_size: list,
-    image_size: list,
-    evaluations: int,
-    limit: int,
-    log_every: int,
-    threads: int,
-) -> None:
-    """Train on a folder of photographs as the released config does, with the real Runner.
-
-    Goes on with a run that was killed. `folder` gets metrics.jsonl: of every `log_every` steps the
-    means of "loss", "seconds" and "data seconds" (waiting for the batch), and the scores.
-
-    Args:
-        root: folder with {img_dir,ann_dir}/{train,val}.
-        folder: of the run.
-        weights: .pth to start from.
-        classes: their names.
-        variant: of the network.
-        seed: of order and augmentation.
-        steps: of the schedule.
-        batch_size: images per step.
-        crop_size: height and width.
-        image_size: short and long side before the random scale.
-        evaluations: at equal distances, the last one at the end.
-        limit: validation images; 0 is all.
-        log_every: so many steps.
-        threads: of PyTorch in this process; two more processes read, as in the released config.
-    """
-    torch.set_num_threads(threads)
-    _loaded(variant, len(classes), weights, "float32")  # strict, as the Runner is not
+def _photographs(
+    root: str, classes: list, variant: str, batch_size: int, crop_size: list, image_size: list
+) -> Config:
+    """The released config, with another dataset, other sizes, and BN."""
     config = Config.fromfile(CONFIGS / f"fcn_{variant}_4xb2-40k_cityscapes-512x1024.py")
-    model, scale, crop = config.model, tuple(image_size[::-1]), tuple(crop_size)
+    model = config.model
     model.pretrained = None
     model.backbone.norm_cfg.type = model.decode_head.norm_cfg.type = "BN"
     model.decode_head.num_classes = len(classes)
-    model.data_preprocessor.size = crop
+    model.data_preprocessor.size = tuple(crop_size)
     for loader, split in ((config.train_dataloader, "train"), (config.val_dataloader, "val")):
         loader.dataset.update(
             type="BaseSegDataset",
@@ -518,17 +484,42 @@ def learn(
             data_prefix=dict(img_path=f"img_dir/{split}", seg_map_path=f"ann_dir/{split}"),
             metainfo=dict(classes=classes),
         )
+        for step in loader.dataset.pipeline:
+            if step.type in ("RandomResize", "Resize"):
+                step.scale = tuple(image_size[::-1])
+            elif step.type == "RandomCrop":
+                step.crop_size = tuple(crop_size)
     config.train_dataloader.batch_size = batch_size
+    return config
+
+
+def learn(
+    folder: str, weights: str, seed: int, steps: int, evaluations: int, limit: int, log_every: int,
+    threads: int, data: dict,
+) -> None:  # fmt: skip
+    """Train on a folder of photographs as the released config does, with the real Runner.
+
+    Goes on with a run that was killed. `folder` gets metrics.jsonl: of every `log_every` steps the
+    means of "loss", "seconds" and "data seconds" (waiting for the batch), and the scores.
+
+    Args:
+        folder: of the run.
+        weights: .pth to start from.
+        seed: of order and augmentation.
+        steps: of the schedule.
+        evaluations: at equal distances, the last one at the end.
+        limit: validation images; 0 is all.
+        log_every: so many steps.
+        threads: of PyTorch in this process; two more processes read, as in the released config.
+        data: `root` (with {img_dir,ann_dir}/{train,val}), `classes` (names), `variant`,
+            `batch_size`, `crop_size` (height, width), `image_size` (short and long side before the
+            random scale).
+    """
+    torch.set_num_threads(threads)
+    _loaded(data["variant"], len(data["classes"]), weights, "float32")  # strict; the Runner is not
+    config = _photographs(**data)
     config.val_dataloader.num_workers = 2
     config.val_dataloader.dataset.indices = limit or None
-    for step in (
-        *config.train_dataloader.dataset.pipeline,
-        *config.val_dataloader.dataset.pipeline,
-    ):
-        if step.type in ("RandomResize", "Resize"):
-            step.scale = scale
-        elif step.type == "RandomCrop":
-            step.crop_size = crop
     config.train_cfg.update(max_iters=steps, val_interval=steps // evaluations)
     config.param_scheduler[0].end = steps
     config.default_hooks.pop("visualization")
@@ -541,6 +532,20 @@ def learn(
     runner = Runner.from_cfg(config)
     runner.register_hook(_Curve(pathlib.Path(folder), log_every))
     runner.train()
+
+
+def batch_seconds(batches: int, data: dict) -> float:
+    """CPU seconds of this process per batch, from the files to normalised float32; see `learn`."""
+    cv2.setNumThreads(0)
+    config = _photographs(**data)
+    config.train_dataloader.update(num_workers=0, persistent_workers=False)
+    normalize = MODELS.build(config.model.data_preprocessor)
+    stream = iter(Runner.build_dataloader(config.train_dataloader, seed=0))
+    normalize(next(stream), training=True)
+    begin = time.process_time()
+    for _ in range(batches):
+        normalize(next(stream), training=True)
+    return (time.process_time() - begin) / batches
 
 
 def main() -> None:
