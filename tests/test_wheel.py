@@ -84,7 +84,8 @@ def test_every_module_is_imported_from_it(home):
 
 
 def test_it_lists_the_zoo_converts_and_predicts(home):
-    assert "fcn_hr48_512x1024_160k_cityscapes" in run(home, "-m", "hrnet_jax.main", "--mode=zoo")
+    listed = run(home, "-m", "hrnet_jax.main", "--mode=zoo", "cityscapes", "hr48", "160k")
+    assert "fcn_hr48_512x1024_160k_cityscapes_20200602_190946-59b7973e.pth" in listed
     assert run(home, "-c", CONVERT).startswith("background aeroplane ")
     run(home, "-m", "hrnet_jax.main", "--mode=predict", "--checkpoint=run", "--input=photo.png",
         "--output=out")  # fmt: skip
