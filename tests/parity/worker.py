@@ -527,6 +527,8 @@ def learn(
     config.test_dataloader = config.test_cfg = config.test_evaluator = config.tta_model = None
     config.randomness = dict(seed=seed)
     config.work_dir, config.log_level = folder, "WARNING"
+    # What `_Curve` saved holds objects of mmengine, which PyTorch since 2.6 refuses unless asked.
+    os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
     saved = pathlib.Path(folder) / "last.pth"
     config.load_from, config.resume = str(saved if saved.exists() else weights), saved.exists()
     runner = Runner.from_cfg(config)
