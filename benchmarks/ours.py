@@ -3,10 +3,6 @@
 Wall and CPU time and peak memory are those of this process, like the peer's of its own.
 """
 
-import json
-import os
-import resource
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,9 +18,8 @@ from hrnet_jax.memory import keep_freed_memory
 from hrnet_jax.optim import sgd
 from hrnet_jax.sharding import make_mesh, replicate, to_global
 from hrnet_jax.step import initial_state, make_train_step, split
+from tests.parity import jobs
 from tests.published import published_model
-
-_timed: dict[str, Any] = {}
 
 
 def load_program(variant: str, batch: str, training: bool, cache: str) -> dict[str, float]:
@@ -52,7 +47,7 @@ def load_program(variant: str, batch: str, training: bool, cache: str) -> dict[s
     else:
         lowered, program = _inference(structure, params, stats, image)
     traced, lower, compile_ = lowered
-    _timed["program"] = program
+    jobs.timed["program"] = program
     return {
         "making the model": made - begin,
         "tracing": traced,
@@ -103,27 +98,10 @@ def _training(structure: Any, params: dict, stats: dict, image: np.ndarray, labe
     return times, run
 
 
-def run(times: int) -> dict[str, float]:
-    """Run the loaded program; return wall and CPU seconds of each turn, and peak memory in MB."""
-    begin, busy = time.perf_counter(), time.process_time()
-    for _ in range(times):
-        _timed["program"]()
-    return {
-        "seconds": (time.perf_counter() - begin) / times,
-        "CPU seconds": (time.process_time() - busy) / times,
-        "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
-    }
-
-
 def main() -> None:
     """Do the jobs."""
     keep_freed_memory()  # as hrnet_jax.main does
-    replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever else is printed is no reply
-    for line in sys.stdin:
-        job = json.loads(line)
-        result = globals()[job.pop("do")](**job)
-        print(json.dumps({"result": result}), file=replies, flush=True)
+    jobs.serve(globals(), jobs.take_stdout())
 
 
 if __name__ == "__main__":

@@ -4,13 +4,17 @@
     python -m benchmarks.scale settings  accumulation and rematerialisation: memory, time
     python -m benchmarks.scale check     planned against measured memory; exit code 1 above 15 %
     python -m benchmarks.scale chips     the bounds of accelerators up to 256 devices
+    python -m benchmarks.scale zoo       the same for the 25 published runs: docs/reproduce.md
 
 All on simulated CPU devices, with random weights and images; only `settings` and `check` run a
-step. Programs are cached: a second start is quick.
+step. Programs are cached: a second start is quick. `zoo` keeps what each of its four programs
+needs in benchmarks/results/steps.json, and compiles only what is missing there.
 """
 
 import argparse
+import collections
 import ctypes
+import json
 import math
 import re
 import sys
@@ -22,9 +26,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from hrnet_jax import recipes
+from hrnet_jax import recipes, zoo
 from hrnet_jax.compiling import enable_compilation_cache
-from hrnet_jax.plan import CHIPS, Chip, Costs, bound, costs, simulate
+from hrnet_jax.config import dataset_of, from_dict
+from hrnet_jax.files import write_text
+from hrnet_jax.plan import CHIPS, Chip, Collective, Costs, bound, costs, simulate
 from hrnet_jax.setup import Setup
 from hrnet_jax.sharding import make_mesh, replicate, to_global
 from hrnet_jax.step import State
@@ -32,6 +38,10 @@ from hrnet_jax.writer import Terminal
 
 SETTINGS = [(1, "none"), (1, "block"), (1, "stage"), (4, "none")]
 MB = 1e6
+# What the published runs are scaled from: each variant once, and one with many classes.
+# On one device for the latter: only its traffic is used.
+KINDS = [("hr18s", "ade20k", 1)] + [(variant, "cityscapes", 8) for variant in zoo.BACKBONES]
+STEPS = Path(__file__).parent / "results" / "steps.json"  # costs of a step of each
 
 
 def main() -> None:
@@ -39,20 +49,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("table", choices=["rows", "settings", "check", "chips"])
+    parser.add_argument("table", choices=["rows", "settings", "check", "chips", "zoo"])
     parser.add_argument("--variant", default="hr18s")
     parser.add_argument("--crop", type=int, nargs=2, default=(512, 1024))
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--heights", type=int, nargs="+", default=(1, 2, 4, 8))
     options = parser.parse_args()
     enable_compilation_cache()
-    simulate("8" if options.table in ("rows", "chips") else "1")
+    simulate("8" if options.table in ("rows", "chips", "zoo") else "1")
     jax.config.update("jax_default_matmul_precision", "highest")
     config = recipes.cityscapes(variant=options.variant, schedule="40k")
     config.train.crop_size = tuple(options.crop)
     config.train.batch_size = options.batch
     terminal = Terminal()
-    if options.table == "rows":
+    if options.table == "zoo":
+        published(terminal)
+    elif options.table == "rows":
         rows(config, options.heights, terminal)
     elif options.table == "settings":
         settings(config, terminal)
@@ -124,6 +136,65 @@ def chips(config: ConfigDict, terminal: Terminal) -> None:
             ]
             parts = ("compute ms", "memory ms", "waiting ms", "transfer ms")
             _print(("chip", "devices", *parts, "images/s", "efficiency"), lines, terminal)
+
+
+def published(terminal: Terminal) -> None:
+    """Compile what the 25 runs are scaled from, then write the table of docs/reproduce.md."""
+    stored = json.loads(STEPS.read_text()) if STEPS.exists() else {}
+    for variant, dataset, devices in KINDS:
+        name = f"{variant} {dataset}"
+        if name in stored:
+            continue
+        terminal.line(name)
+        config = getattr(recipes, dataset)(variant=variant, schedule="80k")
+        config.train.batch_size = devices  # one image on each
+        mesh = make_mesh(devices=jax.devices()[:devices])
+        found, _ = costs(Setup(config, terminal=terminal, mesh=mesh))
+        alike = collections.Counter(found.collectives)
+        grouped = [c._replace(times=c.times * count) for c, count in alike.items()]
+        stored[name] = found._replace(collectives=grouped)._asdict()
+        write_text(STEPS, json.dumps(stored) + "\n")
+    path = Path("docs/reproduce.md")
+    write_text(path, zoo.with_table(path.read_text(), times(stored), mark="times"))
+
+
+def times(stored: dict[str, dict[str, Any]]) -> str:
+    """Hours of training at the bound of each published run, float32, in Markdown."""
+    kinds = {
+        name: Costs(**fields | {"collectives": [Collective(*c) for c in fields["collectives"]]})
+        for name, fields in stored.items()
+    }
+    machines = [(CHIPS[2], 1), (CHIPS[2], 8), (CHIPS[0], 8)]
+    heads = [f"{devices} {chip.name}" for chip, devices in machines]
+    lines = [f"| recipe | {' | '.join(heads)} |", f"|---|{'--:|' * len(heads)}"]
+    for row in zoo.ROWS:
+        config = from_dict(row.recipe())
+        if f"{row.variant} cityscapes" not in kinds:
+            continue  # not compiled yet
+        found, cells = _scaled(config, kinds), []
+        for chip, devices in machines:
+            there = _on(found, devices=devices, images=config.train.batch_size)
+            least = bound(there, chip, dtype="float32")
+            assert least is not None
+            cells.append(f"{least.step * config.train.steps / 3600:.1f} h")
+        lines.append(f"| `{row.config}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _scaled(config: ConfigDict, kinds: dict[str, Costs]) -> Costs:
+    """The costs of a variant's Cityscapes step, for another crop and another number of classes.
+
+    Arithmetic and traffic go with the pixels. Logits of more classes are more traffic, whatever the
+    network; their arithmetic is little beside it, and is left out.
+    """
+    base = kinds[f"{config.model.variant} cityscapes"]
+    small, large = kinds["hr18s cityscapes"], kinds["hr18s ade20k"]
+    more = math.prod(config.train.crop_size) / (512 * 1024)
+    per_class = (2 * large.traffic - small.traffic) / (150 - 19)  # for 512x1024, which is two crops
+    return base._replace(
+        flops=base.flops * more,
+        traffic=more * (base.traffic + per_class * (dataset_of(config).num_classes - 19)),
+    )
 
 
 def _chip_line(found: Costs, chip: Chip, dtype: str, devices: int, images: int) -> str:

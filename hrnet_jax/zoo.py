@@ -363,9 +363,9 @@ def commands() -> str:
     return "\n".join(lines)
 
 
-def with_table(text: str, content: str) -> str:
+def with_table(text: str, content: str, *, mark: str = "zoo") -> str:
     """Put `content` between the marks of a document: <!-- zoo --> and <!-- /zoo -->."""
-    begin, end = "<!-- zoo -->", "<!-- /zoo -->"
+    begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
     head, _, rest = text.partition(begin)
     _, found, tail = rest.partition(end)
     if not found:

@@ -6,9 +6,7 @@ Weights come from files that mmsegmentation saved and go through the converter, 
 import dataclasses
 import datetime
 import hashlib
-import json
 import os
-import platform
 from pathlib import Path
 
 import jax
@@ -22,7 +20,8 @@ from hrnet_jax.interop.sources import read_source
 from hrnet_jax.interop.weights import template
 from hrnet_jax.predict import Predictor
 from hrnet_jax.protocol import MULTI_SCALE, Protocol
-from tests.parity import ours
+from tests.parity import document, ours
+from tests.parity.document import BACKWARD, LONG, NUDGED, SHORT, TOTAL
 from tests.parity.peer import PYTHON, Peer
 from tests.published import published_tensor
 
@@ -31,19 +30,10 @@ pytestmark = [
     pytest.mark.skipif(PYTHON not in os.environ, reason="run `make parity`"),
 ]
 
-ROOT = Path(__file__).parents[2]
-STORED = ROOT / "docs" / "parity.json"
 ROWS = {"logits": 24, "label maps": 8, "backward": 3, "training": 3, "round trip": 6}
 VARIANTS = ("hr18s", "hr18", "hr48")
 SIZES = ((512, 1024), (375, 500), (513, 769), (97, 65))
 OTHER_CLASSES = (150, 21, 60, 59)
-BACKWARD = 6  # batches of the comparison in float32
-TOTAL, SHORT, LONG = 20, 5, 20  # steps of the schedule, of the two comparisons
-NUDGED = (  # tensors of which one element is moved by one ulp, to see how far the peer drifts
-    "backbone.conv1.weight",
-    "backbone.stage3.0.branches.1.0.conv2.weight",
-    "decode_head.conv_seg.weight",
-)
 
 
 @pytest.fixture(scope="session")
@@ -70,18 +60,14 @@ def peer(folder):
 @pytest.fixture(scope="session")
 def tables(peer):
     """Rows by table. One that this run has filled takes its place in `docs/parity.md`."""
-    tables: dict[str, list[str]] = {name: [] for name in HEADS}
+    tables: dict[str, list[str]] = {name: [] for name in ROWS}
     yield tables
-    stored = json.loads(STORED.read_text()) if STORED.exists() else {}
     theirs = ", ".join(f"{name} {version}" for name, version in peer.call("versions").items())
     for name, rows in tables.items():
         print("", name, *rows, sep="\n")  # seen with `pytest -s`
         if len(rows) == ROWS[name]:  # a row is added when its test has found nothing wrong
             run = f"{datetime.datetime.now():%Y-%m-%d}, {theirs}; jax {jax.__version__}"
-            stored[name] = {"run": run, "rows": rows}
-    STORED.write_text(json.dumps(stored, indent=1) + "\n")
-    if set(stored) == set(HEADS):
-        (ROOT / "docs" / "parity.md").write_text(document(stored))
+            document.store(name, rows=rows, run=run)
 
 
 @pytest.fixture(scope="session")
@@ -325,71 +311,3 @@ def test_label_maps_of_photographs(variant, name, peer, files, converted, tables
         f"| {variant} | {name} | {pixels:,} | {different} "
         f"| {100 * (1 - different / pixels):.4f} % | {worst:.1e} |"
     )
-
-
-HEADS = {
-    "logits": """\
-## Logits
-
-At stride 4, of standard normal images, in units of the largest logit. Demanded: the difference in
-float32 at most 1e-5, or twice the peer's own float32 error where that is larger; in float64 1e-10.
-
-| variant | classes | size | largest logit | float32: ours - peer | float32: ours - float64 peer \
-| float32: peer - float64 peer | float64: ours - peer |
-|--|--:|--|--:|--:|--:|--:|--:|""",
-    "label maps": """\
-## Label maps of photographs
-
-Crops of odd sizes of two photographs, from the file to the label map on each side: resize,
-normalise, whole image or windows, scales and mirror images, back to the original size. 21 classes.
-Demanded: equal in 99.99 % of the pixels. The last column is the largest lead that the peer's best
-class had over the second where the two differ: ties within float error.
-
-| variant | protocol | pixels | different | equal | largest lead where different |
-|--|--|--:|--:|--:|--:|""",
-    "backward": f"""\
-## One backward pass
-
-Two crops of 128x192, a quarter of the pixels ignored, the peer's own random weights, 19 classes.
-Relative differences; gradients by the L2 norm. Demanded in float64: loss 1e-10, every gradient
-1e-8; in float32, of each of {BACKWARD} batches: loss 1e-5, all gradients as one vector at most
-twice as far from the peer's float64 as the peer's float32 is. (Shown: medians, the worst ratio.)
-
-| variant | float64 loss | float64 worst gradient | float32 worst loss | float32 gradients, ours \
-| float32 gradients, peer | worst ratio |
-|--|--:|--:|--:|--:|--:|--:|""",
-    "training": f"""\
-## Training
-
-SGD in float64 on fixed batches of two crops of 64x96 with ignored pixels: momentum 0.9, decay
-5e-4, the poly schedule of 1.x over {TOTAL} steps. Relative L2 distance of all parameters and of
-all running statistics as one vector each; the largest relative difference of a loss. In brackets
-what the peer's own result moves by when one weight moves by one ulp (the worst of {len(NUDGED)}).
-Demanded: 1e-7 after {SHORT} steps, ten times the bracket after {LONG}; learning rates to 1e-12.
-
-| variant | {SHORT} steps: parameters | statistics | losses | {LONG} steps: parameters \
-| statistics | losses |
-|--|--:|--:|--:|--:|--:|--:|""",
-    "round trip": """\
-## There and back
-
-.pth of the peer -> checkpoint -> .pth, loaded by the peer with strict=True.
-
-| variant | file | tensors + counters | bits that differ | bits of the peer's logits that differ \
-| SHA-256 of its logits |
-|--|--|--:|--:|--:|--|""",
-}
-
-
-def document(stored: dict[str, dict]) -> str:
-    parts = [
-        "# Parity with mmsegmentation\n\nWritten by `make parity`, side by side on the same "
-        f"machine ({platform.machine()}, CPU).\nThe peer runs its released configs (BN instead "
-        "of SyncBN). Weights: of every published name,\ndrawn by `tests/published.py`, saved by "
-        "the peer, converted by us. Each table is of one run, whose\nday and versions stand under "
-        "it."
-    ]
-    for name, head in HEADS.items():
-        rows = "\n".join(stored[name]["rows"])
-        parts.append(f"{head}\n{rows}\n\n{stored[name]['run']}")
-    return "\n\n".join(parts) + "\n"

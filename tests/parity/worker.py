@@ -6,16 +6,17 @@ arrays go through .npz files. `peer.py` talks to it.
 
 import importlib.util
 import json
+import os
 import pathlib
-import resource
 import sys
 import time
 import types
 
+import jobs  # beside this file, which is run as a script
 import numpy as np
 import torch
 
-replies, sys.stdout = sys.stdout, sys.stderr  # mmengine prints
+replies = jobs.take_stdout()  # mmengine prints
 
 
 def _stub_ops() -> None:
@@ -43,6 +44,7 @@ import mmcv
 import mmengine
 import mmseg
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper, PolyLR
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, load_checkpoint
@@ -390,9 +392,6 @@ def take(batches: int, normalize: bool) -> list:
     return [list(image.shape) for image in batch["inputs"]]
 
 
-_timed: dict = {}  # of `load_program`, for `run`
-
-
 def load_program(
     variant: str, weights: str, batch: str, layout: str, training: bool, threads: int
 ) -> float:
@@ -432,20 +431,123 @@ def load_program(
         optimizer.step()
         return loss.item()
 
-    _timed["program"] = step if training else infer
-    return _timed["program"]()
+    jobs.timed["program"] = step if training else infer
+    return jobs.timed["program"]()
 
 
-def run(times: int) -> dict:
-    """Run the loaded program; return wall and CPU seconds of each turn, and peak memory in MB."""
-    begin, busy = time.perf_counter(), time.process_time()
-    for _ in range(times):
-        _timed["program"]()
-    return {
-        "seconds": (time.perf_counter() - begin) / times,
-        "CPU seconds": (time.process_time() - busy) / times,
-        "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
-    }
+class _Curve(Hook):
+    """Writes losses, times and scores as they come; saves the run after each evaluation."""
+
+    priority = "VERY_LOW"  # after what it reads
+
+    def __init__(self, folder: pathlib.Path, every: int):
+        self.folder, self.every = folder, every
+        self.parent = os.getppid()
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        if os.getppid() != self.parent:  # killed, and perhaps begun anew in the same folder
+            sys.exit("Nobody waits for this run any more.")
+
+    def _write(self, step: int, values: dict) -> None:
+        with (self.folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        if (batch_idx + 1) % self.every == 0:
+            names = {"loss": "loss", "seconds": "time", "data seconds": "data_time"}
+            scalar = runner.message_hub.get_scalar
+            means = {k: float(scalar(f"train/{v}").mean(self.every)) for k, v in names.items()}
+            self._write(batch_idx + 1, means)
+
+    def after_val_epoch(self, runner, metrics=None) -> None:
+        self._write(runner.iter, {name: float(value) for name, value in metrics.items()})
+        # Only now: a run that was killed while evaluating evaluates anew. `by_epoch` makes it
+        # note the number of steps that are done, and not one more.
+        runner.save_checkpoint(str(self.folder), "next.pth", by_epoch=True)
+        (self.folder / "next.pth").replace(self.folder / "last.pth")
+
+
+def _photographs(
+    root: str, classes: list, variant: str, batch_size: int, crop_size: list, image_size: list
+) -> Config:
+    """The released config, with another dataset, other sizes, and BN."""
+    config = Config.fromfile(CONFIGS / f"fcn_{variant}_4xb2-40k_cityscapes-512x1024.py")
+    model = config.model
+    model.pretrained = None
+    model.backbone.norm_cfg.type = model.decode_head.norm_cfg.type = "BN"
+    model.decode_head.num_classes = len(classes)
+    model.data_preprocessor.size = tuple(crop_size)
+    for loader, split in ((config.train_dataloader, "train"), (config.val_dataloader, "val")):
+        loader.dataset.update(
+            type="BaseSegDataset",
+            data_root=root,
+            data_prefix=dict(img_path=f"img_dir/{split}", seg_map_path=f"ann_dir/{split}"),
+            metainfo=dict(classes=classes),
+        )
+        for step in loader.dataset.pipeline:
+            if step.type in ("RandomResize", "Resize"):
+                step.scale = tuple(image_size[::-1])
+            elif step.type == "RandomCrop":
+                step.crop_size = tuple(crop_size)
+    config.train_dataloader.batch_size = batch_size
+    return config
+
+
+def learn(
+    folder: str, weights: str, seed: int, steps: int, evaluations: int, limit: int, log_every: int,
+    threads: int, data: dict,
+) -> None:  # fmt: skip
+    """Train on a folder of photographs as the released config does, with the real Runner.
+
+    Goes on with a run that was killed. `folder` gets metrics.jsonl: of every `log_every` steps the
+    means of "loss", "seconds" and "data seconds" (waiting for the batch), and the scores.
+
+    Args:
+        folder: of the run.
+        weights: .pth to start from.
+        seed: of order and augmentation.
+        steps: of the schedule.
+        evaluations: at equal distances, the last one at the end.
+        limit: validation images; 0 is all.
+        log_every: so many steps.
+        threads: of PyTorch in this process; two more processes read, as in the released config.
+        data: `root` (with {img_dir,ann_dir}/{train,val}), `classes` (names), `variant`,
+            `batch_size`, `crop_size` (height, width), `image_size` (short and long side before the
+            random scale).
+    """
+    torch.set_num_threads(threads)
+    _loaded(data["variant"], len(data["classes"]), weights, "float32")  # strict; the Runner is not
+    config = _photographs(**data)
+    config.val_dataloader.num_workers = 2
+    config.val_dataloader.dataset.indices = limit or None
+    config.train_cfg.update(max_iters=steps, val_interval=steps // evaluations)
+    config.param_scheduler[0].end = steps
+    config.default_hooks.pop("visualization")
+    config.default_hooks.checkpoint = None  # `_Curve` saves
+    config.test_dataloader = config.test_cfg = config.test_evaluator = config.tta_model = None
+    config.randomness = dict(seed=seed)
+    config.work_dir, config.log_level = folder, "WARNING"
+    # What `_Curve` saved holds objects of mmengine, which PyTorch since 2.6 refuses unless asked.
+    os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
+    saved = pathlib.Path(folder) / "last.pth"
+    config.load_from, config.resume = str(saved if saved.exists() else weights), saved.exists()
+    runner = Runner.from_cfg(config)
+    runner.register_hook(_Curve(pathlib.Path(folder), log_every))
+    runner.train()
+
+
+def batch_seconds(batches: int, data: dict) -> float:
+    """CPU seconds of this process per batch, from the files to normalised float32; see `learn`."""
+    cv2.setNumThreads(0)
+    config = _photographs(**data)
+    config.train_dataloader.update(num_workers=0, persistent_workers=False)
+    normalize = MODELS.build(config.model.data_preprocessor)
+    stream = iter(Runner.build_dataloader(config.train_dataloader, seed=0))
+    normalize(next(stream), training=True)
+    begin = time.process_time()
+    for _ in range(batches):
+        normalize(next(stream), training=True)
+    return (time.process_time() - begin) / batches
 
 
 def main() -> None:
@@ -453,10 +555,7 @@ def main() -> None:
     torch.set_num_threads(
         1
     )  # more would wait for each other on a busy machine, small layer by layer
-    for line in sys.stdin:
-        job = json.loads(line)
-        result = globals()[job.pop("do")](**job)
-        print(json.dumps({"result": result}), file=replies, flush=True)
+    jobs.serve(globals(), replies)
 
 
 if __name__ == "__main__":

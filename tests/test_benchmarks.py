@@ -1,0 +1,108 @@
+"""What the benchmarks conclude from what they measured; measuring itself is not tested here."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks import learning, scale
+from hrnet_jax import zoo
+from tests.parity import document
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize(
+    ("ours", "peer", "pooled", "holds"),
+    [
+        ([30.0, 32.0], [31.0, 33.0], 2**0.5, True),
+        ([30.0, 31.0, 32.0], [26.0, 27.0, 28.0], 1.0, False),
+        ([30.0, 31.0, 32.0], [28.0, 29.0, 30.0], 1.0, True),  # exactly twice
+        ([30.0, 30.0], [27.0, 33.0], 3.0, True),  # sqrt((0 + 18) / 2)
+        ([30.0, 30.0], [30.5, 30.5], 0.0, False),
+        ([30.0], [30.0], None, None),
+    ],
+)
+def test_means_are_compared_in_pooled_deviations(ours, peer, pooled, holds):
+    found = learning.verdict(ours, peer)
+    assert found["difference"] == pytest.approx(sum(ours) / len(ours) - sum(peer) / len(peer))
+    assert found["pooled deviation"] == (None if pooled is None else pytest.approx(pooled))
+    assert found["holds"] is holds
+
+
+def test_a_run_is_read_from_the_log_of_either_side(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    ours = {"loss": 2.0, "images_per_second": 8.0, "data_wait": 0.1}
+    entries = [
+        {"step": 1, "loss": 3.0, "seconds": 9.0, "data seconds": 5.0},
+        {"step": 2, "mIoU": 10.0, "aAcc": 50.0},
+        {"step": 2, **ours},  # a killed run had come that far; its successor writes the step anew
+        {"step": 2, **ours, "loss": 2.5},
+        {"step": 2, "mIoU": 11.0},
+        {"step": 4, "mIoU": 12.0},
+    ]
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    assert learning.result_of(path, batch_size=4) == {
+        "mIoU": 12.0,
+        "curve": [[2, 11.0], [4, 12.0]],
+        "loss": [(1, 3.0), (2, 2.5)],
+        "seconds": 0.5,
+        "data seconds": 0.05,
+    }
+
+
+def test_runs_of_other_settings_are_not_mixed(tmp_path):
+    learning.claim(tmp_path / "runs", {"steps": 4, "crop_size": (64, 96)})
+    learning.claim(tmp_path / "runs", {"steps": 4, "crop_size": (64, 96)})
+    with pytest.raises(SystemExit, match=r"other settings \(steps 4 -> 8\); give those again"):
+        learning.claim(tmp_path / "runs", {"steps": 8, "crop_size": (64, 96)})
+
+
+def report(*, ours: list[float], peer: list[float]) -> dict:
+    runs = {
+        side: [
+            {"mIoU": final, "curve": [[2, final / 2], [4, final]], "loss": [[1, 3.0], [4, 1.0]],
+             "seconds": 2.0, "data seconds": 0.01, "CPU seconds of a batch": 0.125}
+            for final in finals
+        ]
+        for side, finals in (("ours", ours), ("peer", peer))
+    }  # fmt: skip
+    settings = {"steps": 4, "batch_size": 4, "crop_size": [64, 96], "limit": 0}
+    return {
+        "day": "2026-01-01", "machine": "abacus", "versions": {"jax": "1"}, "settings": settings,
+        "runs": runs, "verdict": learning.verdict(ours, peer),
+    }  # fmt: skip
+
+
+def test_the_section_says_whether_the_criterion_holds(tmp_path):
+    rows, text = learning.section(report(ours=[30.0, 32.0], peer=[20.0, 22.0]))
+    assert rows == ["| 2 | 15.50 ± 0.71 | 10.50 ± 0.71 |", "| 4 | 31.00 ± 1.41 | 21.00 ± 1.41 |"]
+    assert "+10.00, pooled standard deviation 1.41: the criterion **does not hold**" in text
+    assert "| ours | 30.00, 32.00 | 2.00 | 0.0100 | 0.125 |" in text
+    alone = report(ours=[30.0], peer=[20.0])
+    assert "one seed, so there is no verdict" in learning.section(alone)[1]
+    learning.draw(alone, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 1000
+
+
+def test_a_section_takes_only_its_own_place(tmp_path):
+    document.store("learning", rows=["| 2 | 1 | 2 |"], run="of today", docs=tmp_path)
+    document.store("logits", rows=["| hr18s |"], run="of tomorrow", docs=tmp_path)
+    text = (tmp_path / "parity.md").read_text()
+    assert re.findall("^## (.*)", text, flags=re.MULTILINE) == ["Logits", "Learning"]
+    assert "| 2 | 1 | 2 |\n\nof today" in text
+
+
+def test_the_page_is_that_of_its_rows():
+    stored = json.loads((document.DOCS / "parity.json").read_text())
+    assert (document.DOCS / "parity.md").read_text() == document.document(stored)
+
+
+def test_the_predicted_hours_are_those_of_the_stored_costs():
+    text = (ROOT / "docs" / "reproduce.md").read_text()
+    stored = json.loads(scale.STEPS.read_text())
+    table = scale.times(stored)
+    compiled = [row.config for row in zoo.ROWS if f"{row.variant} cityscapes" in stored]
+    assert re.findall("`(configs/.*?)`", table) == compiled
+    assert text == zoo.with_table(text, table, mark="times"), "python -m benchmarks.scale zoo"

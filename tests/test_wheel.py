@@ -1,0 +1,94 @@
+"""The wheel in an environment of its own, which has our dependencies but not our folder."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import hrnet_jax
+from hrnet_jax import models
+from hrnet_jax.interop.keys import torch_state_dict
+from hrnet_jax.interop.pth_write import write_pth
+from hrnet_jax.step import split
+
+pytestmark = pytest.mark.slow  # fetches the build backend
+
+ROOT = Path(__file__).parent.parent
+IMPORT_ALL = """
+import importlib, importlib.metadata, pkgutil, hrnet_jax
+print(hrnet_jax.__file__, importlib.metadata.version("hrnet-jax"))
+for module in pkgutil.walk_packages(hrnet_jax.__path__, "hrnet_jax."):
+    importlib.import_module(module.name)
+"""
+CONVERT = """
+from hrnet_jax.interop.convert import to_checkpoint
+from hrnet_jax.predict import Predictor
+to_checkpoint("random.pth", "run")
+print(*Predictor.load("run").classes)
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A folder with the wheel, the environment `env`, random weights and a photo."""
+    home = tmp_path_factory.mktemp("home")
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    wheel = [*pip, "wheel", "--no-deps", "--wheel-dir", str(home), str(ROOT)]
+    subprocess.run(wheel, check=True, timeout=200)
+    venv.create(home / "env")
+    site = sysconfig.get_path(
+        "purelib", vars={"base": str(home / "env"), "platbase": str(home / "env")}
+    )
+    (built,) = home.glob("*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--target", site, str(built)], check=True)
+    # Files ending in .pth that lie in a folder named by one are not read: our editable
+    # installation, which is such a file, stays out.
+    Path(site, "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    _, params, stats = split(models.build("hr18s", num_classes=21))
+    write_pth(home / "random.pth", {"state_dict": torch_state_dict(params, stats)})
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(pixels).save(home / "photo.png")
+    return home
+
+
+def run(home: Path, *arguments: str) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [str(home / "env" / "bin" / "python"), *arguments],
+        cwd=home, env=environment, capture_output=True, text=True, timeout=230, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_wheel_has_every_file_of_the_package_and_no_other(home):
+    (built,) = home.glob("*.whl")
+    with zipfile.ZipFile(built) as archive:
+        found = {name for name in archive.namelist() if ".dist-info/" not in name}
+    files = (path for path in (ROOT / "hrnet_jax").rglob("*") if path.is_file())
+    expected = {str(path.relative_to(ROOT)) for path in files if "__pycache__" not in path.parts}
+    assert found == expected
+
+
+def test_every_module_is_imported_from_it(home):
+    path, version = run(home, "-c", IMPORT_ALL).split()
+    assert Path(path).is_relative_to(home)
+    assert version == hrnet_jax.__version__ == "0.1.0"
+
+
+def test_it_lists_the_zoo_converts_and_predicts(home):
+    listed = run(home, "-m", "hrnet_jax.main", "--mode=zoo", "cityscapes", "hr48", "160k")
+    assert "fcn_hr48_512x1024_160k_cityscapes_20200602_190946-59b7973e.pth" in listed
+    assert run(home, "-c", CONVERT).startswith("background aeroplane ")
+    run(home, "-m", "hrnet_jax.main", "--mode=predict", "--checkpoint=run", "--input=photo.png",
+        "--output=out")  # fmt: skip
+    with Image.open(home / "out" / "photo_label.png") as label:
+        assert label.size == (64, 64)
+        assert np.asarray(label).max() < 21
