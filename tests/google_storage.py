@@ -127,7 +127,7 @@ class _Handler(BaseHTTPRequestHandler):
             case _:
                 self._answer(501, {"error": {"code": 501, "message": self.path}})
 
-    do_GET = do_POST = do_PUT = do_DELETE = _handle  # noqa: N815
+    do_GET = do_POST = do_PUT = do_DELETE = _handle
 
     def _missing(self, name: str) -> None:
         self._answer(404, {"error": {"code": 404, "message": f"No such object: {name}"}})
