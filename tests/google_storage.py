@@ -8,8 +8,9 @@ import itertools
 import json
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -22,6 +23,8 @@ class Storage(ThreadingHTTPServer):
     Attributes:
         objects: contents and generation by name.
         written: the names of objects as they were written, in order.
+        read: the names of objects whose contents were read, in order.
+        before: called with each name before the object is written; may refuse by raising.
     """
 
     daemon_threads = True
@@ -31,6 +34,8 @@ class Storage(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.objects: dict[str, tuple[bytes, int]] = {}
         self.written: list[str] = []
+        self.read: list[str] = []
+        self.before: Callable[[str], None] = lambda name: None
         self.uploads: dict[str, tuple[str, bytearray]] = {}
         self.lock = threading.Lock()
         self._count = itertools.count(1)
@@ -55,6 +60,7 @@ class Storage(ThreadingHTTPServer):
         }
 
     def put(self, name: str, data: bytes) -> dict[str, Any]:
+        self.before(name)
         with self.lock:
             self.objects[name] = (data, self.next_number())
             self.written.append(name)
@@ -73,9 +79,29 @@ class Storage(ThreadingHTTPServer):
             "updated": "2026-01-01T00:00:00.000Z",
         }
 
+    def clear(self) -> None:
+        """Forget everything."""
+        self.objects.clear()
+        self.written.clear()
+        self.read.clear()
+        self.before = lambda name: None
+
+    def upload(self, source: Path, folder: str) -> None:
+        """Put the files of a local folder into one of the bucket."""
+        for path in source.rglob("*"):
+            if path.is_file():
+                self.put(f"{folder}/{path.relative_to(source).as_posix()}", path.read_bytes())
+
+    def download(self, folder: str, target: Path) -> Path:
+        """Write the objects of a folder of the bucket to a local one."""
+        for name in self.below(folder):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            (target / name).write_bytes(self.objects[f"{folder}/{name}"][0])
+        return target
+
     def below(self, folder: str) -> list[str]:
         """The names of objects below a folder, without it."""
-        prefix = folder.removeprefix(f"gs://{BUCKET}/").rstrip("/") + "/"
+        prefix = folder + "/"
         return sorted(n.removeprefix(prefix) for n in self.objects if n.startswith(prefix))
 
 
@@ -155,6 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
         data, generation = found
         if query.get("alt") != "media":
             return self._answer(200, self.server.describe(name))
+        self.server.read.append(name)
         if query.get("ifGenerationNotMatch") == str(generation):
             return self._answer(304)
         headers = {"x-goog-generation": str(generation), "Content-Type": "application/octet-stream"}

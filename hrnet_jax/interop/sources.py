@@ -80,7 +80,10 @@ def read_source(path: str | AnyPath, *, any_hash: bool = False) -> Source:
         return _from_checkpoint(path)
     if is_remote(path):
         with local_file(path) as file:
-            return dataclasses.replace(read_source(file, any_hash=any_hash), path=path)
+            try:
+                return dataclasses.replace(read_source(file, any_hash=any_hash), path=path)
+            except ValueError as error:
+                raise ValueError(str(error).replace(str(file), str(path))) from None
     if path.suffix == ".safetensors":
         tensor_file = read_safetensors(path)
         content, sha256, kind = tensor_file.tensors, tensor_file.sha256, "safetensors"
