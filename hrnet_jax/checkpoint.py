@@ -37,8 +37,7 @@ _ITEMS = ("model", "optimizer", "meta")
 _FILES, _SCORES = "files.json", "scores.json"
 _UNFINISHED = ".orbax-checkpoint-tmp"  # what Orbax puts behind a step until all of it is written
 # Orbax's notes on when a checkpoint was committed: made last, and never read when one is restored.
-_COMMITTED = "commit_success.txt"
-_MARKERS = {_COMMITTED, "_CHECKPOINT_METADATA"}
+_MARKERS = {"commit_success.txt", "_CHECKPOINT_METADATA"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,8 +68,6 @@ class Checkpoints:
         self._saving: int | None = None  # the step whose files are on their way
         for path in sorted(self._folder.glob(f"*{_UNFINISHED}*")):
             warn(f"{path} was left unfinished by a run that was stopped while saving; removing it.")
-        if is_remote(self._folder):
-            self._commit_copies()
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
@@ -80,19 +77,6 @@ class Checkpoints:
             ),
             item_names=_ITEMS,
         )
-
-    def _commit_copies(self) -> None:
-        """Mark as committed what is complete: copied from a disk, or killed just before its mark.
-
-        In a bucket Orbax takes a checkpoint without the mark for unfinished and removes it. Ours is
-        complete when it has its list of files, which is read before anything goes on from it.
-        """
-        if processes.is_first() and self._folder.exists():
-            for place in self._folder.iterdir():
-                is_ours = place.name.isdigit() and _is_finished(place)
-                if is_ours and not (place / _COMMITTED).exists():
-                    write_text(place / _COMMITTED, "It has its list of files.")
-        processes.wait_for_all("copied checkpoints")
 
     @property
     def steps(self) -> list[int]:
