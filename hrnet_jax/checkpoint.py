@@ -25,7 +25,6 @@ from hrnet_jax.files import (
     files_below,
     is_remote,
     move_folder,
-    size_of,
     to_path,
     write_text,
 )
@@ -363,7 +362,7 @@ def _read_scores(place: AnyPath) -> dict[str, float] | None:
 def list_files(place: AnyPath) -> None:
     """Write size and CRC-32 of every file of a checkpoint beside them."""
     files = {
-        path.relative_to(place).as_posix(): [size_of(path), _crc32(path)]
+        path.relative_to(place).as_posix(): _size_and_crc32(path)
         for path in files_below(place)
         if path.name not in _MARKERS
     }
@@ -384,20 +383,22 @@ def check_files(place: AnyPath, *, among: Sequence[str] = _ITEMS) -> None:
         path = place / name
         if name.split("/")[0] not in among:
             continue
-        if not path.exists():
-            raise ValueError(f"{name} is missing")
-        if size_of(path) != size:
-            raise ValueError(f"{name} has {size_of(path)} bytes instead of {size}")
-        if _crc32(path) != checksum:
+        try:
+            found_size, found_checksum = _size_and_crc32(path)
+        except FileNotFoundError:
+            raise ValueError(f"{name} is missing") from None
+        if found_size != size:
+            raise ValueError(f"{name} has {found_size} bytes instead of {size}")
+        if found_checksum != checksum:
             raise ValueError(f"{name} has other contents than were written")
 
 
-def _crc32(path: AnyPath) -> int:
-    checksum = 0
+def _size_and_crc32(path: AnyPath) -> tuple[int, int]:
+    size = checksum = 0
     with path.open("rb") as file:
         while part := file.read(1 << 20):
-            checksum = zlib.crc32(part, checksum)
-    return checksum
+            size, checksum = size + len(part), zlib.crc32(part, checksum)
+    return size, checksum
 
 
 def leaf_checksums(tree: Any) -> dict[str, int]:

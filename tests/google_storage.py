@@ -107,6 +107,7 @@ class Storage(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # an answer goes out as one packet, or Nagle's algorithm holds it for 40 ms
     server: Storage
 
     def log_message(self, *_: object) -> None:
