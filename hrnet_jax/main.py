@@ -179,7 +179,8 @@ def _run(terminal: Terminal) -> None:
         return
     if mode == "predict" and not _INPUT.value:
         raise ValueError("--input is missing; give an image, a video, a folder or a pattern.")
-    weights = load_weights(checkpoint)
+    with terminal.announced_if_remote(checkpoint):
+        weights = load_weights(checkpoint)
     if not weights.meta["classes"]:
         raise ValueError(
             f"{weights.path} holds a backbone without a head, which labels nothing; train from it "

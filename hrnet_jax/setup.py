@@ -173,8 +173,11 @@ class Setup:
         """The weights of step 0; says where they come from."""
         config = self.config
         if config.init_from:
+            path = zoo.locate(config.init_from)
+            with self.terminal.announced_if_remote(path):
+                source = read_source(path)
             loaded = start_from(
-                read_source(zoo.locate(config.init_from)),
+                source,
                 *self._model[1:],
                 variant=config.model.variant,
                 classes=self.dataset.classes,

@@ -48,6 +48,10 @@ class Terminal:
             yield
         self.line(f"{what}: {time.perf_counter() - begin:.1f} s")
 
+    def announced_if_remote(self, path: AnyPath) -> contextlib.AbstractContextManager[None]:
+        """Announce that a path is read, if that means waiting for a network."""
+        return self.announced(f"Reading {path}") if is_remote(path) else contextlib.nullcontext()
+
     def line_if_plain(self, text: str) -> None:
         """Print a line where there is no live one: in a file, in CI."""
         if not self.console.is_terminal:

@@ -92,6 +92,15 @@ def test_lines_where_there_is_no_terminal():
     assert "Compiling ...\nCompiling: 0.0 s" in text
 
 
+def test_only_what_comes_over_a_network_is_announced(bucket):
+    out = io.StringIO()
+    terminal = Terminal(Console(file=out))
+    for name in ("runs/a", "gs://bucket/a"):
+        with terminal.announced_if_remote(to_path(name)):
+            pass
+    assert out.getvalue() == "Reading gs://bucket/a ...\nReading gs://bucket/a: 0.0 s\n"
+
+
 def test_the_live_line_tells_rate_and_time_to_go():
     terminal = Terminal(Console(file=io.StringIO(), force_terminal=True))
     with terminal.live("Training", total=10, done=4) as live:
