@@ -106,7 +106,13 @@ def written_in_one_piece(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         # gcsfs sends what was written so far when a block fails, so it gets nothing before.
         contents = io.BytesIO()
         yield contents
-        path.write_bytes(contents.getvalue())
+        try:
+            path.write_bytes(contents.getvalue())
+        except Exception as error:  # gcsfs raises many types, and often names but its request
+            raise OSError(
+                f"{path} could not be written ({error}). Is there such a bucket, and may this "
+                "account write to it?"
+            ) from error
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -130,5 +136,5 @@ def append_text(path: AnyPath, text: str) -> None:
     if is_remote(path):  # where gcsfs takes "append" for "overwrite", with a warning only
         write_text(path, (path.read_text() if path.exists() else "") + text)
     else:
-        with path.open("a") as file:
-            file.write(text)
+        with path.open("ab") as file:
+            file.write(text.encode())

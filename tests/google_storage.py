@@ -226,8 +226,9 @@ class _Handler(BaseHTTPRequestHandler):
         total = self.headers["Content-Range"].rpartition("/")[2]
         if total in ("*", "") or len(data) < int(total):
             return self._answer(308, Range=f"bytes=0-{len(data) - 1}")
+        described = self.server.put(name, bytes(data))
         del self.server.uploads[number]
-        self._answer(200, self.server.put(name, bytes(data)))
+        self._answer(200, described)
 
     def _copy(self, name: str, target: str, *, moves: bool) -> None:
         with self.server.lock:

@@ -103,3 +103,10 @@ def test_addresses_that_cannot_be_read_are_refused(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"without the package gcsfs; pip install 'hrnet-jax\[gcs"):
         to_path("gs://b/c")
+
+
+def test_a_bucket_that_is_not_there_is_named(bucket):
+    with pytest.raises(
+        OSError, match=r"^gs://nobody/a could not be written.*such a bucket, and may"
+    ):
+        write_text(to_path("gs://nobody/a"), "")
