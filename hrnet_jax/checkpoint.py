@@ -10,10 +10,8 @@ import contextlib
 import dataclasses
 import json
 import math
-import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +19,15 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from hrnet_jax import processes
-from hrnet_jax.files import write_text
+from hrnet_jax.files import (
+    AnyPath,
+    absolute,
+    files_below,
+    is_remote,
+    move_folder,
+    to_path,
+    write_text,
+)
 from hrnet_jax.metrics import Scores
 from hrnet_jax.step import State
 
@@ -41,7 +47,7 @@ class Weights:
     stats: dict[str, Any]
     meta: dict[str, Any]
     step: int
-    path: Path
+    path: AnyPath
 
 
 class Restored(NamedTuple):
@@ -55,8 +61,8 @@ class Restored(NamedTuple):
 class Checkpoints:
     """The checkpoints of one workdir: the newest `keep_newest`, and the best by mIoU."""
 
-    def __init__(self, workdir: Path, *, keep_newest: int, warn: Callable[[str], None]):
-        self._folder = workdir.absolute() / FOLDER
+    def __init__(self, workdir: AnyPath, *, keep_newest: int, warn: Callable[[str], None]):
+        self._folder = absolute(workdir) / FOLDER
         self._warn, self._keep_newest = warn, keep_newest
         self._saving: int | None = None  # the step whose files are on their way
         for path in sorted(self._folder.glob(f"*{_UNFINISHED}*")):
@@ -170,11 +176,7 @@ class Checkpoints:
     def _set_aside(self, steps: list[int]) -> None:
         """Move checkpoints out of the way; Orbax would not save a step that is not the newest."""
         for step in steps if processes.is_first() else ():
-            target = self._folder.parent / "damaged" / str(step)
-            target.parent.mkdir(exist_ok=True)
-            if target.exists():
-                shutil.rmtree(target)
-            (self._folder / str(step)).rename(target)
+            move_folder(self._folder / str(step), self._folder.parent / "damaged" / str(step))
         processes.wait_for_all("damaged checkpoints")
         if steps:
             self._manager.reload()
@@ -199,7 +201,7 @@ class Checkpoints:
     def meta(self) -> dict[str, Any] | None:
         """Read the `meta` of the newest checkpoint that has a readable one."""
         for step in reversed(self.steps):
-            path = Path(self._manager.directory) / str(step) / "meta" / "metadata"
+            path = self._folder / str(step) / "meta" / "metadata"
             if path.exists():
                 with contextlib.suppress(ValueError, OSError):
                     return json.loads(path.read_text())
@@ -244,12 +246,12 @@ class Checkpoints:
             list_files(unfinished if unfinished.exists() else self._folder / str(self._saving))
 
 
-def save_weights(folder: Path, params: dict, stats: dict, *, meta: Mapping[str, Any]) -> Path:
+def save_weights(folder: AnyPath, params: dict, stats: dict, *, meta: Mapping[str, Any]) -> AnyPath:
     """Write weights that no training of ours made: step 0 of a folder without checkpoints.
 
     `meta` is what `load_weights` gives back, and has an entry `source`.
     """
-    manager = ocp.CheckpointManager(folder.absolute() / FOLDER, item_names=_ITEMS)
+    manager = ocp.CheckpointManager(absolute(folder) / FOLDER, item_names=_ITEMS)
     if manager.all_steps():
         manager.close()
         raise ValueError(f"{folder} holds a checkpoint already; choose another folder.")
@@ -267,14 +269,14 @@ def save_weights(folder: Path, params: dict, stats: dict, *, meta: Mapping[str, 
     return folder / FOLDER / "0"
 
 
-def load_weights(path: Path) -> Weights:
+def load_weights(path: AnyPath) -> Weights:
     """Load the weights of a workdir (best by mIoU, else newest) or of one checkpoint folder.
 
     Raises:
         FileNotFoundError: where no checkpoint lies there.
         ValueError: if the file contents do not match their checksums.
     """
-    folder, step = _locate(path.expanduser().absolute())
+    folder, step = _locate(absolute(to_path(path)))
     place = folder / str(step)
     try:
         check_files(place, among=("model", "meta"))
@@ -300,7 +302,7 @@ def load_weights(path: Path) -> Weights:
     )
 
 
-def _locate(path: Path) -> tuple[Path, int]:
+def _locate(path: AnyPath) -> tuple[AnyPath, int]:
     """Find the folder of checkpoints and the step that a user means by `path`."""
     if path.name.isdigit() and (path / "meta").is_dir():
         return path.parent, int(path.name)
@@ -308,8 +310,8 @@ def _locate(path: Path) -> tuple[Path, int]:
     steps = (
         [
             int(place.name)
-            for place in folder.glob("[0-9]*")
-            if place.name.isdigit() and any(place.iterdir())
+            for place in folder.iterdir()
+            if place.name.isdigit() and _is_finished(place)
         ]
         if folder.is_dir()
         else []
@@ -323,7 +325,12 @@ def _locate(path: Path) -> tuple[Path, int]:
     return folder, max(steps) if best is None else best
 
 
-def best_step(folder: Path, steps: Sequence[int]) -> int | None:
+def _is_finished(place: AnyPath) -> bool:
+    """Whether a folder is a checkpoint; in a bucket a save that was cut off has its name, too."""
+    return (place / _FILES).exists() if is_remote(place) else any(place.iterdir())
+
+
+def best_step(folder: AnyPath, steps: Sequence[int]) -> int | None:
     """The step with the highest mIoU, the last of equals; None where nothing was scored."""
     known: list[tuple[float, int]] = []
     for step in steps:
@@ -334,12 +341,12 @@ def best_step(folder: Path, steps: Sequence[int]) -> int | None:
     return max(known)[1] if known else None
 
 
-def _write_scores(place: Path, scores: Mapping[str, float]) -> None:
+def _write_scores(place: AnyPath, scores: Mapping[str, float]) -> None:
     text = json.dumps(scores)
     write_text(place / _SCORES, json.dumps({"scores": text, "crc32": zlib.crc32(text.encode())}))
 
 
-def _read_scores(place: Path) -> dict[str, float] | None:
+def _read_scores(place: AnyPath) -> dict[str, float] | None:
     path = place / _SCORES
     if not path.exists():
         return None
@@ -352,17 +359,17 @@ def _read_scores(place: Path) -> dict[str, float] | None:
     raise ValueError(f"{path} is damaged")
 
 
-def list_files(place: Path) -> None:
+def list_files(place: AnyPath) -> None:
     """Write size and CRC-32 of every file of a checkpoint beside them."""
     files = {
-        path.relative_to(place).as_posix(): [path.stat().st_size, _crc32(path)]
-        for path in sorted(place.rglob("*"))
-        if path.is_file() and path.name not in _MARKERS
+        path.relative_to(place).as_posix(): _size_and_crc32(path)
+        for path in files_below(place)
+        if path.name not in _MARKERS
     }
     write_text(place / _FILES, json.dumps(files))
 
 
-def check_files(place: Path, *, among: Sequence[str] = _ITEMS) -> None:
+def check_files(place: AnyPath, *, among: Sequence[str] = _ITEMS) -> None:
     """Compare the items `among` those of a checkpoint with the list of its files.
 
     Raises:
@@ -376,20 +383,22 @@ def check_files(place: Path, *, among: Sequence[str] = _ITEMS) -> None:
         path = place / name
         if name.split("/")[0] not in among:
             continue
-        if not path.exists():
-            raise ValueError(f"{name} is missing")
-        if path.stat().st_size != size:
-            raise ValueError(f"{name} has {path.stat().st_size} bytes instead of {size}")
-        if _crc32(path) != checksum:
+        try:
+            found_size, found_checksum = _size_and_crc32(path)
+        except FileNotFoundError:
+            raise ValueError(f"{name} is missing") from None
+        if found_size != size:
+            raise ValueError(f"{name} has {found_size} bytes instead of {size}")
+        if found_checksum != checksum:
             raise ValueError(f"{name} has other contents than were written")
 
 
-def _crc32(path: Path) -> int:
-    checksum = 0
+def _size_and_crc32(path: AnyPath) -> tuple[int, int]:
+    size = checksum = 0
     with path.open("rb") as file:
         while part := file.read(1 << 20):
-            checksum = zlib.crc32(part, checksum)
-    return checksum
+            size, checksum = size + len(part), zlib.crc32(part, checksum)
+    return size, checksum
 
 
 def leaf_checksums(tree: Any) -> dict[str, int]:

@@ -1,7 +1,6 @@
 """Two evaluations of the same images -> what differs, and how sure that is."""
 
 import json
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +8,7 @@ from jaxtyping import Float64
 from rich.table import Table
 from rich.text import Text
 
+from hrnet_jax.files import AnyPath, to_path
 from hrnet_jax.per_image import PerImage
 from hrnet_jax.writer import Terminal
 
@@ -19,7 +19,7 @@ _CHUNK = 2**22  # numbers drawn at a time
 class Evaluation(NamedTuple):
     """What an eval folder holds."""
 
-    folder: Path
+    folder: AnyPath
     receipt: dict[str, Any]
     counts: PerImage
 
@@ -40,7 +40,7 @@ class Difference(NamedTuple):
         return self.low > 0 or self.high < 0
 
 
-def compare(a: Path, b: Path, *, terminal: Terminal) -> list[Difference]:
+def compare(a: AnyPath, b: AnyPath, *, terminal: Terminal) -> list[Difference]:
     """Print how the classes' IoU differ between two eval folders; returns what it prints."""
     one, two = read_evaluation(a), read_evaluation(b)
     check_comparable(one, two)
@@ -61,14 +61,14 @@ def compare(a: Path, b: Path, *, terminal: Terminal) -> list[Difference]:
     return found
 
 
-def read_evaluation(path: Path) -> Evaluation:
+def read_evaluation(path: AnyPath) -> Evaluation:
     """Read an eval folder, given as itself, as its workdir or as its `scores.json`.
 
     Raises:
         FileNotFoundError: where there is none.
         ValueError: if it has no scores, or its files are damaged or of different evaluations.
     """
-    path = path.expanduser()
+    path = to_path(path)
     folder = path.parent if path.name == "scores.json" else path
     if not (folder / "scores.json").exists() and (folder / "eval" / "scores.json").exists():
         folder = folder / "eval"

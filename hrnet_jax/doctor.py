@@ -3,19 +3,27 @@
 import json
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
 from rich.table import Table
 
 from hrnet_jax.config import dataset_of
+from hrnet_jax.copies import local_copy
 from hrnet_jax.data.dataset import Dataset
 from hrnet_jax.data.decode import decode
 from hrnet_jax.data.doctor import SUGGESTIONS, Finding, Statistics, class_weights, examine, spread
 from hrnet_jax.data.opening import open_source
 from hrnet_jax.data.sources import Source
-from hrnet_jax.files import write_text, written_in_one_piece
+from hrnet_jax.files import (
+    AnyPath,
+    absolute,
+    is_remote,
+    make_folder,
+    to_path,
+    write_text,
+    written_in_one_piece,
+)
 from hrnet_jax.visualize import overlay, sheet
 from hrnet_jax.writer import Terminal
 
@@ -24,16 +32,19 @@ _PICTURES = 8
 _BAR = 12  # characters
 
 
-def doctor(config: ConfigDict, *, workdir: Path, terminal: Terminal) -> list[Finding]:
+def doctor(config: ConfigDict, *, workdir: AnyPath, terminal: Terminal) -> list[Finding]:
     """Check all splits of a dataset and report; returns what was found.
 
     Writes `report.json` and `samples.png` into <workdir>/doctor/.
     """
     dataset = dataset_of(config)
-    sources, findings = open_splits(config.data.root, dataset)
+    root = to_path(config.data.root)
+    if is_remote(root):
+        root = local_copy(root, terminal=terminal)
+    sources, findings = open_splits(root, dataset)
     total = sum(map(len, sources.values()))
     terminal.line(
-        f"{dataset.name} in {Path(config.data.root).expanduser().absolute()}: "
+        f"{dataset.name} in {absolute(to_path(config.data.root))}: "
         + " and ".join(
             f"{len(source)} {split}" + _expected(dataset.counts.get(split), len(source))
             for split, source in sources.items()
@@ -55,7 +66,7 @@ def doctor(config: ConfigDict, *, workdir: Path, terminal: Terminal) -> list[Fin
     for finding in findings:
         _tell(finding, terminal)
     folder = workdir / "doctor"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_text(folder / "report.json", _json(dataset, findings, statistics))
     _draw(sources, dataset, folder / "samples.png")
     verdict = (
@@ -69,7 +80,7 @@ def doctor(config: ConfigDict, *, workdir: Path, terminal: Terminal) -> list[Fin
     return findings
 
 
-def open_splits(root: str, dataset: Dataset) -> tuple[dict[str, Source], list[Finding]]:
+def open_splits(root: str | AnyPath, dataset: Dataset) -> tuple[dict[str, Source], list[Finding]]:
     """List the complete pairs of every split, and as findings what keeps others from being so.
 
     Raises:
@@ -191,7 +202,7 @@ def _json(dataset: Dataset, findings: list[Finding], statistics: Mapping[str, St
     )
 
 
-def _draw(sources: Mapping[str, Source], dataset: Dataset, path: Path) -> None:
+def _draw(sources: Mapping[str, Source], dataset: Dataset, path: AnyPath) -> None:
     """Draw some examples with their labels over them."""
     tiles, present = [], set[int]()
     for split, source in sources.items():

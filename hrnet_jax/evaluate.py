@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import time
-from pathlib import Path
 from typing import Any
 
 import flax
@@ -19,7 +18,7 @@ from hrnet_jax import processes, zoo
 from hrnet_jax.checkpoint import Weights, leaf_checksums
 from hrnet_jax.config import protocol_of
 from hrnet_jax.evaluator import OnPrediction, class_table
-from hrnet_jax.files import write_text
+from hrnet_jax.files import AnyPath, is_remote, make_folder, write_text
 from hrnet_jax.metrics import Scores
 from hrnet_jax.per_image import ImageCounts, PerImage, confusion_of
 from hrnet_jax.report import Gallery, write_report
@@ -30,7 +29,9 @@ from hrnet_jax.types import Example, Label
 from hrnet_jax.writer import Terminal
 
 
-def evaluate(config: ConfigDict, weights: Weights, *, workdir: Path, terminal: Terminal) -> Scores:
+def evaluate(
+    config: ConfigDict, weights: Weights, *, workdir: AnyPath, terminal: Terminal
+) -> Scores:
     """Score weights on a split of the config's dataset, into the folder `eval` of the workdir.
 
     It gets `scores.json` (the receipt), `report.html`, `per_image.npz` (what two evaluations are
@@ -77,7 +78,7 @@ class Results:
     piece: an evaluation that was killed leaves the numbers of the one before.
     """
 
-    def __init__(self, setup: Setup, *, folder: Path):
+    def __init__(self, setup: Setup, *, folder: AnyPath):
         self._setup, self._folder = setup, folder
         dataset, options = setup.dataset, setup.config.eval
         self._counts = ImageCounts(dataset.num_classes)
@@ -91,8 +92,10 @@ class Results:
         if options.submission:
             self._submission = Submission(folder / "submission", dataset, options.submission)
             self._writers.append(self._submission)
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):  # hours before the numbers are there
+        make_folder(folder)
+        if not is_remote(folder) and not os.access(
+            folder, os.W_OK
+        ):  # hours before the numbers are there
             raise PermissionError(f"{folder} cannot be written to; give another --workdir.")
 
     def __call__(self, example: Example, predicted: Label) -> None:

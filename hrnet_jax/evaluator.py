@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +21,7 @@ from hrnet_jax.batching import Batcher, Plan
 from hrnet_jax.compiling import compiler_options
 from hrnet_jax.data.dataset import Dataset
 from hrnet_jax.data.transforms import Channels
-from hrnet_jax.files import written_in_one_piece
+from hrnet_jax.files import AnyPath, make_folder, written_in_one_piece
 from hrnet_jax.inference import bucket_logits, label_pixels
 from hrnet_jax.metrics import Scores
 from hrnet_jax.models.layers import at_least_float32
@@ -273,7 +272,7 @@ class Pictures:
 
     def __init__(
         self,
-        folder: Path,
+        folder: AnyPath,
         dataset: Dataset,
         *,
         count: int,  # pictures in all
@@ -297,6 +296,6 @@ class Pictures:
             palette=self._dataset.palette,
         )
         path = self._folder / f"{example['id'].replace('/', '_')}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with written_in_one_piece(path) as file:
             picture.save(file, format="PNG")

@@ -1,16 +1,119 @@
-"""Writing files so that a kill leaves the old one or the new one, never half of one."""
+"""Paths of both kinds, local and gs://, and writing so that a kill leaves the old file or the new.
+
+Local paths are those of pathlib, with all they can do. Those of Google Cloud Storage go through
+`etils.epath` and gcsfs. There objects are written whole or not at all, and nothing else is to be
+had: no folders, no renames, no locks, no adding to a file.
+"""
 
 import contextlib
+import importlib.util
+import io
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias, TypeGuard
+
+import fsspec.config
+from etils import epath
+
+AnyPath: TypeAlias = Path | epath.Path
+
+# gcsfs would remember what folders hold, but Orbax writes into them by another way.
+fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
+
+
+def to_path(text: str | os.PathLike[str]) -> AnyPath:
+    """Turn what a user gave into a path: one of a bucket if it begins with gs://, else a local one.
+
+    Raises:
+        ValueError: for another kind of address, or where the package is missing that reads this.
+    """
+    text = os.fspath(text)
+    address = re.match(r"([A-Za-z][\w+.-]+)://", text)
+    if address is None:
+        return Path(text).expanduser()
+    if address[1] != "gs":
+        raise ValueError(
+            f"{text} is an address of a kind that is not read here; give a local path, or one of "
+            "Google Cloud Storage, gs://BUCKET/FOLDER."
+        )
+    if importlib.util.find_spec("gcsfs") is None:
+        raise ValueError(
+            f"{text} cannot be read without the package gcsfs; pip install 'hrnet-jax[gcs]', or "
+            "give a local path."
+        )
+    # Else epath prefers a TensorFlow that happens to be installed, which we never tried.
+    os.environ.setdefault("EPATH_USE_TF", "false")
+    return epath.Path(text)
+
+
+def is_remote(path: str | os.PathLike[str]) -> TypeGuard[epath.Path]:
+    """Whether a path lies in a bucket."""
+    return os.fspath(path).startswith("gs://")
+
+
+def absolute(path: AnyPath) -> AnyPath:
+    """Make a local path absolute; epath would put the current folder before gs:// too."""
+    return path if is_remote(path) else path.absolute()
+
+
+def make_folder(path: AnyPath) -> None:
+    """Make a folder and those above it; a bucket has none, and gcsfs would make a mistyped one."""
+    if not is_remote(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def files_below(folder: AnyPath) -> list[AnyPath]:
+    """All files in a folder and in those in it, sorted."""
+    if not is_remote(folder):
+        return sorted(path for path in folder.rglob("*") if path.is_file())
+    # One request for each folder, not two for each file; epath leaves gs:// out of what it finds.
+    return sorted(
+        epath.Path("gs://" + os.fspath(place).removeprefix("gs://")) / name
+        for place, _, names in folder.walk()
+        for name in names
+    )
+
+
+def size_of(path: AnyPath) -> int:
+    """The size of a file in bytes."""
+    return path.stat().length if is_remote(path) else path.stat().st_size
+
+
+def move_folder(folder: AnyPath, target: AnyPath) -> None:
+    """Move a folder, in place of another if there is one; in a bucket that is file by file."""
+    make_folder(target.parent)
+    if not is_remote(folder):
+        if target.exists():
+            shutil.rmtree(target)
+        folder.rename(target)
+        return
+    for file in map(epath.Path, files_below(folder)):
+        file.copy(target / file.relative_to(folder), overwrite=True)
+    folder.rmtree()
 
 
 @contextlib.contextmanager
 def written_in_one_piece(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a temporary neighbour, which takes the place of `path` if the block succeeds."""
-    path = Path(path)
+    """Open a temporary neighbour, which takes the place of `path` if the block succeeds.
+
+    For a bucket the contents are gathered in memory, and sent if the block succeeds.
+    """
+    path = epath.Path(path) if is_remote(path) else Path(path)
+    if is_remote(path):
+        # gcsfs sends what was written so far when a block fails, so it gets nothing before.
+        contents = io.BytesIO()
+        yield contents
+        try:
+            path.write_bytes(contents.getvalue())
+        except Exception as error:  # gcsfs raises many types, and often names but its request
+            raise OSError(
+                f"{path} could not be written ({error}). Is there such a bucket, and may this "
+                "account write to it?"
+            ) from error
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -26,3 +129,12 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file in one piece."""
     with written_in_one_piece(path) as file:
         file.write(text.encode())
+
+
+def append_text(path: AnyPath, text: str) -> None:
+    """Add to the end of a text file; one in a bucket is read and written anew."""
+    if is_remote(path):  # where gcsfs takes "append" for "overwrite", with a warning only
+        write_text(path, (path.read_text() if path.exists() else "") + text)
+    else:
+        with path.open("ab") as file:
+            file.write(text.encode())

@@ -24,7 +24,6 @@ import io
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 from absl import app, flags, logging
@@ -39,6 +38,7 @@ from hrnet_jax.compiling import enable_compilation_cache
 from hrnet_jax.data import minicity
 from hrnet_jax.doctor import doctor
 from hrnet_jax.evaluate import evaluate
+from hrnet_jax.files import AnyPath, is_remote, to_path
 from hrnet_jax.memory import keep_freed_memory
 from hrnet_jax.plan import plan, simulate
 from hrnet_jax.predict import predict
@@ -130,12 +130,12 @@ def _compare(folders: Sequence[str], terminal: Terminal) -> None:
             f"--mode compare needs two folders that --mode eval wrote, not {len(folders)}; as in "
             "--mode compare runs/a runs/b."
         )
-    compare(Path(folders[0]), Path(folders[1]), terminal=terminal)
+    compare(to_path(folders[0]), to_path(folders[1]), terminal=terminal)
 
 
 def _list_zoo(words: Sequence[str], terminal: Terminal) -> None:
     rows = zoo.select(words)
-    folder = Path(_WORKDIR.value).expanduser() if _WORKDIR.value else zoo.WEIGHTS
+    folder = to_path(_WORKDIR.value) if _WORKDIR.value else zoo.WEIGHTS
     terminal.table(zoo.table(rows, folder=folder))
     if words:
         terminal.line("\n\n".join(map(zoo.describe, rows)))
@@ -154,7 +154,7 @@ def _run(terminal: Terminal) -> None:
     if mode == "prepare":
         configs.validate(config)
         _draw_minicity(config, terminal)
-        output = Path(_OUTPUT.value).expanduser() if _OUTPUT.value else None
+        output = to_path(_OUTPUT.value) if _OUTPUT.value else None
         dataset = configs.dataset_of(config)
         prepare(config.data.root, dataset, output=output, terminal=terminal)
         return
@@ -181,7 +181,8 @@ def _run(terminal: Terminal) -> None:
         return
     if mode == "predict" and not _INPUT.value:
         raise ValueError("--input is missing; give an image, a video, a folder or a pattern.")
-    weights = load_weights(checkpoint)
+    with terminal.announced_if_remote(checkpoint):
+        weights = load_weights(checkpoint)
     if not weights.meta["classes"]:
         raise ValueError(
             f"{weights.path} holds a backbone without a head, which labels nothing; train from it "
@@ -189,7 +190,7 @@ def _run(terminal: Terminal) -> None:
         )
     if mode == "predict":  # as it was trained, whatever --config says
         _set_up(configs.from_dict(weights.meta["config"]), terminal)
-        output = Path(_OUTPUT.value).expanduser() if _OUTPUT.value else workdir / "predict"
+        output = to_path(_OUTPUT.value) if _OUTPUT.value else workdir / "predict"
         failures = predict(
             weights,
             _INPUT.value,
@@ -209,14 +210,14 @@ def _run(terminal: Terminal) -> None:
     evaluate(config, weights, workdir=workdir, terminal=terminal)
 
 
-def _paths(config: ConfigDict | None) -> tuple[Path, Path]:
+def _paths(config: ConfigDict | None) -> tuple[AnyPath, AnyPath]:
     """Work out the workdir and the checkpoint from the flags that are given."""
     default = None if config is None else f"runs/{config.name}"
     given = zoo.locate(_CHECKPOINT.value) if _CHECKPOINT.value else None
     name = _WORKDIR.value or default or given
     if name is None:
         raise ValueError(f"--mode {_MODE.value} needs --checkpoint, --workdir or --config.")
-    workdir = Path(name).expanduser()
+    workdir = to_path(name)
     checkpoint = given or workdir
     if workdir.parent.name == FOLDER:  # one checkpoint: results belong beside it, not into it
         workdir = workdir.parent.parent
@@ -238,8 +239,8 @@ def _set_up(config: ConfigDict, terminal: Terminal) -> None:
 
 def _draw_minicity(config: ConfigDict, terminal: Terminal) -> None:
     """The embedded dataset is drawn where it is looked for, once."""
-    root = Path(config.data.root).expanduser()
-    if config.data.name != "minicity":
+    root = to_path(config.data.root)
+    if config.data.name != "minicity" or is_remote(root):
         return
     for first in (True, False):  # hosts may share a disk, or have one each
         if processes.is_first() == first and not root.exists():

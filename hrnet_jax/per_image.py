@@ -7,12 +7,11 @@ import dataclasses
 import hashlib
 import io
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int32, Int64, Shaped
 
-from hrnet_jax.files import written_in_one_piece
+from hrnet_jax.files import AnyPath, written_in_one_piece
 from hrnet_jax.types import Label
 
 _FIELDS = ("ids", "sizes", "intersection", "labelled", "predicted")
@@ -42,7 +41,7 @@ class PerImage:
         counts = np.concatenate([self.sizes, self.labelled], 1).astype("<i4")
         return hashlib.sha256(names + b"\0" + counts.tobytes()).hexdigest()
 
-    def save(self, path: Path) -> None:
+    def save(self, path: AnyPath) -> None:
         """Write a compressed npz of plain arrays, in one piece."""
         with written_in_one_piece(path) as file:
             file.write(self.to_bytes())
@@ -72,7 +71,7 @@ class PerImage:
         return cls(**{name: values[order] for name, values in fields.items()})
 
     @classmethod
-    def load(cls, path: Path) -> "PerImage":
+    def load(cls, path: AnyPath) -> "PerImage":
         """Read back what `save` wrote.
 
         Raises:

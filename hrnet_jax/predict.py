@@ -2,6 +2,8 @@
 
 import glob
 import json
+import shutil
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -20,7 +22,15 @@ from hrnet_jax.config import from_dict, protocol_of
 from hrnet_jax.data.decode import decode_image
 from hrnet_jax.data.transforms import Channels, ResizeViews, normalize
 from hrnet_jax.evaluator import Evaluator
-from hrnet_jax.files import write_text, written_in_one_piece
+from hrnet_jax.files import (
+    AnyPath,
+    absolute,
+    is_remote,
+    make_folder,
+    to_path,
+    write_text,
+    written_in_one_piece,
+)
 from hrnet_jax.sharding import make_mesh
 from hrnet_jax.step import split
 from hrnet_jax.types import IGNORE_LABEL, Example, Image, Label, NormalizedImage
@@ -44,7 +54,7 @@ class Predictor:
     """
 
     @classmethod
-    def load(cls, path: str | Path) -> "Predictor":
+    def load(cls, path: str | AnyPath) -> "Predictor":
         """Load the weights of a workdir (best by mIoU, else newest) or of one checkpoint.
 
         Args:
@@ -107,37 +117,41 @@ class Predictor:
         example = Example(id="", image=pixels, label=nothing)
         return ResizeViews(sizes=self._protocol.view_sizes).map(example)
 
-    def save(self, image: Image | str | Path, label: Label, path: str | Path) -> None:
+    def save(self, image: Image | str | Path, label: Label, path: str | AnyPath) -> None:
         """Write `<path>_label.png` (class indices, with palette) and `<path>_overlay.png`."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = to_path(path)
+        make_folder(path.parent)
         blended = PILImage.fromarray(overlay(_pixels(image), label, self.palette))
         for kind, picture in (("label", indexed(label, self.palette)), ("overlay", blended)):
             with written_in_one_piece(path.with_name(f"{path.name}_{kind}.png")) as file:
                 picture.save(file, format="PNG")
 
-    def video(self, source: Path, target: Path, *, terminal: Terminal) -> None:
+    def video(self, source: Path, target: AnyPath, *, terminal: Terminal) -> None:
         """Write a video with the colours of the classes over every frame."""
         film = cv2.VideoCapture(str(source))
         total, rate = int(film.get(cv2.CAP_PROP_FRAME_COUNT)), film.get(cv2.CAP_PROP_FPS)
         size = int(film.get(cv2.CAP_PROP_FRAME_WIDTH)), int(film.get(cv2.CAP_PROP_FRAME_HEIGHT))
         if not film.isOpened() or min(size) < 1:
             raise ValueError(f"Cannot read the video {source}; is it damaged or of another kind?")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}")  # its suffix tells OpenCV the format
-        writer = cv2.VideoWriter(str(partial), cv2.VideoWriter.fourcc(*"mp4v"), rate or 25, size)
-        try:
-            for _ in terminal.track(range(total), source.name, total=total):
-                is_frame, frame = film.read()
-                if not is_frame:
-                    break
-                image = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-                blended = overlay(image, self(image), self.palette)
-                writer.write(cv2.cvtColor(blended, cv2.COLOR_RGB2BGR))
-        finally:
-            film.release()
-            writer.release()
-        partial.replace(target)
+        make_folder(target.parent)
+        # OpenCV writes to local disks only.
+        beside = None if is_remote(target) else target.parent
+        with tempfile.TemporaryDirectory(prefix=".", dir=beside) as folder:
+            partial = str(Path(folder) / target.name)  # its suffix tells OpenCV the format
+            writer = cv2.VideoWriter(partial, cv2.VideoWriter.fourcc(*"mp4v"), rate or 25, size)
+            try:
+                for _ in terminal.track(range(total), source.name, total=total):
+                    is_frame, frame = film.read()
+                    if not is_frame:
+                        break
+                    image = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+                    blended = overlay(image, self(image), self.palette)
+                    writer.write(cv2.cvtColor(blended, cv2.COLOR_RGB2BGR))
+            finally:
+                film.release()
+                writer.release()
+            with open(partial, "rb") as complete, written_in_one_piece(target) as file:
+                shutil.copyfileobj(complete, file)
 
 
 def _pixels(image: Image | str | Path) -> Image:
@@ -155,7 +169,7 @@ def predict(
     weights: Weights,
     inputs: list[str],
     *,
-    output: Path,
+    output: AnyPath,
     terminal: Terminal,
     probabilities: bool = False,
 ) -> list[str]:
@@ -193,11 +207,11 @@ def predict(
     for file, name in files:
         if _is_video(file):
             predictor.video(file, output / f"{name}_overlay.mp4", terminal=terminal)
-    terminal.line(f"Labels and overlays: {output.absolute()}")
+    terminal.line(f"Labels and overlays: {absolute(output)}")
     return failures
 
 
-def claim(output: Path, weights: Weights) -> None:
+def claim(output: AnyPath, weights: Weights) -> None:
     """Mark a folder as holding predictions of these weights; refuse one of others."""
     mark = {"checkpoint": str(weights.path), "checksums": weights.meta.get("checksums", {})}
     path = output / "predict.json"
@@ -206,11 +220,11 @@ def claim(output: Path, weights: Weights) -> None:
             f"{output} holds predictions of other weights "
             f"({json.loads(path.read_text()).get('checkpoint')}); choose another --output."
         )
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     write_text(path, json.dumps(mark, indent=1) + "\n")
 
 
-def input_files(inputs: Iterable[str], *, output: Path) -> list[tuple[Path, Path]]:
+def input_files(inputs: Iterable[str], *, output: AnyPath) -> list[tuple[Path, Path]]:
     """Find the files meant by files, folders and patterns, each with its name for the output.
 
     Hidden files are left out, and what lies in `output`: it may be within an input.
@@ -221,7 +235,12 @@ def input_files(inputs: Iterable[str], *, output: Path) -> list[tuple[Path, Path
     """
     found: dict[Path, Path] = {}
     for text in inputs:
-        path = Path(text).expanduser()
+        path = to_path(text)
+        if is_remote(path):
+            raise ValueError(
+                f"--input {path} is in a bucket, but images are read from local disks; copy them "
+                "with `gcloud storage cp --recursive`."
+            )
         pattern = not path.exists() and any(sign in text for sign in "*?[")
         if not path.exists() and not pattern:
             raise FileNotFoundError(
@@ -233,7 +252,7 @@ def input_files(inputs: Iterable[str], *, output: Path) -> list[tuple[Path, Path
             files = [Path(p) for p in sorted(glob.glob(str(path), recursive=True)) if _fits(p)]
         else:
             files = [p for p in sorted(path.rglob("*")) if _fits(p)]
-        files = [p for p in files if output.absolute() not in p.absolute().parents]
+        files = [p for p in files if absolute(output) not in p.absolute().parents]
         if not files:
             raise FileNotFoundError(
                 f"--input {path} holds no images (looked for {', '.join(_SUFFIXES)})."

@@ -14,6 +14,7 @@ from hrnet_jax.data.context_labels import ANNOTATIONS, Annotations, write_labels
 from hrnet_jax.data.dataset import Dataset
 from hrnet_jax.data.opening import open_source
 from hrnet_jax.data.sources import Record, Source
+from hrnet_jax.files import AnyPath, is_remote, to_path
 from hrnet_jax.writer import Terminal
 
 
@@ -21,7 +22,7 @@ def prepare(
     root: str | os.PathLike[str],
     dataset: Dataset,
     *,
-    output: Path | None,  # gets the folder <name>/<version>; None: labels only
+    output: AnyPath | None,  # gets the folder <name>/<version>; None: labels only
     terminal: Terminal,
 ) -> None:
     """Make a dataset's missing labels, then its ArrayRecord form.
@@ -29,6 +30,12 @@ def prepare(
     Raises:
         ValueError: if what was written does not read back as it was.
     """
+    for path in (to_path(root), *([output] if output else [])):
+        if is_remote(path):
+            raise ValueError(
+                f"{path} is in a bucket, but data are prepared on a local disk; give a local "
+                "folder, then copy what is in --output with `gcloud storage cp --recursive`."
+            )
     made_labels = _make_context_labels(Path(root).expanduser(), dataset, terminal)
     if output is None:
         if made_labels:

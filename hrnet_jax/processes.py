@@ -15,6 +15,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from hrnet_jax.files import AnyPath
+
 _HEARTBEAT = 60  # seconds without a sign of life, after which a process counts as dead
 
 
@@ -79,7 +81,7 @@ def wait_for_all(what: str) -> None:
 
 
 @contextlib.contextmanager
-def folder_of_this_process(workdir: Path) -> Iterator[Path]:
+def folder_of_this_process(workdir: AnyPath) -> Iterator[AnyPath]:
     """The workdir for the first process, for every other one a folder that is thrown away.
 
     So all run the same lines, and what they note and draw is kept once.

@@ -10,7 +10,6 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
@@ -19,7 +18,7 @@ from jaxtyping import Int64
 from PIL import Image as PILImage
 
 from hrnet_jax.data.dataset import Dataset
-from hrnet_jax.files import write_text
+from hrnet_jax.files import AnyPath, write_text
 from hrnet_jax.metrics import Scores
 from hrnet_jax.per_image import PerImage
 from hrnet_jax.types import Example, Image, Label
@@ -120,7 +119,7 @@ def _data_uri(picture: PILImage.Image, form: str, **options: Any) -> str:
 
 
 def write_report(
-    path: Path,
+    path: AnyPath,
     *,
     receipt: Mapping[str, Any],
     dataset: Dataset,

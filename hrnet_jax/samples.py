@@ -1,7 +1,6 @@
 """What the network sees: augmented training samples as pictures, with what was drawn for each."""
 
 import copy
-from pathlib import Path
 from typing import Any, cast
 
 import grain
@@ -18,21 +17,21 @@ from hrnet_jax.data.transforms import (
     RandomScaleCrop,
     Transform,
 )
-from hrnet_jax.files import written_in_one_piece
+from hrnet_jax.files import AnyPath, make_folder, written_in_one_piece
 from hrnet_jax.setup import Setup
 from hrnet_jax.types import IGNORE_LABEL, Example, Image, NormalizedImage
 from hrnet_jax.visualize import overlay, sheet
 from hrnet_jax.writer import Terminal
 
 
-def samples(config: ConfigDict, *, workdir: Path, terminal: Terminal) -> list[Path]:
+def samples(config: ConfigDict, *, workdir: AnyPath, terminal: Terminal) -> list[AnyPath]:
     """Draw the first `config.log.pictures` samples of the training stream; returns the files.
 
     They are those that training begins with at step 0, pixel by pixel.
     """
     setup = Setup(config, terminal=terminal)
     folder = workdir / "samples"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     transforms: list[Transform] = [
         Observed(transform) if isinstance(transform, grain.transforms.RandomMap) else transform
         for transform in setup.train_transforms()

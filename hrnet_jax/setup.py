@@ -2,7 +2,6 @@
 
 from collections.abc import Generator, Iterator
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,12 +12,14 @@ from ml_collections import ConfigDict
 
 from hrnet_jax import models, zoo
 from hrnet_jax.config import dataset_of, protocol_of
+from hrnet_jax.copies import local_copy
 from hrnet_jax.data.doctor import examine
 from hrnet_jax.data.opening import open_source
 from hrnet_jax.data.pipeline import eval_examples, steps_per_epoch, train_batches
 from hrnet_jax.data.sources import First, Source
 from hrnet_jax.data.transforms import ResizeViews, Transform, train_transforms
 from hrnet_jax.evaluator import Evaluator, Pictures
+from hrnet_jax.files import AnyPath, absolute, is_remote, to_path
 from hrnet_jax.interop.sources import read_source
 from hrnet_jax.interop.weights import start_from
 from hrnet_jax.optim import poly_schedule, sgd
@@ -80,14 +81,19 @@ class Setup:
             self.terminal.warn(text)
 
     @cached_property
+    def _root(self) -> AnyPath:
+        root = to_path(self.config.data.root)
+        return local_copy(root, terminal=self.terminal) if is_remote(root) else root
+
+    @cached_property
     def source(self) -> Source:
         """The training split."""
-        return open_source(self.config.data.root, self.dataset, "train")
+        return open_source(self._root, self.dataset, "train")
 
     @cached_property
     def validation(self) -> Source:
         """What is evaluated: the validation split, unless the config says otherwise."""
-        source = open_source(self.config.data.root, self.dataset, self.config.eval.split)
+        source = open_source(self._root, self.dataset, self.config.eval.split)
         limit = self.config.eval.limit
         return First(source=source, count=limit) if limit else source
 
@@ -167,8 +173,11 @@ class Setup:
         """The weights of step 0; says where they come from."""
         config = self.config
         if config.init_from:
+            path = zoo.locate(config.init_from)
+            with self.terminal.announced_if_remote(path):
+                source = read_source(path)
             loaded = start_from(
-                read_source(zoo.locate(config.init_from)),
+                source,
                 *self._model[1:],
                 variant=config.model.variant,
                 classes=self.dataset.classes,
@@ -194,7 +203,7 @@ class Setup:
             std=self.config.data.std,
         )
 
-    def train_batches(self, start: int, *, workdir: Path) -> Generator[Batch, None, None]:
+    def train_batches(self, start: int, *, workdir: AnyPath) -> Generator[Batch, None, None]:
         """This host's batches from step `start` on."""
         config = self.config
         return train_batches(
@@ -258,7 +267,7 @@ class Setup:
             terminal=self.terminal,
         )
 
-    def pictures(self, folder: Path) -> Pictures:
+    def pictures(self, folder: AnyPath) -> Pictures:
         """What draws the pictures of one evaluation."""
         return Pictures(
             folder,
@@ -294,7 +303,7 @@ class Setup:
             f"{config.name}: {config.model.variant}, {parameters:,} parameters, "
             f"{self.dataset.num_classes} classes, {config.model.dtype}, {origin}\n"
             f"{self.dataset.name}: {len(self.source)} train and {len(self.validation)} val images "
-            f"in {Path(config.data.root).absolute()}\n"
+            f"in {absolute(to_path(config.data.root))}\n"
             f"{config.train.steps} steps of {config.train.batch_size} crops of "
             f"{config.train.crop_size[0]}x{config.train.crop_size[1]} "
             f"({config.train.steps / epoch:.1f} epochs) on {len(devices)} "

@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 from PIL import Image as PILImage
 
 from hrnet_jax.data.dataset import Dataset
-from hrnet_jax.files import written_in_one_piece
+from hrnet_jax.files import AnyPath, make_folder, written_in_one_piece
 from hrnet_jax.types import IGNORE_LABEL, Example, Label
 from hrnet_jax.visualize import indexed
 
@@ -18,7 +18,7 @@ Format = Literal["cityscapes", "ade20k"]
 class Predictions:
     """Writes each label map as `<id>.png`: class indices, shown in the palette's colours."""
 
-    def __init__(self, folder: Path, dataset: Dataset):
+    def __init__(self, folder: AnyPath, dataset: Dataset):
         self._folder, self._palette = folder, dataset.palette
 
     def __call__(self, example: Example, predicted: Label) -> None:
@@ -33,7 +33,7 @@ class Submission:
     "ade20k": class index + 1, named as the images.
     """
 
-    def __init__(self, folder: Path, dataset: Dataset, form: Format):
+    def __init__(self, folder: AnyPath, dataset: Dataset, form: Format):
         self._folder, self._form = folder, form
         self._values = submitted_values(dataset, form)
         self._written: dict[str, str] = {}  # file -> id
@@ -82,10 +82,10 @@ def submitted_values(dataset: Dataset, form: Format) -> UInt8[np.ndarray, "256"]
     return table
 
 
-def _write(picture: PILImage.Image, folder: Path, name: str) -> None:
+def _write(picture: PILImage.Image, folder: AnyPath, name: str) -> None:
     path = folder / name
     if folder.resolve() not in path.resolve().parents:  # a name may come out of an archive
         raise ValueError(f"{name} would lie outside of {folder}; rename that image.")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with written_in_one_piece(path) as file:
         picture.save(file, format="PNG")

@@ -1,7 +1,6 @@
 """The training loop, nothing else: step, report, evaluate, save."""
 
 from contextlib import ExitStack, closing
-from pathlib import Path
 
 import jax
 import optax
@@ -10,6 +9,7 @@ from ml_collections import ConfigDict
 from hrnet_jax.checkpoint import Checkpoints
 from hrnet_jax.config import protocol_of
 from hrnet_jax.evaluator import class_table
+from hrnet_jax.files import AnyPath
 from hrnet_jax.metrics import Scores
 from hrnet_jax.monitor import Monitor
 from hrnet_jax.processes import folder_of_this_process
@@ -22,7 +22,7 @@ from hrnet_jax.workdir import claim, owned
 from hrnet_jax.writer import MetricsWriter, Terminal
 
 
-def train(config: ConfigDict, *, workdir: Path, terminal: Terminal) -> Scores | None:
+def train(config: ConfigDict, *, workdir: AnyPath, terminal: Terminal) -> Scores | None:
     """Train from the newest checkpoint in `workdir`, else from what the config starts with.
 
     Returns the scores of the last evaluation; None if nothing was left to do.

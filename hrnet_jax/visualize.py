@@ -1,7 +1,6 @@
 """Pictures: label maps in colour, panels of image, truth and prediction, training curves."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -9,6 +8,7 @@ from jaxtyping import UInt8
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
 
+from hrnet_jax.files import AnyPath, make_folder, written_in_one_piece
 from hrnet_jax.types import IGNORE_LABEL, Image, Label
 
 Color = tuple[int, int, int]  # RGB
@@ -158,7 +158,7 @@ def _legend(entries: list[tuple[str, Color]], *, width: int, font: Font) -> PILI
     return canvas
 
 
-def draw_curves(entries: Sequence[dict], path: Path, *, title: str) -> None:
+def draw_curves(entries: Sequence[dict], path: AnyPath, *, title: str) -> None:
     """Draw loss and mIoU against the step, from the entries of `metrics.jsonl`, into a PNG."""
     # Here, because it takes a second of every start.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -189,5 +189,6 @@ def draw_curves(entries: Sequence[dict], path: Path, *, title: str) -> None:
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    make_folder(path.parent)
+    with written_in_one_piece(path) as file:
+        figure.savefig(file, format="png")

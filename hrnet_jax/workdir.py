@@ -7,13 +7,12 @@ import json
 import os
 import platform
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from hrnet_jax.checkpoint import FOLDER
 from hrnet_jax.config import differences, from_json, to_json
-from hrnet_jax.files import write_text
+from hrnet_jax.files import AnyPath, is_remote, make_folder, write_text
 
 try:
     import fcntl
@@ -22,16 +21,20 @@ except ImportError:  # Windows, where nothing keeps two runs apart
 
 
 @contextlib.contextmanager
-def owned(workdir: Path, *, warn: Callable[[str], None]) -> Iterator[None]:
+def owned(workdir: AnyPath, *, warn: Callable[[str], None]) -> Iterator[None]:
     """Refuse a workdir in which another run is at work; else own it while the block runs.
 
     The system takes the lock back from a process that ends in whatever way. File systems without
-    locks get a warning, Windows nothing.
+    locks and buckets get a warning, Windows nothing.
 
     Raises:
         ValueError: names the process that owns it.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
+    make_folder(workdir)
+    if is_remote(workdir):
+        warn(f"{workdir} cannot be locked: nothing keeps a second run away from it.")
+        yield
+        return
     if fcntl is None:
         yield
         return
@@ -57,7 +60,7 @@ def owned(workdir: Path, *, warn: Callable[[str], None]) -> Iterator[None]:
         yield
 
 
-def _owner(path: Path) -> str:
+def _owner(path: AnyPath) -> str:
     try:
         owner = json.loads(path.read_text())
         return f"process {owner['pid']} on {owner['host']} since {owner['since']}"
@@ -65,7 +68,7 @@ def _owner(path: Path) -> str:
         return "another run"
 
 
-def claim(workdir: Path, config: ConfigDict, *, tell: Callable[[str], None]) -> None:
+def claim(workdir: AnyPath, config: ConfigDict, *, tell: Callable[[str], None]) -> None:
     """Write the resolved config into the workdir; refuse one with checkpoints of another config.
 
     Changes of fields that do not touch the result are told and allowed.

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -13,9 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from hrnet_jax.files import write_text
+from hrnet_jax.files import AnyPath, append_text, is_remote, write_text, written_in_one_piece
 
 T = TypeVar("T")
+_COPY_SECONDS = 60  # between copies of TensorBoard's file to a bucket
 
 
 class Terminal:
@@ -45,6 +47,10 @@ class Terminal:
                 self.line(f"{what} ...")
             yield
         self.line(f"{what}: {time.perf_counter() - begin:.1f} s")
+
+    def announced_if_remote(self, path: AnyPath) -> contextlib.AbstractContextManager[None]:
+        """Announce that a path is read, if that means waiting for a network."""
+        return self.announced(f"Reading {path}") if is_remote(path) else contextlib.nullcontext()
 
     def line_if_plain(self, text: str) -> None:
         """Print a line where there is no live one: in a file, in CI."""
@@ -120,7 +126,7 @@ class MetricsWriter:
     scores of that step if they are to be had again (`scored=False`).
     """
 
-    def __init__(self, workdir: Path, *, start: int, scored: bool = True):
+    def __init__(self, workdir: AnyPath, *, start: int, scored: bool = True):
         self.path, self._bad_steps = workdir / "metrics.jsonl", workdir / "bad_steps.jsonl"
         for path in (self.path, self._bad_steps):
             kept = [
@@ -131,24 +137,18 @@ class MetricsWriter:
             ]
             if kept or path.exists():
                 write_text(path, "".join(json.dumps(entry) + "\n" for entry in kept))
-        self._lines = self.path.open("a")
-        self._events = tensorboardX.SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=start + 1 if start else None
-        )
+        self._events = Events(workdir / "tensorboard", purge_step=start + 1 if start else None)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Write one entry after `step` steps; NaN and infinity become null."""
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._lines.write(json.dumps({"step": step, "time": time.time(), **finite}) + "\n")
-        self._lines.flush()
-        for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+        append_text(self.path, json.dumps({"step": step, "time": time.time(), **finite}) + "\n")
+        self._events.write(step, values)
 
-    def write_bad_step(self, step: int, values: Mapping[str, float], *, ids: list[str]) -> Path:
+    def write_bad_step(self, step: int, values: Mapping[str, float], *, ids: list[str]) -> AnyPath:
         """Note a step that was not finite and its examples in `bad_steps.jsonl`, returned."""
         texts = {name: str(value) for name, value in values.items()}  # JSON has no nan
-        with self._bad_steps.open("a") as file:
-            file.write(json.dumps({"step": step, **texts, "ids": ids}) + "\n")
+        append_text(self._bad_steps, json.dumps({"step": step, **texts, "ids": ids}) + "\n")
         return self._bad_steps
 
     def entries(self) -> list[dict]:
@@ -156,15 +156,50 @@ class MetricsWriter:
         return read_metrics(self.path)
 
     def close(self) -> None:
-        """Flush and close both files."""
-        self._lines.close()
+        """Write what TensorBoard has not got yet."""
         self._events.close()
+
+
+class Events:
+    """TensorBoard's events in a folder.
+
+    tensorboardX adds to its file as it goes. For a bucket that file is a local one, which is copied
+    once a minute and in the end: TensorBoard may miss the last minute of a run that was killed.
+    """
+
+    def __init__(self, folder: AnyPath, *, purge_step: int | None):
+        self._folder, self._copied = folder, time.monotonic()
+        self._local = tempfile.TemporaryDirectory() if is_remote(folder) else None
+        self._writer = tensorboardX.SummaryWriter(
+            self._local.name if self._local else str(folder), purge_step=purge_step
+        )
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Add one point to each curve."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+        if self._local and time.monotonic() - self._copied > _COPY_SECONDS:
+            self._writer.flush()
+            self._copy(Path(self._local.name))
+
+    def close(self) -> None:
+        """Flush, copy, close."""
+        self._writer.close()
+        if self._local:
+            self._copy(Path(self._local.name))
+            self._local.cleanup()
+
+    def _copy(self, local: Path) -> None:
+        for file in local.iterdir():
+            with written_in_one_piece(self._folder / file.name) as copy:
+                copy.write(file.read_bytes())
+        self._copied = time.monotonic()
 
 
 class Quarantine:
     """Lists the files that training left out, each once, in `quarantine.jsonl` in a workdir."""
 
-    def __init__(self, workdir: Path, *, terminal: Terminal):
+    def __init__(self, workdir: AnyPath, *, terminal: Terminal):
         self.path, self._terminal = workdir / "quarantine.jsonl", terminal
         self._known = {entry["bad"] for entry in read_metrics(self.path)}
 
@@ -173,15 +208,14 @@ class Quarantine:
         if entry["bad"] in self._known:
             return
         self._known.add(entry["bad"])
-        with self.path.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+        append_text(self.path, json.dumps(entry) + "\n")
         self._terminal.warn(
             f"{entry['reason']}\nThe next example is read in its place; {self.path} lists"
             f" {len(self._known)} so far."
         )
 
 
-def read_metrics(path: Path) -> list[dict]:
+def read_metrics(path: AnyPath) -> list[dict]:
     """Read the entries of a `metrics.jsonl`; a line cut short by a kill is left out."""
     entries = []
     for line in path.read_text().splitlines() if path.exists() else ():

@@ -20,7 +20,7 @@ from rich.table import Table
 from hrnet_jax import recipes
 from hrnet_jax.checkpoint import FOLDER
 from hrnet_jax.config import from_dict, protocol_of
-from hrnet_jax.files import write_text
+from hrnet_jax.files import AnyPath, is_remote, to_path, write_text
 from hrnet_jax.protocol import MULTI_SCALE, Protocol
 
 HOST = "https://download.openmmlab.com"
@@ -192,14 +192,14 @@ def find(*, file: str, sha256: str = "") -> tuple[Row, Upload] | None:
     return next(((row, upload) for row, upload in uploads if row.file(upload) == file), None)
 
 
-def locate(name: str | Path) -> Path:
+def locate(name: str | AnyPath) -> AnyPath:
     """Return the folder of a row's weights for its name; any other path as it is.
 
     Raises:
         FileNotFoundError: for a row that was not converted yet; says how to get it.
     """
-    path = Path(name).expanduser()
-    if path.exists() or str(name) not in {row.name for row in ROWS}:
+    path = to_path(name)
+    if is_remote(path) or path.exists() or str(name) not in {row.name for row in ROWS}:
         return path
     folder = WEIGHTS / path
     if not (folder / FOLDER).is_dir():
@@ -251,7 +251,7 @@ def compare(row: Row, upload: Upload, *, protocol: Protocol, measured: float) ->
     return None
 
 
-def here(row: Row, *, folder: Path) -> str:
+def here(row: Row, *, folder: AnyPath) -> str:
     """Say what `folder` has of a row: nothing, "converted", or the mIoU that was measured."""
     weights = folder / row.name
     if not (weights / FOLDER).is_dir():
@@ -262,7 +262,7 @@ def here(row: Row, *, folder: Path) -> str:
     return "converted"
 
 
-def table(rows: Iterable[Row], *, folder: Path) -> Table:
+def table(rows: Iterable[Row], *, folder: AnyPath) -> Table:
     """Lay out rows for a terminal; the last column is what `folder` has of them."""
     layout = Table(caption=HARDWARE, caption_justify="left")
     layout.add_column("name", overflow="fold")

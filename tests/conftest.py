@@ -1,6 +1,8 @@
 """What all tests share: eight simulated devices, and small datasets of real files."""
 
+import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -9,6 +11,7 @@ import pytest
 from hrnet_jax.compiling import enable_compilation_cache
 from hrnet_jax.data import minicity
 from tests import tiny
+from tests.google_storage import Storage, serving
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Also for the processes that tests start: a program is compiled once for all of them.
@@ -39,3 +42,20 @@ def tiny_city(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("data") / "minicity"
     minicity.write(root, train=8, val=4, height=64, width=128)
     return root
+
+
+@pytest.fixture(scope="session")
+def _storage() -> Iterator[Storage]:
+    if importlib.util.find_spec("gcsfs") is None:
+        pytest.skip("buckets need the extra gcs")
+    with serving() as storage, pytest.MonkeyPatch.context() as patch:
+        for name, value in storage.environment.items():
+            patch.setenv(name, value)
+        yield storage
+
+
+@pytest.fixture
+def bucket(_storage) -> Storage:
+    """An empty bucket, which gs://bucket means in this process and in those it starts."""
+    _storage.clear()
+    return _storage

@@ -24,7 +24,7 @@ LEVELS = [
         "visualize",
         "writer",
     ],
-    ["protocol", "report", "submission"],
+    ["copies", "protocol", "report", "submission"],
     ["batching", "config", "losses", "inference", "sharding"],
     ["compare", "recipes", "step"],
     ["checkpoint", "evaluator", "monitor"],

@@ -20,6 +20,7 @@ from hrnet_jax.checkpoint import (
     save_weights,
     with_int_keys,
 )
+from hrnet_jax.files import to_path
 from hrnet_jax.metrics import Scores
 from hrnet_jax.optim import sgd
 from hrnet_jax.sharding import make_mesh, replicate
@@ -378,3 +379,61 @@ def test_weights_without_training_are_loaded_but_not_gone_on_from(tmp_path, stat
     with pytest.raises(ValueError, match=r"converted weights, .* --config.init_from="):
         checkpoints.restore_latest(like=state)
     checkpoints.close()
+
+
+def test_a_bucket_keeps_checkpoints_as_a_disk_does(bucket, state):
+    workdir = to_path("gs://bucket/run")
+    checkpoints = save_all(workdir, state, {1: 10.0, 2: 50.0, 3: 20.0, 4: None})
+    assert checkpoints.steps == [2, 3, 4]
+    checkpoints.close()
+    # The list of files is the last but the marks of Orbax, which all follow it or are not in it.
+    written = [name for name in bucket.written if "/checkpoints/4/" in name]
+    after = written[written.index("run/checkpoints/4/files.json") + 1 :]
+    assert {name.rpartition("/")[2] for name in after} == {
+        "_CHECKPOINT_METADATA",
+        "commit_success.txt",
+    }
+    best = load_weights(workdir)
+    assert best.step == 2
+    assert str(best.path) == "gs://bucket/run/checkpoints/2"
+    jax.tree.map(
+        np.testing.assert_array_equal, best.params, jax.device_get(shifted(state, 2).params)
+    )
+    for name in written:
+        if "/model/d/" in name:
+            content = bytearray(bucket.objects[name][0])
+            content[len(content) // 2] ^= 1
+            bucket.put(name, bytes(content))
+    warnings = []
+    again = Checkpoints(workdir, keep_newest=2, warn=warnings.append)
+    step, restored, _ = again.restore_latest(like=state)
+    assert step == 3
+    jax.tree.map(np.testing.assert_array_equal, restored, shifted(state, 3))
+    assert "checkpoint 4 in gs://bucket/run/checkpoints is damaged (model/d/" in warnings[0]
+    assert again.steps == [2, 3]
+    again.close()
+    assert "files.json" in bucket.below("run/damaged/4")
+    assert not bucket.below("run/checkpoints/4")
+
+
+def test_what_a_killed_save_left_in_a_bucket_is_no_checkpoint(bucket, state, two):
+    bucket.upload(two, "run")
+    for name in ("files.json", "scores.json", "commit_success.txt"):
+        del bucket.objects[f"run/checkpoints/2/{name}"]
+    workdir = to_path("gs://bucket/run")
+    assert load_weights(workdir).step == 1
+    checkpoints = Checkpoints(workdir, keep_newest=2, warn=pytest.fail)
+    assert checkpoints.restore_latest(like=state).step == 1
+    assert not bucket.below("run/checkpoints/2")
+    checkpoints.save(2, shifted(state, 2), meta={"variant": "tiny"})
+    checkpoints.close()
+    assert load_weights(workdir / FOLDER / "2").step == 2
+
+
+def test_checkpoints_copied_into_a_bucket_are_gone_on_from(bucket, state, two):
+    bucket.upload(two, "run")
+    checkpoints = Checkpoints(to_path("gs://bucket/run"), keep_newest=2, warn=pytest.fail)
+    step, restored, _ = checkpoints.restore_latest(like=state)
+    checkpoints.close()
+    assert step == 2
+    jax.tree.map(np.testing.assert_array_equal, restored, shifted(state, 2))

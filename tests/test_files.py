@@ -1,20 +1,112 @@
+import importlib.util
+import os
+from pathlib import Path
+
 import pytest
 
-from hrnet_jax.files import write_text, written_in_one_piece
+from hrnet_jax.files import (
+    absolute,
+    append_text,
+    files_below,
+    is_remote,
+    make_folder,
+    move_folder,
+    size_of,
+    to_path,
+    write_text,
+    written_in_one_piece,
+)
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
-    path = tmp_path / "a"
+@pytest.fixture(params=["disk", "bucket"])
+def folder(request, tmp_path):
+    """A place of either kind."""
+    if request.param == "disk":
+        return tmp_path
+    request.getfixturevalue("bucket")
+    return to_path("gs://bucket/a folder/\u0142\xf3d\u017a")
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(folder):
+    path = folder / "a"
     path.write_bytes(b"old")
     with pytest.raises(TypeError), written_in_one_piece(path) as file:
-        file.write("half of the new")  # text where bytes belong
+        file.writelines([b"half of", "the new"])  # text where bytes belong
     assert path.read_bytes() == b"old"
     with written_in_one_piece(path) as file:
         file.write(b"new")
     assert path.read_bytes() == b"new"
-    assert list(tmp_path.iterdir()) == [path]
+    assert list(folder.iterdir()) == [path]
 
 
-def test_text_is_written_as_utf8(tmp_path):
-    write_text(tmp_path / "a", "Straße")
-    assert (tmp_path / "a").read_bytes() == "Straße".encode()
+def test_text_is_written_as_utf8(folder):
+    write_text(folder / "a", "Stra\xdfe")
+    assert (folder / "a").read_bytes() == "Stra\xdfe".encode()
+
+
+def test_text_is_added_to_what_is_there(folder):
+    for line in ("a\n", "\xe4\n", "c\n"):
+        append_text(folder / "lines", line)
+    assert (folder / "lines").read_text() == "a\n\xe4\nc\n"
+
+
+def test_a_folder_is_listed_and_moved_in_place_of_another(folder):
+    make_folder(folder / "run" / "deep")
+    for name in ("run/deep/b", "run/c"):
+        write_text(folder / name, name)
+    make_folder(folder / "old" / "run")
+    write_text(folder / "old" / "run" / "c", "in the way")
+    assert [p.relative_to(folder).as_posix() for p in files_below(folder / "run")] == [
+        "run/c",
+        "run/deep/b",
+    ]
+    assert size_of(folder / "run" / "deep" / "b") == len("run/deep/b")
+    move_folder(folder / "run", folder / "old" / "run")
+    assert not (folder / "run").exists()
+    assert (folder / "old" / "run" / "deep" / "b").read_text() == "run/deep/b"
+    assert (folder / "old" / "run" / "c").read_text() == "run/c"
+
+
+def test_what_another_program_wrote_is_seen_at_once(bucket):
+    folder = to_path("gs://bucket/run")
+    write_text(folder / "a", "1")
+    assert len(list(folder.iterdir())) == 1
+    bucket.put("run/b", b"2")  # as Orbax does, past gcsfs
+    assert sorted(path.name for path in folder.iterdir()) == ["a", "b"]
+    bucket.objects.clear()
+    assert not folder.exists()
+
+
+def test_every_object_was_written_whole_and_once(bucket):
+    write_text(to_path("gs://bucket/small"), "x")
+    write_text(to_path("gs://bucket/large"), "x" * 7_000_000)  # more than gcsfs sends at once
+    assert bucket.written == ["small", "large"]
+    assert len(bucket.objects["large"][0]) == 7_000_000
+
+
+def test_a_users_text_becomes_a_path(bucket, monkeypatch):
+    assert to_path("~/runs/a") == Path.home() / "runs" / "a"
+    assert to_path("runs") == Path("runs")
+    local, remote = to_path("a/b"), to_path("gs://bucket/a/b")
+    assert isinstance(local, Path)
+    assert [is_remote(path) for path in (local, remote)] == [False, True]
+    assert str(remote / "c") == os.fspath(to_path(remote) / "c") == "gs://bucket/a/b/c"
+    assert absolute(local) == Path.cwd() / "a" / "b"
+    assert absolute(remote) == remote
+    make_folder(remote)  # there are none
+    assert not bucket.written
+
+
+def test_addresses_that_cannot_be_read_are_refused(monkeypatch):
+    with pytest.raises(ValueError, match=r"^s3://b/c is an address of a kind.*gs://BUCKET/FOLDER"):
+        to_path("s3://b/c")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"without the package gcsfs; pip install 'hrnet-jax\[gcs"):
+        to_path("gs://b/c")
+
+
+def test_a_bucket_that_is_not_there_is_named(bucket):
+    with pytest.raises(
+        OSError, match=r"^gs://nobody/a could not be written.*such a bucket, and may"
+    ):
+        write_text(to_path("gs://nobody/a"), "")

@@ -118,6 +118,11 @@ def test_inputs_that_hold_no_image_are_refused(tmp_path):
         input_files([str(tmp_path)], output=tmp_path / "out")
 
 
+def test_inputs_in_a_bucket_are_refused_with_what_to_do(bucket, tmp_path):
+    with pytest.raises(ValueError, match=r"--input gs://bucket/a is in a bucket.*gcloud stor"):
+        input_files(["gs://bucket/a"], output=tmp_path / "out")
+
+
 def test_two_files_of_one_name_are_not_mixed_up(tmp_path):
     for name in ("x.png", "x.jpg"):
         Image.new("RGB", (4, 4)).save(tmp_path / name)

@@ -16,6 +16,7 @@ from hrnet_jax.data.opening import open_source
 from hrnet_jax.data.pipeline import train_batches
 from hrnet_jax.data.sources import FolderSource
 from hrnet_jax.data.transforms import train_transforms
+from hrnet_jax.files import to_path
 from hrnet_jax.prepare import prepare
 from hrnet_jax.writer import Terminal
 
@@ -157,3 +158,12 @@ def test_without_an_output_there_must_be_labels_to_make(tiny_city, tmp_path, ter
     assert "2 label files" in said(terminal)
     with pytest.raises(ValueError, match="--output is missing"):
         prepare(tmp_path, dataset, output=None, terminal=terminal)
+
+
+def test_buckets_are_refused_with_what_to_do(bucket, tiny_city, terminal):
+    for root, output in ((tiny_city, "gs://bucket/a"), ("gs://bucket/a", tiny_city)):
+        with pytest.raises(ValueError, match=r"gs://bucket/a is in a bucket.*gcloud storage cp"):
+            prepare(root, MINICITY, output=to_path(output), terminal=terminal)
+    assert not bucket.objects
+    with pytest.raises(ValueError, match=r"gs://bucket/a is in a bucket; copy it"):
+        open_source("gs://bucket/a", MINICITY, "train")

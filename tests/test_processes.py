@@ -57,6 +57,17 @@ def test_four_processes_give_them_too(one_and_two, tiny_city):
     )
 
 
+@pytest.mark.slow
+def test_two_processes_share_a_bucket(one_and_two, tiny_city, bucket, tmp_path):
+    folder, _ = one_and_two
+    together(2, f"--config.data.root={tiny_city}", "--workdir=gs://bucket/two")
+    assert numbers(bucket.download("two", tmp_path)) == numbers(folder / "two")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        path.name for path in (folder / "two").iterdir() if path.name != ".lock"
+    )
+    assert bucket.written.count("two/config.json") == 1
+
+
 def test_one_of_them_speaks_and_writes(one_and_two, tiny_city):
     folder, ((_, first, _), (_, second, _)) = one_and_two
     assert "8 cpu devices" in first

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,12 +16,17 @@ from PIL import Image
 from rich.console import Console
 
 from hrnet_jax.checkpoint import load_weights
+from hrnet_jax.config import dataset_of
+from hrnet_jax.evaluate import evaluate, weights_hash
+from hrnet_jax.files import to_path
+from hrnet_jax.predict import predict
+from hrnet_jax.prepare import prepare
 from hrnet_jax.signals import Stopped
 from hrnet_jax.train import train
 from hrnet_jax.workdir import owned
 from hrnet_jax.writer import Terminal, read_metrics
 from tests import tiny  # noqa: F401 -- adds the variant "toy"
-from tests.command import TINY, run
+from tests.command import ROOT, TINY, run
 from tests.kill_campaign import contents
 from tests.tiny_config import get_config
 
@@ -146,6 +152,68 @@ def test_interrupted_again_and_again_a_run_ends_like_one_that_never_was(trained,
     for name in theirs:
         if not name.endswith(("checkpoint 2", "checkpoints", "examples")):
             assert ours[name] == theirs[name], name
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
+def test_all_in_a_bucket_a_run_ends_like_one_on_a_disk(
+    trained, config, bucket, tmp_path, monkeypatch
+):
+    """Prepared data and workdir, stopped within an evaluation; then evaluation and prediction."""
+    unbroken, _ = trained
+    workdir = to_path("gs://bucket/run")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    prepare(config.data.root, dataset_of(config), output=tmp_path / "data", terminal=quiet())
+    bucket.upload(tmp_path / "data", "data")
+    image = next(Path(config.data.root, "leftImg8bit", "val").rglob("*.png"))
+    config.data.root = "gs://bucket/data"
+    with pytest.raises(Stopped):
+        train(config, workdir=workdir, terminal=Interrupting(signal.SIGTERM, "Evaluating"))
+    assert "scores.json" not in bucket.below("run/checkpoints/2")
+    train(config, workdir=workdir, terminal=quiet())
+    copy = bucket.download("run", tmp_path / "run")
+    assert contents(copy) == contents(unbroken)
+    assert {path.name for path in copy.iterdir()} | {".lock"} == {
+        path.name for path in unbroken.iterdir()
+    } - {"eval"} | {".lock"}
+    evaluate(config, load_weights(workdir), workdir=workdir, terminal=quiet())
+    assert "report.html" in bucket.below("run/eval")
+    written = json.loads((workdir / "eval" / "scores.json").read_text())
+    assert written["checkpoint"].startswith("gs://bucket/run/checkpoints/")
+    best = load_weights(unbroken)
+    assert (written["step"], written["weights"]) == (best.step, weights_hash(best))
+    predict(load_weights(workdir), [str(image)], output=workdir / "predict", terminal=quiet())
+    assert len(bucket.below("run/predict")) == 3
+
+
+KILLED_AT = (  # before this object is written for the n-th time
+    ("metrics.jsonl", 2), ("checkpoints/2/scores.json", 1), ("checkpoints/4/meta/metadata", 1),
+    ("checkpoints/4/files.json", 1), ("checkpoints/4/commit_success.txt", 1), ("curves.png", 2),
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "count"), KILLED_AT, ids=lambda value: str(value))
+def test_killed_before_any_object_is_written_a_run_ends_like_one_that_never_was(
+    trained, tiny_city, bucket, tmp_path, name, count
+):
+    unbroken, _ = trained
+    arguments = (f"--config.data.root={tiny_city}", "--workdir=gs://bucket/run")
+    process = subprocess.Popen(
+        [sys.executable, *TINY, *arguments], cwd=ROOT, env=os.environ | {"JAX_NUM_CPU_DEVICES": "8"}
+    )
+
+    def kill(written):
+        if written == f"run/{name}" and bucket.written.count(written) == count - 1:
+            process.kill()
+            process.wait()
+            raise ConnectionError
+
+    bucket.before = kill
+    assert process.wait(200) == -signal.SIGKILL
+    bucket.before = lambda name: None
+    assert bucket.written.count(f"run/{name}") == count - 1
+    run(*arguments, module=TINY)
+    assert contents(bucket.download("run", tmp_path)) == contents(unbroken)
 
 
 def test_a_second_run_in_the_same_workdir_is_refused(trained, config):

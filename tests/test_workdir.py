@@ -11,7 +11,7 @@ import pytest
 
 from hrnet_jax import workdir as module
 from hrnet_jax.config import default
-from hrnet_jax.files import write_text
+from hrnet_jax.files import to_path, write_text
 from hrnet_jax.workdir import claim, owned
 from tests.command import ROOT
 
@@ -87,3 +87,23 @@ def test_a_workdir_keeps_its_config_once_it_has_a_checkpoint(tmp_path):
 def test_the_owner_of_a_lock_that_was_just_taken_is_not_known_yet(tmp_path):
     write_text(tmp_path / ".lock", "")
     assert module._owner(tmp_path / ".lock") == "another run"
+
+
+def test_a_bucket_is_owned_with_a_warning(bucket):
+    warnings = []
+    with owned(to_path("gs://bucket/run"), warn=warnings.append):
+        assert warnings == [
+            "gs://bucket/run cannot be locked: nothing keeps a second run away from it."
+        ]
+    assert not bucket.objects
+
+
+def test_a_bucket_is_claimed_by_one_config(bucket):
+    workdir = to_path("gs://bucket/run")
+    config = default(name="a", dataset="minicity", variant="hr18s")
+    claim(workdir, config, tell=pytest.fail)
+    claim(workdir, config, tell=pytest.fail)
+    bucket.put("run/checkpoints/2/files.json", b"")
+    config.seed += 1
+    with pytest.raises(ValueError, match=r"gs://bucket/run belongs to a run with another config"):
+        claim(workdir, config, tell=pytest.fail)

@@ -4,6 +4,7 @@ import time
 
 from rich.console import Console
 
+from hrnet_jax.files import to_path
 from hrnet_jax.writer import MetricsWriter, Terminal, clock, read_metrics
 
 
@@ -25,6 +26,25 @@ def test_a_resumed_run_rewrites_what_came_after_its_checkpoint(tmp_path):
     assert [(e["step"], e["loss"]) for e in entries] == [(10, 1.0), (20, 2.0), (30, None)]
     assert all(json.loads(line) for line in resumed.path.read_text().splitlines())
     assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_a_run_in_a_bucket_is_written_as_one_on_a_disk(bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr("hrnet_jax.writer._COPY_SECONDS", 0)
+    for workdir in (tmp_path, to_path("gs://bucket/run")):
+        writer = MetricsWriter(workdir, start=0)
+        writer.write(10, {"loss": 1.0})
+        writer.write(20, {"loss": 2.0})
+        writer.write_bad_step(20, {"loss": float("inf")}, ids=["a"])
+        if workdir != tmp_path:  # all of it is there before the run ends
+            assert len(read_metrics(workdir / "metrics.jsonl")) == 2
+            (events,) = (workdir / "tensorboard").iterdir()
+            assert b"loss" in events.read_bytes()
+        writer.close()
+        MetricsWriter(workdir, start=10).close()
+    local, remote = (read_metrics(w / "metrics.jsonl") for w in (tmp_path, workdir))
+    assert [e["step"] for e in local] == [e["step"] for e in remote] == [10]
+    heads = {name.partition("/")[0] for name in bucket.below("run")}
+    assert heads == {"bad_steps.jsonl", "metrics.jsonl", "tensorboard"}
 
 
 def test_scores_that_are_to_be_had_again_are_left_out(tmp_path):
@@ -70,6 +90,15 @@ def test_lines_where_there_is_no_terminal():
     text = out.getvalue()
     assert "[red]not markup[/red]" in text
     assert "Compiling ...\nCompiling: 0.0 s" in text
+
+
+def test_only_what_comes_over_a_network_is_announced(bucket):
+    out = io.StringIO()
+    terminal = Terminal(Console(file=out))
+    for name in ("runs/a", "gs://bucket/a"):
+        with terminal.announced_if_remote(to_path(name)):
+            pass
+    assert out.getvalue() == "Reading gs://bucket/a ...\nReading gs://bucket/a: 0.0 s\n"
 
 
 def test_the_live_line_tells_rate_and_time_to_go():

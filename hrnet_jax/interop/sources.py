@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from hrnet_jax.checkpoint import load_weights
+from hrnet_jax.copies import local_file
 from hrnet_jax.data.dataset import Color
+from hrnet_jax.files import AnyPath, is_remote, to_path
 from hrnet_jax.interop.files import errors_about
 from hrnet_jax.interop.hashes import check_hash
 from hrnet_jax.interop.keys import torch_state_dict
@@ -42,7 +44,7 @@ _OFFICIAL_NOTE = (
 class Source:
     """The weights of one file, by their mmsegmentation names and in PyTorch's layout."""
 
-    path: Path
+    path: AnyPath
     sha256: str  # of the file; empty for a checkpoint folder
     size: int  # of the file, in bytes
     format: str
@@ -60,7 +62,7 @@ class Source:
         return any(key.startswith("decode_head.") for key in self.tensors)
 
 
-def read_source(path: str | Path, *, any_hash: bool = False) -> Source:
+def read_source(path: str | AnyPath, *, any_hash: bool = False) -> Source:
     """Read a .pth or .safetensors file, or a checkpoint of ours.
 
     Args:
@@ -71,11 +73,17 @@ def read_source(path: str | Path, *, any_hash: bool = False) -> Source:
         ValueError: for a file that is unsafe, damaged or of another network; says which.
         OSError: where there is no such file.
     """
-    path = Path(path).expanduser()
+    path = to_path(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no weight file or checkpoint {path}.")
     if path.is_dir():
         return _from_checkpoint(path)
+    if is_remote(path):
+        with local_file(path) as file:
+            try:
+                return dataclasses.replace(read_source(file, any_hash=any_hash), path=path)
+            except ValueError as error:
+                raise ValueError(str(error).replace(str(file), str(path))) from None
     if path.suffix == ".safetensors":
         tensor_file = read_safetensors(path)
         content, sha256, kind = tensor_file.tensors, tensor_file.sha256, "safetensors"
@@ -123,7 +131,7 @@ def _own_meta(metadata: Mapping[str, str]) -> Any:
         return {}
 
 
-def _from_checkpoint(path: Path) -> Source:
+def _from_checkpoint(path: AnyPath) -> Source:
     weights = load_weights(path)
     state = torch_state_dict(weights.params, weights.stats)
     return Source(

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from hrnet_jax.checkpoint import save_weights
+from hrnet_jax.files import to_path
 from hrnet_jax.interop.pth_write import write_pth
 from hrnet_jax.interop.safetensors import write_safetensors
 from hrnet_jax.interop.sources import META_KEY, read_source
@@ -158,3 +159,24 @@ def test_a_file_that_holds_more_than_tensors_is_refused_by_name(tmp_path):
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no weight file or checkpoint .*nowhere.pth"):
         read_source(tmp_path / "nowhere.pth")
+
+
+@pytest.mark.parametrize("kind", ["pth", "safetensors"])
+def test_a_file_in_a_bucket_gives_the_same_tensors(bucket, tmp_path, kind):
+    (write_pth if kind == "pth" else write_safetensors)(tmp_path / f"a.{kind}", WEIGHTS)
+    bucket.upload(tmp_path, "weights")
+    local, remote = (
+        read_source(tmp_path / f"a.{kind}"),
+        read_source(f"gs://bucket/weights/a.{kind}"),
+    )
+    assert same(remote.tensors)
+    assert (remote.sha256, remote.size) == (local.sha256, local.size)
+    assert str(remote.path) == f"gs://bucket/weights/a.{kind}"
+
+
+def test_a_damaged_file_in_a_bucket_is_named(bucket):
+    bucket.put("weights/a.safetensors", b"nothing")
+    with pytest.raises(ValueError, match=r"^gs://bucket/weights/a\.safetensors: "):
+        read_source("gs://bucket/weights/a.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"no weight file or checkpoint gs://bucket/b\.pth"):
+        read_source(to_path("gs://bucket/b.pth"))
