@@ -30,7 +30,7 @@ from hrnet_jax.sharding import batch_sharding, make_mesh, replicated
 from hrnet_jax.step import State
 from hrnet_jax.writer import Terminal
 
-SETTINGS = [(1, "none"), (1, "block"), (1, "stage"), (4, "none")]
+SETTINGS = [(1, "none"), (1, "block"), (1, "stage"), (4, "none"), (8, "none")]
 MB = 1e6
 
 
@@ -101,7 +101,8 @@ def check(config: ConfigDict, terminal: Terminal) -> None:
     found, _, measured = _measure(config, terminal)
     difference = measured / found.memory - 1
     terminal.line(
-        f"planned {found.memory / MB:,.0f} MB ({found.workspace / MB:,.0f} of convolutions), measured {measured / MB:,.0f} MB: {difference:+.1%}"
+        f"planned {found.memory / MB:,.0f} MB ({found.workspace / MB:,.0f} of convolutions), "
+        f"measured {measured / MB:,.0f} MB: {difference:+.1%}"
     )
     sys.exit(abs(difference) > 0.15)
 
@@ -185,6 +186,7 @@ def _measure(config: ConfigDict, terminal: Terminal) -> tuple[Costs, float, int]
         assert bool(metrics.finite)
         peak = _memory("VmHWM") - before
         del state, placed, metrics
+        time.sleep(1)  # a program's results are ready before its memory is free
     return found, seconds, peak
 
 

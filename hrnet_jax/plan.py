@@ -212,7 +212,7 @@ def collectives(program: str) -> list[Collective]:
 
 
 def workspace(program: str) -> int:
-    """Bytes of the largest matrix that a transposed convolution makes on CPUs, from a program (HLO).
+    """Bytes of the largest matrix that a transposed convolution makes on CPUs, from HLO text.
 
     It is the backward pass of a convolution of stride 2, which XLA's CPU runtime computes as one
     product of the input's pixels with the whole kernel, before it adds up where windows overlap.
