@@ -30,7 +30,7 @@ from hrnet_jax.sharding import batch_sharding, make_mesh, replicated
 from hrnet_jax.step import State
 from hrnet_jax.writer import Terminal
 
-SETTINGS = [(1, "none"), (1, "block"), (1, "stage"), (4, "none"), (8, "none")]
+SETTINGS = [(1, "none"), (4, "none"), (8, "none"), (1, "block"), (1, "stage")]
 MB = 1e6
 
 
