@@ -12,9 +12,11 @@ checkpoint every ten steps, and takes the main thread's time apart:
 - save: all that `Checkpoints.save` does before the loop goes on;
 - python: everything else.
 
-Overhead is python, transfer and dispatch: what the device would wait for if nothing ran ahead.
-The trace (--json) has these times for every step. While a checkpoint is written in the background,
-steps share the processor with the writer; the steps after a save are therefore shown apart.
+Overhead is python, transfer and dispatch: what the device would wait for if nothing ran ahead. On
+CPUs the main thread is also interrupted by the step that it has just started, which is no work of
+its own; so besides the time that passes there is the time that the thread computed. The trace
+(--json) has both for every step. While a checkpoint is written in the background, steps share the
+processor with the writer; the steps after a save are therefore shown apart.
 """
 
 import argparse
@@ -26,9 +28,9 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import jax
@@ -50,17 +52,38 @@ WARM_UP = 5  # steps that are not counted
 OVERHEAD = ("python", "transfer", "dispatch")
 
 
+class Row(NamedTuple):
+    """One step, in seconds by part: on the wall clock, and as the main thread computed."""
+
+    passed: dict[str, float]
+    computed: dict[str, float]
+
+    @property
+    def length(self) -> float:
+        """Seconds that passed."""
+        return sum(self.passed.values())
+
+
 class StopWatch:
     """Takes the time of one thread apart: what runs within something else is not counted twice."""
 
     def __init__(self) -> None:
-        self.steps: list[dict[str, float]] = []
-        self._names, self._times = ["python"], defaultdict[str, float](float)
-        self._since = time.perf_counter()
+        self.steps: list[Row] = []
+        self._names, self._row = ["python"], self._empty()
+        self._since = self._now()
+
+    @staticmethod
+    def _empty() -> Row:
+        return Row(defaultdict(float), defaultdict(float))
+
+    @staticmethod
+    def _now() -> tuple[float, float]:
+        return time.perf_counter(), time.thread_time()
 
     def _charge(self) -> None:
-        now = time.perf_counter()
-        self._times[self._names[-1]] += now - self._since
+        now = self._now()
+        for part, end, begin in zip(self._row, now, self._since, strict=True):
+            part[self._names[-1]] += end - begin
         self._since = now
 
     @contextlib.contextmanager
@@ -86,8 +109,8 @@ class StopWatch:
     def end_step(self) -> None:
         """Begin a new row."""
         self._charge()
-        self.steps.append(dict(self._times))
-        self._times.clear()
+        self.steps.append(self._row)
+        self._row = self._empty()
 
 
 def main() -> None:
@@ -113,24 +136,22 @@ def main() -> None:
             "jax": jax.__version__,
         },
         **summary(steps),
-        "trace": steps,
+        "trace": [row._asdict() for row in steps],
     }
     show(report, terminal)
     if options.json:
         write_text(options.json, json.dumps(report, indent=2) + "\n")
 
 
-def measure(
-    variant: str, count: int, *, folder: Path, terminal: Terminal
-) -> list[dict[str, float]]:
-    """Run the loop; return seconds by name for every step."""
+def measure(variant: str, count: int, *, folder: Path, terminal: Terminal) -> list[Row]:
+    """Run the loop; return a row for every step."""
     config = recipes.minicity(variant=variant)
     config.data.root = str(folder / "city")
     config.train.steps = config.eval.every_steps = count
     config.checkpoint.every_steps, config.log.every_steps = SAVE_EVERY, SAVE_EVERY
     watch = StopWatch()
     compile_step, add, to_global = loop.compile_step, Monitor.add, loop.to_global
-    train_batches, block = Setup.train_batches, jax.block_until_ready
+    train_batches, block, settle = Setup.train_batches, jax.block_until_ready, Monitor._settle
 
     in_flight: list[Any] = []
 
@@ -162,12 +183,17 @@ def measure(
         add(*args)
         watch.end_step()
 
+    def timed_settle(monitor: Monitor) -> None:
+        jax.block_until_ready([metrics for _, metrics, _ in monitor._pending])
+        settle(monitor)
+
     with contextlib.ExitStack() as patches:
         for target, name, replacement in (
             (loop, "compile_step", timed_compile),
             (loop, "to_global", timed_transfer),
             (Setup, "train_batches", timed_batches),
             (Monitor, "add", timed_add),
+            (Monitor, "_settle", timed_settle),
             (jax, "block_until_ready", watch.wrap("device", block)),
             (Checkpoints, "save", watch.wrap("save", Checkpoints.save)),
             (Evaluator, "__call__", watch.wrap("evaluate", Evaluator.__call__)),
@@ -177,50 +203,59 @@ def measure(
     return watch.steps
 
 
-def summary(steps: list[dict[str, float]]) -> dict[str, Any]:
+def summary(steps: list[Row]) -> dict[str, Any]:
     """Medians over the steps; a row holds what happened since the row before."""
-    plain = [row for row in steps[WARM_UP:] if "save" not in row]
-    saves = [row for row in steps[WARM_UP:] if "save" in row]
-    step = statistics.median(map(total, plain))
-    overheads = [sum(row.get(name, 0.0) for name in OVERHEAD) for row in plain]
+    counted = steps[WARM_UP:]
+    plain = [row for row in counted if "save" not in row.passed]
+    saves = [row for row in counted if "save" in row.passed]
+    step = statistics.median(row.length for row in plain)
+    passed, computed = zip(*plain, strict=True)
     return {
         "seconds of a step": step,
         "seconds by part": {
-            name: statistics.median(row.get(name, 0.0) for row in plain)
-            for name in ("device", "data", *OVERHEAD)
+            part: (_median(passed, part), _median(computed, part))
+            for part in ("device", "data", *OVERHEAD)
         },
-        "overhead, share of a step": statistics.median(overheads) / step,
-        "worst overhead, share of a step": max(overheads) / step,
-        "seconds a save holds the loop up": statistics.median(row["save"] for row in saves),
-        "worst save, in steps": max(row["save"] for row in saves) / step,
-        "seconds of the step after a save": statistics.median(
-            total(row) - row["save"] for row in saves
-        ),
+        "seconds of overhead": (_median(passed, *OVERHEAD), _median(computed, *OVERHEAD)),
+        "seconds that a save holds the loop up": [row.passed["save"] for row in saves],
+        "seconds of the step after a save": [row.length - row.passed["save"] for row in saves],
+        "seconds of steps before and after a save": {
+            offset: statistics.median(
+                row.length for row in steps[SAVE_EVERY + offset :: SAVE_EVERY]
+            )
+            for offset in range(-3, 4)
+        },
     }
 
 
-def total(row: dict[str, float]) -> float:
-    """Seconds of one step."""
-    return sum(row.values())
+def _median(rows: Sequence[dict[str, float]], *parts: str) -> float:
+    return statistics.median(sum(row.get(part, 0.0) for part in parts) for row in rows)
 
 
 def show(report: dict[str, Any], terminal: Terminal) -> None:
     """Print the table."""
-    table = Table("", "ms", "% of a step", title="one training step")
     step = report["seconds of a step"]
-    rows = {
-        "step": step,
-        **report["seconds by part"],
-        "save": report["seconds a save holds the loop up"],
-        "step after a save": report["seconds of the step after a save"],
-    }
-    for name, seconds in rows.items():
-        table.add_row(name, f"{1000 * seconds:.2f}", f"{100 * seconds / step:.2f}")
+    table = Table("", "ms", "% of a step", "computed, ms", "%", title="one training step")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    rows = {**report["seconds by part"], "overhead": report["seconds of overhead"]}
+    for name, times in rows.items():
+        cells = [f"{scale * seconds:.2f}" for seconds in times for scale in (1e3, 100 / step)]
+        table.add_row(name, *cells)
+    for name, few in (
+        ("step", [step]),
+        ("a save", report["seconds that a save holds the loop up"]),
+        ("the step after it", report["seconds of the step after a save"]),
+    ):
+        for title, seconds in ((name, statistics.median(few)), (f"{name}, worst", max(few))):
+            if len(few) > 1 or title == name:
+                table.add_row(title, f"{1e3 * seconds:.2f}", f"{100 * seconds / step:.2f}")
     terminal.table(table)
-    for name in (
-        "overhead, share of a step", "worst overhead, share of a step", "worst save, in steps"
-    ):  # fmt: skip
-        terminal.line(f"{name}: {report[name]:.4f}")
+    line = report["seconds of steps before and after a save"]
+    terminal.line(
+        "before, with and after a save (0), ms: "
+        + ", ".join(f"{offset:+}: {1e3 * seconds:.0f}" for offset, seconds in line.items())
+    )
 
 
 if __name__ == "__main__":

@@ -52,6 +52,9 @@ def default(*, name: str, dataset: str, variant: str) -> ConfigDict:
     config.mesh = ConfigDict()
     config.mesh.data = -1  # -1: all devices that remain
     config.mesh.height = 1
+    # Seconds without a sign of life, after which a process of several counts as dead, and the
+    # others stop. Longer than any pause of a healthy one, such as a busy network.
+    config.mesh.timeout = 60
 
     config.data = ConfigDict()
     config.data.name = dataset  # one of docs/datasets.md, minicity, or custom (your own folders)
@@ -162,7 +165,7 @@ def validate(config: ConfigDict) -> None:
     for field in (
         "train.steps", "train.batch_size", "train.max_bad_steps", "eval.batch_size",
         "eval.every_steps", "checkpoint.every_steps", "checkpoint.keep", "log.every_steps",
-        "data.threads", "mesh.height", "train.accumulate",
+        "data.threads", "mesh.height", "mesh.timeout", "train.accumulate",
     ):  # fmt: skip
         if get(config, field) < 1:
             raise ValueError(f"config.{field}={get(config, field)} must be at least 1.")

@@ -83,7 +83,12 @@ def main(argv: Sequence[str]) -> None:
     terminal = Terminal()
     try:
         if _MODE.value in ("train", "eval"):
-            processes.join()
+            config = _CONFIG.value
+            if config is None:
+                processes.join()
+            else:
+                configs.validate(config)
+                processes.join(timeout=config.mesh.timeout)
             if not processes.is_first():  # one speaks for all
                 terminal = Terminal(Console(quiet=True))
         if _MODE.value == "compare":

@@ -21,6 +21,9 @@ from hrnet_jax.writer import Terminal
 _BITS = {"pred": 8, "bf16": 16, "f32": 32, "f64": 64, "u8": 8, "s32": 32, "u32": 32, "s64": 64}
 _KINDS = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter|collective-broadcast"
 _OPERATION = re.compile(rf"= (.+?) ({_KINDS})(?:-start)?\((.*)")
+_TRANSPOSED = re.compile(
+    r"= (\w+)\[([\d,]+)\]\S* convolution\(.*window=\{size=(\d+)x(\d+)\b.*lhs_dilate=(\d+)x(\d+)"
+)
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 
 
@@ -63,13 +66,14 @@ class Costs(NamedTuple):
     flops: float  # of all devices
     traffic: float  # bytes that the compiled program reads and writes in memory
     arguments: int  # state and batch, bytes
-    temporary: int  # bytes that exist only during a step
+    temporary: int  # bytes that exist only during a step, by the compiler's analysis
+    workspace: int  # bytes of convolutions, which that analysis leaves out
     collectives: list[Collective]
 
     @property
     def memory(self) -> int:
         """Bytes that a device needs; the new state takes the place of the old one."""
-        return self.arguments + self.temporary
+        return self.arguments + self.temporary + self.workspace
 
     @property
     def exchanges(self) -> int:
@@ -172,6 +176,8 @@ def costs(setup: Setup) -> tuple[Costs, jax.stages.Compiled]:
         compiled = setup.train_step(optimizer).lower(state, shape).compile()
     memory: Any = compiled.memory_analysis()
     analysis: Any = compiled.cost_analysis()
+    text = compiled.as_text() or ""
+    on_cpus = setup.mesh.devices.flat[0].platform == "cpu"
     found = Costs(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         images=setup.config.train.batch_size,
@@ -181,7 +187,8 @@ def costs(setup: Setup) -> tuple[Costs, jax.stages.Compiled]:
         arguments=memory.argument_size_in_bytes + memory.output_size_in_bytes
         - memory.alias_size_in_bytes,
         temporary=memory.temp_size_in_bytes,
-        collectives=collectives(compiled.as_text() or ""),
+        workspace=workspace(text) if on_cpus else 0,
+        collectives=collectives(text),
     )  # fmt: skip
     return found, compiled
 
@@ -202,6 +209,21 @@ def collectives(program: str) -> list[Collective]:
             total = sum(sizes) if kind in ("all-reduce", "all-to-all") else max(sizes)
             found.append(Collective(kind, total, _group(rest), times))
     return found
+
+
+def workspace(program: str) -> int:
+    """Bytes of the largest matrix that a transposed convolution makes on CPUs, from HLO text.
+
+    It is the backward pass of a convolution of stride 2, which XLA's CPU runtime computes as one
+    product of the input's pixels with the whole kernel, before it adds up where windows overlap.
+    It allocates that product itself: it is in no memory analysis.
+    """
+    largest = 0
+    for dtype, shape, *window in _TRANSPOSED.findall(program):
+        rows, columns, *dilation = map(int, window)
+        inputs = _size(dtype, shape) // math.prod(dilation)  # of as many channels as the output
+        largest = max(largest, inputs * rows * columns)
+    return largest
 
 
 def _size(dtype: str, shape: str) -> int:
@@ -274,6 +296,7 @@ def _step_table(found: Costs) -> Table:
     for name, count in (
         ("memory: state and batch", found.arguments),
         ("memory: temporary", found.temporary),
+        ("memory: convolutions", found.workspace),
         ("memory: together", found.memory),
         ("memory traffic", found.traffic),
     ):

@@ -17,13 +17,11 @@ from jax.experimental import multihost_utils
 
 from hrnet_jax.files import AnyPath
 
-_HEARTBEAT = 60  # seconds without a sign of life, after which a process counts as dead
 
-
-def join() -> None:
+def join(*, timeout: int = 60) -> None:
     """Meet the other processes, if a cluster started several. Comes before anything with devices.
 
-    When one of them dies, jax ends the others within `_HEARTBEAT` seconds.
+    When one of them dies or stalls for `timeout` seconds, jax ends the others.
 
     Raises:
         ValueError: the environment names a coordinator, but not all that belongs to it.
@@ -33,7 +31,7 @@ def join() -> None:
         jax.distributed.initialize(
             process_id=None if number is None else int(number),
             num_processes=None if count is None else int(count),
-            heartbeat_timeout_seconds=_HEARTBEAT,
+            heartbeat_timeout_seconds=timeout,
         )
     except ValueError as error:
         if "JAX_COORDINATOR_ADDRESS" in os.environ:

@@ -40,6 +40,7 @@ def test_a_config_survives_json(config):
         ("eval.every_steps", 4001, r"must be a multiple of config.checkpoint.every_steps=4000"),
         ("mesh.data", 0, r"config.mesh.data=0 must be at least 1, or -1 for all devices that conf"),
         ("mesh.height", 0, r"config.mesh.height=0 must be at least 1"),
+        ("mesh.timeout", 0, r"config.mesh.timeout=0 must be at least 1"),
         ("train.accumulate", 0, r"config.train.accumulate=0 must be at least 1"),
         ("train.remat", "blocks", r"one of none, block, stage. Did you mean 'block'"),
         ("data.mean", (1.0, 2.0), r"config.data.mean=\(1.0, 2.0\) must be three numbers"),
