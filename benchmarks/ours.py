@@ -13,8 +13,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from hrnet_jax.compiling import compiler_options, enable_compilation_cache
-from hrnet_jax.memory import keep_freed_memory
+from hrnet_jax.compiling import compiler_options, enable_compilation_cache, prepare_process
 from hrnet_jax.optim import sgd
 from hrnet_jax.sharding import make_mesh, replicate, to_global
 from hrnet_jax.step import initial_state, make_train_step, split
@@ -100,7 +99,7 @@ def _training(structure: Any, params: dict, stats: dict, image: np.ndarray, labe
 
 def main() -> None:
     """Do the jobs."""
-    keep_freed_memory()  # as hrnet_jax.main does
+    prepare_process()  # as hrnet_jax.main does
     jobs.serve(globals(), jobs.take_stdout())
 
 

@@ -34,12 +34,11 @@ from hrnet_jax import config as configs
 from hrnet_jax import processes, zoo
 from hrnet_jax.checkpoint import FOLDER, load_weights
 from hrnet_jax.compare import compare
-from hrnet_jax.compiling import enable_compilation_cache
+from hrnet_jax.compiling import enable_compilation_cache, prepare_process
 from hrnet_jax.data import minicity
 from hrnet_jax.doctor import doctor
 from hrnet_jax.evaluate import evaluate
 from hrnet_jax.files import AnyPath, is_remote, to_path
-from hrnet_jax.memory import keep_freed_memory
 from hrnet_jax.plan import plan, simulate
 from hrnet_jax.predict import predict
 from hrnet_jax.prepare import prepare
@@ -73,7 +72,7 @@ _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an er
 
 def main(argv: Sequence[str]) -> None:
     """Run one mode; a user's mistake ends in one line, not in a traceback."""
-    keep_freed_memory()
+    prepare_process()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without Unicode is no reason to stop

@@ -1,3 +1,7 @@
+import platform
+import subprocess
+import sys
+
 import jax
 import pytest
 
@@ -23,3 +27,35 @@ def test_the_cache_is_private_and_a_shared_one_is_refused(tmp_path, restored_cac
     folder.chmod(0o777)
     with pytest.raises(ValueError, match=r"others may write to it; run `chmod go-w"):
         enable_compilation_cache(folder)
+
+
+STEP = """
+import resource, sys
+import jax, jax.numpy as jnp
+from hrnet_jax.compiling import prepare_process
+
+if sys.argv[1] == "prepared":
+    prepare_process()
+
+@jax.jit
+def program(x):  # 100 MB that only live within it
+    image, kernel = jnp.full((1, 2500, 2500, 4), x), jnp.ones((3, 3, 4, 1))
+    return jax.lax.conv_general_dilated(
+        image, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    ).sum()
+
+program(1.0).block_until_ready()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+program(2.0).block_until_ready()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_a_program_finds_its_temporary_memory_again():
+    prepared, as_always = (
+        int(subprocess.check_output([sys.executable, "-c", STEP, how], text=True))
+        for how in ("prepared", "as always")
+    )
+    assert as_always > 20_000  # 100 MB in pages of 4 kB
+    assert prepared < 1_000
