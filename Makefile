@@ -44,6 +44,9 @@ benchmark: $(VENV)/.installed-test .venv-parity/.installed  ## speed and memory 
 		$(BIN)/python -m benchmarks.$$name --json benchmarks/results/$$name.json || exit 1; done
 	@$(BIN)/python -m benchmarks.report benchmarks/results
 
+learning: $(VENV)/.installed-test .venv-parity/.installed  ## learn photographs beside mmsegmentation (ROOT=folder, 90 min)
+	@HRNET_PARITY_PYTHON=.venv-parity/bin/python $(BIN)/python -m benchmarks.learning --root "$(ROOT)"
+
 kill-campaign: $(VENV)/.installed-test  ## kill a run 50 times at random; it must end as if never killed
 	@$(BIN)/python -m tests.kill_campaign --folder runs/kills
 
@@ -77,4 +80,4 @@ $(VENV)/.installed-test: $(VENV)/.installed
 clean:  ## remove the environment, caches and the drawn scenes; runs and datasets stay
 	rm -rf $(VENV) .venv-parity .pytest_cache .mypy_cache .ruff_cache build dist data/minicity
 
-.PHONY: help demo test check fast-tests test-slow browser format parity benchmark kill-campaign colour-table clean
+.PHONY: help demo test check fast-tests test-slow browser format parity benchmark learning kill-campaign colour-table clean
