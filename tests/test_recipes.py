@@ -98,7 +98,7 @@ def test_a_published_run_has_its_settings(row):
         "accumulate": 1,
         "remat": "none",
     }
-    assert config.mesh.to_dict() == {"data": -1, "height": 1}
+    assert config.mesh.to_dict() == {"data": -1, "height": 1, "timeout": 60}
     assert config.optim.to_dict() == {
         "lr": lr, "min_lr": 1e-4, "power": 0.9, "momentum": 0.9, "weight_decay": decay
     }  # fmt: skip

@@ -82,7 +82,8 @@ def in_process(monkeypatch):
         main.main(main.parse_flags(sys.argv))
 
     monkeypatch.setattr(models, "build", build)
-    monkeypatch.setattr(processes, "join", lambda: None)  # only before anything has run
+    # It can only be called before anything has run.
+    monkeypatch.setattr(processes, "join", lambda *, timeout=60: None)
     yield start
     forget()
 
