@@ -7,6 +7,7 @@ size and CRC-32 of every file, and after an evaluation `scores.json`.
 """
 
 import contextlib
+import copy
 import dataclasses
 import json
 import math
@@ -106,7 +107,10 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     model=ocp.args.StandardSave(model),
                     optimizer=ocp.args.StandardSave(state.optimizer),
-                    meta=ocp.args.JsonSave({**meta, "step": step, "checksums": sums}),
+                    # A copy: Orbax writes it later, when the run may have changed what it gave.
+                    meta=ocp.args.JsonSave(
+                        copy.deepcopy({**meta, "step": step, "checksums": sums})
+                    ),
                 ),
             )
         if not saved:

@@ -82,6 +82,16 @@ def test_the_whole_state_comes_back(tmp_path, state):
     checkpoints.close()
 
 
+def test_what_is_saved_is_what_was_so_when_it_was_saved(tmp_path, state):
+    monitor: dict = {"good": []}
+    checkpoints = Checkpoints(tmp_path, keep_newest=2, warn=print)
+    checkpoints.save(1, state, meta={"monitor": monitor})
+    monitor["good"].append("of a later step")
+    checkpoints.close()
+    path = tmp_path / FOLDER / "1" / "meta" / "metadata"
+    assert json.loads(path.read_text())["monitor"] == {"good": []}
+
+
 def test_an_empty_workdir_has_nothing_to_restore(tmp_path, state):
     assert Checkpoints(tmp_path, keep_newest=2, warn=print).restore_latest(like=state) is None
 
