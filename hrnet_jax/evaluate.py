@@ -4,7 +4,6 @@ import collections
 import dataclasses
 import hashlib
 import json
-import os
 import platform
 import time
 from typing import Any
@@ -18,7 +17,7 @@ from hrnet_jax import processes, zoo
 from hrnet_jax.checkpoint import Weights, leaf_checksums
 from hrnet_jax.config import protocol_of
 from hrnet_jax.evaluator import OnPrediction, class_table
-from hrnet_jax.files import AnyPath, is_remote, make_folder, write_text
+from hrnet_jax.files import AnyPath, make_folder, write_text
 from hrnet_jax.metrics import Scores
 from hrnet_jax.per_image import ImageCounts, PerImage, confusion_of
 from hrnet_jax.report import Gallery, write_report
@@ -93,10 +92,6 @@ class Results:
             self._submission = Submission(folder / "submission", dataset, options.submission)
             self._writers.append(self._submission)
         make_folder(folder)
-        if not is_remote(folder) and not os.access(
-            folder, os.W_OK
-        ):  # hours before the numbers are there
-            raise PermissionError(f"{folder} cannot be written to; give another --workdir.")
 
     def __call__(self, example: Example, predicted: Label) -> None:
         """See one image and its label map."""

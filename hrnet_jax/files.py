@@ -60,9 +60,26 @@ def absolute(path: AnyPath) -> AnyPath:
 
 
 def make_folder(path: AnyPath) -> None:
-    """Make a folder and those above it; a bucket has none, and gcsfs would make a mistyped one."""
-    if not is_remote(path):
+    """Make a folder and those above it; a bucket has none, and gcsfs would make a mistyped one.
+
+    Raises:
+        OSError: it cannot be made or written to, which is better known before hours of work.
+    """
+    if is_remote(path):
+        return
+    try:
         path.mkdir(parents=True, exist_ok=True)
+        if os.access(path, os.W_OK):
+            return
+        problem = "cannot be written to (read-only disk, or no permission)"
+    except FileExistsError:
+        problem = "cannot be made, because a file has this name"
+    except OSError as error:
+        problem = f"cannot be made ({error.strerror})"
+    raise OSError(
+        f"the folder {path} {problem}; choose another place with --workdir or --output, or for "
+        "data with --config.data.root."
+    )
 
 
 def files_below(folder: AnyPath) -> list[AnyPath]:
@@ -123,6 +140,25 @@ def written_in_one_piece(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def has_ended(temporary: Path) -> bool:
+    """Whether the process of this machine that wrote `.name.<its number>.tmp` writes no more.
+
+    Containers often give the next process the same number: then this one asks before it writes.
+    """
+    number = temporary.name.split(".")[-2]
+    if not number.isdigit() or os.name == "nt":  # where the question below is Ctrl-C
+        return False
+    if int(number) == os.getpid():
+        return True
+    try:
+        os.kill(int(number), 0)  # asks, does nothing
+    except ProcessLookupError:
+        return True
+    except OSError:  # another user's
+        return False
+    return False
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

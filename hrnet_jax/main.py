@@ -4,7 +4,8 @@ Modes:
   train    go on from the newest checkpoint in --workdir, else start anew
   eval     score --checkpoint on the validation split of --config; writes <workdir>/eval
   compare  say how two evaluations of the same images differ: --mode compare FOLDER FOLDER
-  predict  label the images in --input with --checkpoint; needs no --config
+  predict  label the images in --input with --checkpoint; needs no --config (if it is given, its
+           config.eval says how, not the checkpoint's)
   prepare  write the dataset of --config as ArrayRecord shards into --output, and check them;
            for Pascal Context make the label files first
   doctor   check every label and image of --config: faults, likely mistakes, class frequencies;
@@ -19,11 +20,13 @@ Any field of a config can be given: --config.train.batch_size=16; a schedule fol
 name: --config configs/hr18_cityscapes.py:160k.
 """
 
+import dataclasses
 import difflib
 import io
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 from absl import app, flags, logging
@@ -98,7 +101,7 @@ def main(argv: Sequence[str]) -> None:
             _run(terminal)
     except KeyboardInterrupt as stop:
         saved = isinstance(stop, Stopped)
-        resumes = " The same command goes on from the last checkpoint." * (_MODE.value == "train")
+        resumes = " The same command goes on from the last checkpoint." * (saved or _has_saved())
         terminal.line(f"{stop if saved else 'Stopped'}.{resumes}")
         sys.exit(stop.exit_code if isinstance(stop, Stopped) else 130)
     except jax.errors.JaxRuntimeError as error:
@@ -109,6 +112,14 @@ def main(argv: Sequence[str]) -> None:
         if _TRACEBACK.value:
             raise
         sys.exit(f"Error: {error}")
+
+
+def _has_saved() -> bool:
+    """Whether there is a checkpoint for an interrupted training to go on from."""
+    if _MODE.value != "train" or _CONFIG.value is None:
+        return False
+    workdir, _ = _paths(_CONFIG.value)
+    return any(path.name.isdigit() for path in (workdir / FOLDER).glob("[0-9]*"))
 
 
 def _out_of_memory(error: str) -> str:
@@ -122,6 +133,12 @@ def _out_of_memory(error: str) -> str:
             "config.train.accumulate=2 keeps the batch, but not its statistics. If it happened "
             "while evaluating, lower config.eval.batch_size. What is saved in the workdir is as "
             "it was."
+        )
+    elif _MODE.value == "predict":
+        advice = (
+            "Images are labelled one by one, by the protocol of the checkpoint or that of --config "
+            "if it is given: label in windows, with --config (the recipe) --config.eval.mode=slide,"
+            " or smaller, with --config.eval.image_size='(512, 1024)'."
         )
     else:
         advice = "Lower config.eval.batch_size, or label in windows with --config.eval.mode=slide."
@@ -192,7 +209,11 @@ def _run(terminal: Terminal) -> None:
             f"{weights.path} holds a backbone without a head, which labels nothing; train from it "
             f"with --config.init_from={checkpoint}."
         )
-    if mode == "predict":  # as it was trained, whatever --config says
+    if mode == "predict":  # as it was trained, or by the protocol of --config
+        if config is not None:
+            configs.validate(config)
+            meta = {**weights.meta, "config": config.to_dict()}
+            weights = dataclasses.replace(weights, meta=meta)
         _set_up(configs.from_dict(weights.meta["config"]), terminal)
         output = to_path(_OUTPUT.value) if _OUTPUT.value else workdir / "predict"
         failures = predict(
@@ -254,6 +275,8 @@ def _draw_minicity(config: ConfigDict, terminal: Terminal) -> None:
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """Parse the command line; a mistake in it ends in one line, not in a traceback."""
+    if explained := _explain_config(argv):  # ml_collections would take four lines, none of advice
+        sys.exit(f"Error: {explained}")
     try:
         return flags.FLAGS(list(argv))
     except (AttributeError, KeyError) as error:
@@ -268,6 +291,22 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         message = str(error).strip().splitlines()
         last = message[-1].strip().removeprefix("ValueError: ")
         sys.exit(f"Error: {last if 'Traceback' in str(error) else ' '.join(message)}")
+
+
+def _explain_config(argv: Sequence[str]) -> str | None:
+    """Find the --config that names no file, and those that were probably meant."""
+    match = re.search(r"(?:^|\n)--?config[=\n]([^:\n]*)", "\n".join(argv))
+    if match is None or Path(match[1]).exists():
+        return None
+    path = Path(match[1])
+    names = sorted(file.name for file in Path("configs").glob("*.py"))
+    close = difflib.get_close_matches(path.with_suffix(".py").name, names, n=3, cutoff=0.5)
+    known = ", ".join(f"configs/{name}" for name in close or names)
+    if not known:
+        return f"there is no file {path} for --config, and no folder configs/ in {Path.cwd()}."
+    return f"there is no file {path} for --config; " + (
+        f"did you mean {known}?" if close else f"choose from {known}."
+    )
 
 
 def _explain_field(argv: Sequence[str]) -> str | None:

@@ -25,6 +25,7 @@ from hrnet_jax.evaluator import Evaluator
 from hrnet_jax.files import (
     AnyPath,
     absolute,
+    has_ended,
     is_remote,
     make_folder,
     to_path,
@@ -38,7 +39,7 @@ from hrnet_jax.visualize import indexed, overlay
 from hrnet_jax.writer import Terminal
 
 _VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 
 
 class Predictor:
@@ -191,6 +192,7 @@ def predict(
     terminal.line(
         f"Labelling {len(files)} file{'s' if len(files) > 1 else ''}{known} with {weights.path}"
     )
+    _remove_leftovers(output, {f"{name}_{kind}" for _, name in missing for kind in kinds})
     failures = []
     for file, name in terminal.track(missing, "Predicting", total=len(missing)):
         try:
@@ -212,16 +214,35 @@ def predict(
 
 
 def claim(output: AnyPath, weights: Weights) -> None:
-    """Mark a folder as holding predictions of these weights; refuse one of others."""
+    """Mark a folder as holding predictions of these weights by their protocol; refuse another's."""
     mark = {"checkpoint": str(weights.path), "checksums": weights.meta.get("checksums", {})}
+    mark["protocol"] = protocol_of(from_dict(weights.meta["config"])).describe()
     path = output / "predict.json"
-    if path.exists() and json.loads(path.read_text()) != mark:
-        raise ValueError(
-            f"{output} holds predictions of other weights "
-            f"({json.loads(path.read_text()).get('checkpoint')}); choose another --output."
-        )
     make_folder(output)
+    try:
+        old = dict(json.loads(path.read_text())) if path.exists() else {}
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}), which names the weights that {output} was labelled "
+            "with; remove it if they are the same, else choose another --output."
+        ) from error
+    if mark | old != mark:
+        raise ValueError(
+            f"{output} holds predictions of other weights or of another protocol "
+            f"({old.get('checkpoint')}, {old.get('protocol')}); choose another --output."
+        )
     write_text(path, json.dumps(mark, indent=1) + "\n")
+
+
+def _remove_leftovers(output: AnyPath, names: set[str]) -> None:
+    """Remove what a killed process had begun to write of these files."""
+    if is_remote(output):
+        return
+    for folder in {(output / name).parent for name in names}:
+        for left in folder.glob(".*.tmp"):
+            meant = folder / left.name[1:].rsplit(".", maxsplit=2)[0]
+            if str(meant.relative_to(output)) in names and has_ended(left):
+                left.unlink(missing_ok=True)
 
 
 def input_files(inputs: Iterable[str], *, output: AnyPath) -> list[tuple[Path, Path]]:
@@ -260,7 +281,7 @@ def input_files(inputs: Iterable[str], *, output: AnyPath) -> list[tuple[Path, P
         for file in files:
             below = path in file.parents and not pattern
             name = file.relative_to(path).with_suffix("") if below else Path(file.stem)
-            if name in found:
+            if name in found and found[name].absolute() != file.absolute():
                 raise ValueError(
                     f"{found[name]} and {file} would both become {name}_label.png; rename one, or "
                     "give them in two runs with different --output."
@@ -276,4 +297,5 @@ def _is_video(path: Path) -> bool:
 def _fits(path: str | Path) -> bool:
     path = Path(path)
     known = path.suffix.lower() in (*_SUFFIXES, *_VIDEO_SUFFIXES)
-    return path.is_file() and known and not path.name.startswith(".")
+    # A link to nothing fits: whoever reads it will say so.
+    return not path.is_dir() and known and not path.name.startswith(".")

@@ -14,7 +14,7 @@ from hrnet_jax.data.context_labels import ANNOTATIONS, Annotations, write_labels
 from hrnet_jax.data.dataset import Dataset
 from hrnet_jax.data.opening import open_source
 from hrnet_jax.data.sources import Record, Source
-from hrnet_jax.files import AnyPath, is_remote, to_path
+from hrnet_jax.files import AnyPath, is_remote, make_folder, to_path
 from hrnet_jax.writer import Terminal
 
 
@@ -47,6 +47,7 @@ def prepare(
         terminal.line(f"{final} is there already; checking it.")
         _check(final, sources, dataset, terminal)
         return
+    make_folder(output)
     partial = output / f".{dataset.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -54,7 +55,7 @@ def prepare(
         records = {split: _tracked(source, split, terminal) for split, source in sources.items()}
         write(records, dataset, folder=partial)
         _check(partial, sources, dataset, terminal)
-        final.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(final.parent)
         os.rename(partial, final)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

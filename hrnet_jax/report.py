@@ -207,9 +207,10 @@ def _class_table(scores: Scores, dataset: Dataset, per_image: PerImage) -> str:
     return (
         "<h2>Classes</h2>"
         + _table("classes", headings, rows)
-        + "<p class=note>In percent. “-”: neither labelled nor predicted anywhere, and not part of "
-        "the means; a class that is predicted but never labelled counts with IoU 0. “images”: in "
-        "which the class is labelled. A click on a heading sorts.</p>"
+        + "<p class=note>In percent. “-”: no such pixel to divide by (IoU: neither labelled nor "
+        "predicted, accuracy: not labelled, precision: not predicted), and not part of the means; "
+        "a class that is predicted but never labelled counts with IoU 0. “images”: in which the "
+        "class is labelled. A click on a heading sorts.</p>"
     )
 
 

@@ -160,7 +160,7 @@ def test_a_split_without_labels_gives_label_maps_and_no_scores(config, tiny_city
 
 def test_a_folder_that_cannot_be_written_is_found_first(config, tmp_path, monkeypatch):
     monkeypatch.setattr("os.access", lambda *_: False)
-    with pytest.raises(PermissionError, match=r"eval cannot be written to; give another --workdir"):
+    with pytest.raises(OSError, match=r"eval cannot be written to .*choose another .*--workdir"):
         Results(Setup(config, terminal=Terminal()), folder=tmp_path / "eval")
 
 

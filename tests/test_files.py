@@ -1,5 +1,7 @@
 import importlib.util
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from hrnet_jax.files import (
     absolute,
     append_text,
     files_below,
+    has_ended,
     is_remote,
     make_folder,
     move_folder,
@@ -110,3 +113,27 @@ def test_a_bucket_that_is_not_there_is_named(bucket):
         OSError, match=r"^gs://nobody/a could not be written.*such a bucket, and may"
     ):
         write_text(to_path("gs://nobody/a"), "")
+
+
+def test_a_folder_that_cannot_be_had_is_named_with_what_to_do(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    advice = r"; choose another place with --workdir or --output, or"
+    with pytest.raises(
+        OSError, match=rf"^the folder \S+/file cannot be made, .* this name{advice}"
+    ):
+        make_folder(tmp_path / "file")
+    with pytest.raises(OSError, match=rf"^the folder \S+/b cannot be made \(Not a dir.*\){advice}"):
+        make_folder(tmp_path / "file" / "b")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(OSError, match=rf"^the folder {tmp_path} cannot be written to .*{advice}"):
+        make_folder(tmp_path)
+
+
+def test_what_ended_processes_left_is_told_from_what_is_being_written():
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        path = Path(f".a.png.{process.pid}.tmp")
+        assert not has_ended(path)
+        process.communicate(b"\n")
+    assert has_ended(path)
+    assert has_ended(Path(f".a.png.{os.getpid()}.tmp"))
+    assert not has_ended(Path(".a.png.tmp"))

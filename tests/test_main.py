@@ -1,9 +1,15 @@
 """The command line from end to end, in processes of its own as a user starts it."""
 
+import io
 import shutil
+from types import SimpleNamespace
 
 import pytest
+from ml_collections import ConfigDict
+from rich.console import Console
 
+from hrnet_jax import main
+from hrnet_jax.writer import Terminal
 from tests.command import TINY, run, run_each
 
 MISTAKES = {
@@ -15,7 +21,14 @@ MISTAKES = {
         ["--config", "configs/hr18s_minicity.py", "--config.train.steps=many"],
         "invalid literal for int() with base 10: 'many'",
     ),
-    "no config file": (["--config", "configs/nothing.py"], "configs/nothing.py"),
+    "no config file": (
+        ["--config", "configs/hr18_cityscape.py:80k"],
+        "there is no file configs/hr18_cityscape.py for --config; did you mean configs/hr18_citys",
+    ),
+    "no config file at all alike": (
+        ["--config=mine/x.py", "--config.train.steps=3"],
+        "there is no file mine/x.py for --config; choose from configs/custom.py, ",
+    ),
     "no config": ([], "--config is missing; try --config configs/hr18s_minicity.py"),
     "unpublished schedule": (
         ["--config", "configs/hr18_cityscapes.py:20k"],
@@ -118,6 +131,48 @@ app.run(main.main, flags_parser=main.parse_flags)
     assert "Traceback" not in done.stderr
     for text in ("Out of memory while", "config.train.batch_size", "config.train.crop_size"):
         assert text in done.stderr
+
+
+@pytest.fixture
+def given(monkeypatch):
+    """Give flags in this process: given(mode="predict")."""
+    flags = {"config": None, "workdir": None, "checkpoint": None, "mode": "train"}
+
+    def give(**changes):
+        for name, value in (flags | changes).items():
+            monkeypatch.setattr(main, f"_{name.upper()}", SimpleNamespace(value=value))
+
+    return give
+
+
+def test_the_advice_of_predict_fits_what_it_takes(given):
+    given(mode="predict")
+    advice = main._out_of_memory("RESOURCE_EXHAUSTED: Out of memory")
+    assert "with --config (the recipe) --config.eval.mode=slide" in advice
+    assert "batch_size" not in advice
+
+
+def test_an_interrupt_promises_a_checkpoint_only_if_there_is_one(given, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "_run", interrupted)
+    monkeypatch.setattr(main, "prepare_process", lambda: None)
+    monkeypatch.setattr(main.processes, "join", lambda **_: None)
+    monkeypatch.setattr(main.configs, "validate", lambda _: None)
+    monkeypatch.setattr(main.logging, "set_verbosity", lambda _: None)
+    given(config=ConfigDict({"name": "x", "mesh": {"timeout": 1}}), workdir=str(tmp_path))
+    for name, said in (
+        ("3.incomplete", "Stopped.\n"),
+        ("3", "Stopped. The same command goes on from the last checkpoint.\n"),
+    ):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+        console = Console(file=io.StringIO(), width=200)
+        monkeypatch.setattr(main, "Terminal", lambda console=console: Terminal(console))
+        with pytest.raises(SystemExit) as left:
+            main.main([""])
+        assert left.value.code == 130
+        assert console.file.getvalue() == said
 
 
 def test_help_teaches():

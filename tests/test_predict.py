@@ -1,5 +1,8 @@
 import dataclasses
 import io
+import json
+import os
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -9,7 +12,7 @@ from rich.console import Console
 
 from hrnet_jax import models
 from hrnet_jax.checkpoint import Weights
-from hrnet_jax.predict import Predictor, input_files, predict
+from hrnet_jax.predict import Predictor, claim, input_files, predict
 from hrnet_jax.step import split
 from hrnet_jax.writer import Terminal
 from tests import tiny  # noqa: F401 -- adds the variant "toy"
@@ -136,3 +139,45 @@ def test_hidden_files_and_earlier_outputs_are_no_inputs(tmp_path):
         Image.new("RGB", (4, 4)).save(tmp_path / name)
     found = input_files([str(tmp_path)], output=tmp_path / "out")
     assert [path.name for path, _ in found] == ["x.png"]
+
+
+def test_what_killed_it_left_is_removed_and_nothing_else(weights, tmp_path):
+    Image.new("RGB", (40, 20)).save(tmp_path / "x.png")
+    (tmp_path / "out").mkdir()
+    left, foreign = (tmp_path / "out" / f".{n}_overlay.png.{os.getpid()}.tmp" for n in "xy")
+    left.touch()
+    foreign.touch()
+    predict(weights, [str(tmp_path / "x.png")], output=tmp_path / "out", terminal=quiet())
+    assert [p.name for p in (tmp_path / "out").glob(".*")] == [foreign.name]
+
+
+@pytest.mark.parametrize("text", ["{damaged", "[1]", ""])
+def test_a_damaged_mark_is_named(weights, tmp_path, text):
+    (tmp_path / "predict.json").write_text(text)
+    with pytest.raises(ValueError, match=r"/predict\.json is damaged \(.*remove it if they are"):
+        claim(tmp_path, weights)
+
+
+def test_predictions_of_another_protocol_are_not_mixed_in(weights, tmp_path):
+    (tmp_path / "predict.json").write_text(json.dumps({"checkpoint": str(weights.path)}))
+    claim(tmp_path, weights)  # one written before protocols were noted
+    config = {**weights.meta["config"], "eval": {"mode": "slide"}}
+    other = dataclasses.replace(weights, meta={**weights.meta, "config": config})
+    with pytest.raises(ValueError, match=r"or of another protocol \(.*, whole images, one scale"):
+        claim(tmp_path, other)
+
+
+def test_a_file_given_twice_is_one(tmp_path, monkeypatch):
+    Image.new("RGB", (4, 4)).save(tmp_path / "x.jpg")
+    monkeypatch.chdir(tmp_path)
+    found = input_files(["x.jpg", str(tmp_path / "x.jpg"), str(tmp_path)], output=tmp_path / "out")
+    assert [name for _, name in found] == [Path("x")]
+
+
+def test_a_gif_is_read_and_a_dead_link_is_named(weights, tmp_path):
+    Image.new("RGB", (40, 20), (90, 60, 30)).save(tmp_path / "x.gif")
+    (tmp_path / "dead.png").symlink_to(tmp_path / "nothing.png")
+    failures = predict(weights, [str(tmp_path)], output=tmp_path / "out", terminal=quiet())
+    assert (tmp_path / "out" / "x_label.png").exists()
+    assert len(failures) == 1
+    assert "dead.png" in failures[0]

@@ -91,7 +91,7 @@ def test_absent_and_wrong_classes_follow_the_written_rule(page):
     absent, never = cells[1 + 4], cells[1 + 5]
     assert absent[0] == absent[1] == ""  # in no mean
     assert (float(never[0]), never[1]) == (0, "")  # IoU 0, no accuracy
-    assert "neither labelled nor predicted" in page
+    assert "(IoU: neither labelled nor predicted, accuracy: not labelled, precision: not" in page
 
 
 def test_the_most_confused_pairs_are_the_largest_wrong_counts():

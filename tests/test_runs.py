@@ -91,6 +91,17 @@ def test_predict_labels_a_folder_without_a_config(trained, tiny_city, tmp_path):
     assert label.getpalette()[:3] == [0x80, 0x40, 0x80]  # road
 
 
+def test_predict_labels_by_the_protocol_of_a_config(trained, tiny_city, tmp_path):
+    workdir, _ = trained
+    image = next((tiny_city / "leftImg8bit" / "val").rglob("*.png"))
+    arguments = ("--mode=predict", f"--checkpoint={workdir}", f"--input={image}")
+    done = run(*arguments, f"--output={tmp_path}", "--config.eval.mode=nonsense",
+               module=TINY, devices=1, check=False)  # fmt: skip
+    assert "config.eval.mode='nonsense' must be one of whole, slide" in done.stderr
+    run(*arguments, f"--output={tmp_path}", "--config.eval.mode=slide", module=TINY, devices=1)
+    assert "windows of 480x480" in json.loads((tmp_path / "predict.json").read_text())["protocol"]
+
+
 def test_resuming_ends_bit_for_bit_where_an_unbroken_run_ends(trained, tiny_city, tmp_path):
     """The second half is lost, as by a kill before the last checkpoint was complete."""
     workdir, _ = trained

@@ -1,5 +1,8 @@
 import json
+import platform
 import re
+import time
+from functools import partial
 from io import StringIO
 from pathlib import Path
 
@@ -135,10 +138,37 @@ def test_an_existing_folder_is_not_touched(tmp_path):
     assert [p.name for p in root.iterdir()] == ["mine.txt"]
 
 
-def test_off_a_terminal_one_line_is_printed(tmp_path):
+def test_what_a_killed_write_left_is_removed(tmp_path, monkeypatch):
+    node = platform.node()
+    left, foreign = tmp_path / f".minicity.{node}.11.tmp", tmp_path / ".minicity.elsewhere.11.tmp"
+    alive = tmp_path / f".minicity.{node}.22.tmp"
+    for folder in (left, foreign, alive):
+        (folder / "gtFine").mkdir(parents=True)
+    monkeypatch.setattr(writing, "has_ended", lambda path: path.name.split(".")[-2] == "11")
+    write(tmp_path / "minicity")
+    assert set(tmp_path.iterdir()) == {tmp_path / "minicity", foreign, alive}
+
+
+def test_an_interrupt_does_not_wait_for_the_scenes_not_begun(tmp_path, monkeypatch):
+    monkeypatch.setattr(writing.os, "cpu_count", lambda: 2)
+    scenes = minicity.entries(train=200, val=0, seed=0)
+    done = writing._each(partial(_draw_slowly, root=tmp_path), scenes)
+    next(done)
+    done.close()
+    assert len(list(tmp_path.iterdir())) < 20
+
+
+def _draw_slowly(entry: minicity.Entry, *, root: Path) -> None:
+    (root / entry.name).touch()
+    time.sleep(0.05)
+
+
+def test_off_a_terminal_the_begin_and_the_end_are_printed(tmp_path):
     console = quiet()
     write(tmp_path / "minicity", train=1, val=0, console=console)
-    assert console.file.getvalue().count("\n") == 1
+    first, last = console.file.getvalue().splitlines()
+    assert first.startswith("minicity: drawing 1 scenes into ")
+    assert "drawn into" in last
 
 
 @pytest.mark.parametrize(("height", "width"), [(256, 512), (33, 65)])

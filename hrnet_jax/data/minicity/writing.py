@@ -1,17 +1,20 @@
 """Writing minicity: the files, their names and bytes, wholly or not at all."""
 
+import glob
 import json
 import os
+import platform
 import shutil
+import signal
 import sys
-import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from types import ModuleType
 
@@ -30,6 +33,7 @@ from rich.progress import (
 from rich.text import Text
 
 from hrnet_jax.data.minicity.scene import draw_scene
+from hrnet_jax.files import has_ended, make_folder
 from hrnet_jax.types import Image, Label
 
 VERSION = 2  # of the drawings; raised whenever the same seed gives other pixels
@@ -103,19 +107,34 @@ def _no_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _each(job: Callable[[Entry], None], todo: list[Entry]) -> Iterator[None]:
+def _each(job: Callable[[Entry], None], todo: list[Entry]) -> Generator[None, None, None]:
     """Do the job for every scene, on all cores if there is enough to do."""
     workers = min(os.cpu_count() or 1, len(todo) // SCENES_PER_WORKER)
     if workers < 2:
         yield from map(job, todo)
         return
     # `spawn`, for a process that has started JAX must not be forked
-    with ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
-    ) as pool:
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin_worker)
+    try:
         with _no_main():
-            done = pool.map(job, todo, chunksize=2)  # submits everything, which starts the workers
+            done = pool.map(job, todo)  # submits everything, which starts the workers
         yield from done
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for hundreds of scenes
+
+
+def _begin_worker() -> None:
+    """Prepare a worker process: one thread, and no life beyond its parent's."""
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    parent = parent_process()
+    assert parent is not None, "only worker processes begin here"
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _write_all(job: Callable[[Entry], None], todo: list[Entry], *, console: Console) -> None:
@@ -124,8 +143,9 @@ def _write_all(job: Callable[[Entry], None], todo: list[Entry], *, console: Cons
     quiet = not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=quiet) as bar:
         task = bar.add_task("scenes", total=len(todo))
-        for _ in _each(job, todo):
-            bar.advance(task)
+        with closing(_each(job, todo)) as done:
+            for _ in done:
+                bar.advance(task)
 
 
 class _Rate(ProgressColumn):
@@ -150,8 +170,14 @@ def write(
     begin = time.perf_counter()
     if root.exists():
         raise FileExistsError(f"{root} exists; remove it to write minicity anew")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
+    make_folder(root.parent)
+    part = root.with_name(f".{root.name}.{platform.node()}.{os.getpid()}.tmp")
+    for left in root.parent.glob(f".{glob.escape(root.name)}.{platform.node()}.*.tmp"):
+        if has_ended(left):
+            shutil.rmtree(left, ignore_errors=True)
+    if not console.is_terminal:
+        console.print(f"minicity: drawing {train + val} scenes into {root} ...", soft_wrap=True)
+    part.mkdir()
     try:
         todo = entries(train=train, val=val, seed=seed)
         job = partial(_write_scene, root=part, height=height, width=width)
@@ -159,7 +185,6 @@ def write(
         facts = {"name": "minicity", "version": VERSION, "seed": seed, "train": train, "val": val,
                  "height": height, "width": width}  # fmt: skip
         (part / "minicity.json").write_text(json.dumps(facts, indent=2) + "\n")
-        part.chmod(0o755)  # mkdtemp's folders are private
         os.replace(part, root)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
