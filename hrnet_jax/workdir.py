@@ -25,7 +25,7 @@ def owned(workdir: AnyPath, *, warn: Callable[[str], None]) -> Iterator[None]:
     """Refuse a workdir in which another run is at work; else own it while the block runs.
 
     The system takes the lock back from a process that ends in whatever way. File systems without
-    locks and buckets get a warning, Windows nothing.
+    locks and buckets get a warning, Windows nothing. Half files that a killed run left are removed.
 
     Raises:
         ValueError: names the process that owns it.
@@ -57,6 +57,9 @@ def owned(workdir: AnyPath, *, warn: Callable[[str], None]) -> Iterator[None]:
             now = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
             json.dump({"host": platform.node(), "pid": os.getpid(), "since": now}, file)
             file.flush()
+            # Whoever wrote here before was killed while it did.
+            for left in (*workdir.glob(".*.tmp"), *workdir.glob("pictures/.*.tmp")):
+                left.unlink()
         yield
 
 

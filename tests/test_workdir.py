@@ -42,6 +42,13 @@ def test_a_second_run_is_refused_until_the_first_is_dead(tmp_path):
             pass
         owner.send_signal(signal.SIGKILL)
         owner.wait()
+        (workdir / "pictures").mkdir()
+        halves = [workdir / ".curves.png.1.tmp", workdir / "pictures" / ".a.png.1.tmp"]
+        for path in (*halves, workdir / "pictures" / "a.png"):
+            path.touch()
+        with owned(workdir, warn=pytest.fail):
+            assert not any(path.exists() for path in halves)
+            assert (workdir / "pictures" / "a.png").exists()
         with owned(workdir, warn=pytest.fail):
             assert json.loads((workdir / ".lock").read_text())["pid"] == os.getpid()
     with owned(workdir, warn=pytest.fail):
