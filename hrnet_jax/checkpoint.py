@@ -224,11 +224,25 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait, then release the folder."""
-        with self._explained():  # Orbax may tell of one failure here as well as there
-            try:
-                self._manager.wait_until_finished()
-            finally:
-                self._manager.close()
+        # Orbax may tell of one failure here as well as there.
+        with self._explained(), contextlib.closing(self._manager):
+            # Orbax itself waits for this before it saves, and otherwise not at all: a program that
+            # ends sooner ends with the traceback of the thread that cleans up.
+            self._manager._maybe_await_cleanup_tmp_directory()
+            self._manager.wait_until_finished()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        """Close; what goes wrong now takes no other error's place."""
+        try:
+            self.close()
+        except OSError as late:
+            if error is None:
+                raise
+            if str(late) != str(error):
+                self._warn(str(late))
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

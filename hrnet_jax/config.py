@@ -7,7 +7,6 @@ images per device) is computed where it is used, so no override can leave it sta
 
 import difflib
 import json
-import math
 import re
 from typing import Any
 
@@ -24,6 +23,14 @@ _OPERATIONAL = (
     "data.threads", "data.on_error", "train.on_bad_step", "train.max_bad_steps", "eval.split",
     "eval.submission", "eval.save_predictions", "mesh", "train.remat",
 )  # fmt: skip
+
+# From where to where the numbers of a field may lie; what is beyond is a slip or not finite.
+_RANGES = {
+    "optim.lr": (1e-12, 1e3), "optim.min_lr": (0, 1e3), "optim.power": (0, 100),
+    "optim.momentum": (0, 0.9999), "optim.weight_decay": (0, 100),
+    "train.ratio_range": (0.01, 100), "train.class_weights": (0, 1e6), "eval.ratios": (0.01, 100),
+    "data.mean": (0, 255), "data.std": (0.01, 1e4),
+}  # fmt: skip
 
 
 def default(*, name: str, dataset: str, variant: str) -> ConfigDict:
@@ -169,21 +176,16 @@ def validate(config: ConfigDict) -> None:
     ):  # fmt: skip
         if get(config, field) < 1:
             raise ValueError(f"config.{field}={get(config, field)} must be at least 1.")
-    for field in (
-        "seed", "data.workers", "log.pictures", "optim.weight_decay", "optim.min_lr", "eval.limit",
-    ):  # fmt: skip
-        if not get(config, field) >= 0:
+    for field in ("seed", "data.workers", "log.pictures", "eval.limit"):
+        if get(config, field) < 0:
             raise ValueError(f"config.{field}={get(config, field)} must not be negative.")
     if config.mesh.data < 1 and config.mesh.data != -1:
         raise ValueError(
             f"config.mesh.data={config.mesh.data} must be at least 1, or -1 for all devices that "
             "config.mesh.height leaves."
         )
-    if not 0 < config.optim.lr < math.inf or not 0 <= config.optim.momentum < 1:
-        raise ValueError(
-            f"config.optim.lr={config.optim.lr} must be positive, and "
-            f"config.optim.momentum={config.optim.momentum} at least 0 and below 1."
-        )
+    for field in _RANGES:
+        _in_range(config, field)
     if config.eval.every_steps % config.checkpoint.every_steps:
         raise ValueError(
             f"config.eval.every_steps={config.eval.every_steps} must be a multiple of "
@@ -195,19 +197,16 @@ def validate(config: ConfigDict) -> None:
             f"config.eval.stride={config.eval.stride} must not exceed config.eval.crop_size="
             f"{config.eval.crop_size}: pixels between the windows would not be seen."
         )
-    if not config.eval.ratios or not min(config.eval.ratios) > 0:
-        raise ValueError(
-            f"config.eval.ratios={config.eval.ratios} must be positive scales, such as '(1.0,)'."
-        )
+    if not config.eval.ratios:
+        raise ValueError("config.eval.ratios is empty; give scales, such as '(1.0,)'.")
     for field in ("data.mean", "data.std"):
-        values = get(config, field)
-        if len(values) != 3 or (field == "data.std" and min(values) <= 0):
-            raise ValueError(f"config.{field}={values} must be three numbers, std above 0.")
-    low, high = (*config.train.ratio_range, 0, 0)[:2]
-    if len(config.train.ratio_range) != 2 or not 0 < low <= high:
+        if len(get(config, field)) != 3:
+            raise ValueError(f"config.{field}={get(config, field)} must be three numbers.")
+    ratios = config.train.ratio_range
+    if len(ratios) != 2 or ratios[0] > ratios[1]:
         raise ValueError(
-            f"config.train.ratio_range={config.train.ratio_range} must be two numbers with "
-            "0 < low <= high, for example '(0.5, 2.0)'."
+            f"config.train.ratio_range={ratios} must be two numbers, the lower one first, for "
+            "example '(0.5, 2.0)'."
         )
     for field in ("data.images", "data.labels"):
         # A list file tells the splits apart as well.
@@ -218,11 +217,22 @@ def validate(config: ConfigDict) -> None:
                 "lists with --config.data.list_file={split}.txt."
             )
     weights, num_classes = config.train.class_weights, dataset_of(config).num_classes
-    if weights and (len(weights) != num_classes or min(weights) < 0):
+    if weights and (len(weights) != num_classes or not any(weights)):
         raise ValueError(
-            f"config.train.class_weights has {len(weights)} values, the smallest {min(weights)}; "
-            f"give {num_classes} that are not negative, one per class, or ()."
+            f"config.train.class_weights={weights} has {len(weights)} values; give {num_classes}, "
+            "one per class and not all 0, or ()."
         )
+
+
+def _in_range(config: ConfigDict, field: str) -> None:
+    """Refuse what is no number of the field's range, alone or among several."""
+    value, (low, high) = get(config, field), _RANGES[field]
+    for number in value if isinstance(value, tuple) else (value,):
+        # No comparison with nan is true.
+        if not isinstance(number, int | float) or not low <= number <= high:
+            raise ValueError(
+                f"config.{field}={value}: {number!r} is no finite number from {low:g} to {high:g}."
+            )
 
 
 def _one_of(config: ConfigDict, field: str, allowed: tuple[str, ...]) -> None:

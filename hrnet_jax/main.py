@@ -84,6 +84,7 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(f"Error: {argv[1]!r} is no option; fields are given as --config.field=value.")
     terminal = Terminal()
     try:
+        _refuse_empty()
         if _MODE.value in ("train", "eval"):
             config = _CONFIG.value
             if config is None:
@@ -120,6 +121,14 @@ def _has_saved() -> bool:
         return False
     workdir, _ = _paths(_CONFIG.value)
     return any(path.name.isdigit() for path in (workdir / FOLDER).glob("[0-9]*"))
+
+
+def _refuse_empty() -> None:
+    """An unset variable of the shell must not mean the current folder, or a default."""
+    given = [(flag.name, flag.value) for flag in (_WORKDIR, _CHECKPOINT, _OUTPUT)]
+    for name, value in (*given, *((_INPUT.name, path) for path in _INPUT.value or [])):
+        if value == "":
+            raise ValueError(f"--{name} is empty; give a path, or leave the option out.")
 
 
 def _out_of_memory(error: str) -> str:
@@ -244,8 +253,11 @@ def _paths(config: ConfigDict | None) -> tuple[AnyPath, AnyPath]:
         raise ValueError(f"--mode {_MODE.value} needs --checkpoint, --workdir or --config.")
     workdir = to_path(name)
     checkpoint = given or workdir
-    if workdir.parent.name == FOLDER:  # one checkpoint: results belong beside it, not into it
+    # Results belong beside checkpoints, not among them or into one.
+    if workdir.parent.name == FOLDER and workdir.name.isdigit():
         workdir = workdir.parent.parent
+    elif name is given and workdir.name == FOLDER and not (workdir / FOLDER).is_dir():
+        workdir = workdir.parent
     return workdir, checkpoint
 
 

@@ -4,7 +4,7 @@ import glob
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -128,7 +128,12 @@ class Predictor:
                 picture.save(file, format="PNG")
 
     def video(self, source: Path, target: AnyPath, *, terminal: Terminal) -> None:
-        """Write a video with the colours of the classes over every frame."""
+        """Write a video with the colours of the classes over every frame.
+
+        Raises:
+            ValueError: for one that cannot be read to its end. The frames before are written, but
+                under another name, `<target>_partial`: the video is not done.
+        """
         film = cv2.VideoCapture(str(source))
         total, rate = int(film.get(cv2.CAP_PROP_FRAME_COUNT)), film.get(cv2.CAP_PROP_FPS)
         size = int(film.get(cv2.CAP_PROP_FRAME_WIDTH)), int(film.get(cv2.CAP_PROP_FRAME_HEIGHT))
@@ -138,21 +143,38 @@ class Predictor:
         # OpenCV writes to local disks only.
         beside = None if is_remote(target) else target.parent
         with tempfile.TemporaryDirectory(prefix=".", dir=beside) as folder:
-            partial = str(Path(folder) / target.name)  # its suffix tells OpenCV the format
-            writer = cv2.VideoWriter(partial, cv2.VideoWriter.fourcc(*"mp4v"), rate or 25, size)
+            written = str(Path(folder) / target.name)  # its suffix tells OpenCV the format
+            writer = cv2.VideoWriter(written, cv2.VideoWriter.fourcc(*"mp4v"), rate or 25, size)
+            count = 0
             try:
-                for _ in terminal.track(range(total), source.name, total=total):
-                    is_frame, frame = film.read()
-                    if not is_frame:
-                        break
-                    image = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+                # Recordings that were streamed declare no number of frames.
+                for image in terminal.track(_frames(film), source.name, total=max(total, 1)):
                     blended = overlay(image, self(image), self.palette)
                     writer.write(cv2.cvtColor(blended, cv2.COLOR_RGB2BGR))
+                    count += 1
             finally:
                 film.release()
                 writer.release()
-            with open(partial, "rb") as complete, written_in_one_piece(target) as file:
-                shutil.copyfileobj(complete, file)
+            # Some containers declare a duration only, which rounds to a frame too many.
+            is_cut = count < max(total - 1, 1)
+            if is_cut:
+                target = target.with_name(f"{target.stem}_partial{target.suffix}")
+            if count:
+                with open(written, "rb") as complete, written_in_one_piece(target) as file:
+                    shutil.copyfileobj(complete, file)
+        if is_cut:
+            raise ValueError(
+                f"The video {source} declares {total} frames, but {count} can be read; is it cut "
+                f"off?{f' They are in {target}.' if count else ''}"
+            )
+
+
+def _frames(film: cv2.VideoCapture) -> Iterator[Image]:
+    while True:
+        is_frame, frame = film.read()
+        if not is_frame:
+            return
+        yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
 
 
 def _pixels(image: Image | str | Path) -> Image:
@@ -176,25 +198,30 @@ def predict(
 ) -> list[str]:
     """Label image files, folders, patterns and videos into `output`; return what failed.
 
-    A folder that was begun with the same weights is gone on with. An image that cannot be read is
+    A folder that was begun with the same weights is gone on with. A file that cannot be read is
     named and left out.
     """
     predictor = Predictor(weights, terminal=terminal)
     files = input_files(inputs, output=output)
     claim(output, weights)
-    images = [(file, name) for file, name in files if not _is_video(file)]
-    kinds = ("label.png", "overlay.png", *(["probabilities.npz"] if probabilities else []))
     missing = [
-        (file, name) for file, name in images
-        if not all((output / f"{name}_{kind}").exists() for kind in kinds)
+        (file, name) for file, name in files
+        if not all(
+            (output / f"{name}_{kind}").exists()
+            for kind in _kinds(file, probabilities=probabilities)
+        )
     ]  # fmt: skip
-    known = f" ({len(images) - len(missing)} done before)" if len(missing) < len(images) else ""
+    known = f" ({len(files) - len(missing)} done before)" if len(missing) < len(files) else ""
     terminal.line(
         f"Labelling {len(files)} file{'s' if len(files) > 1 else ''}{known} with {weights.path}"
     )
     _remove_leftovers(output, {f"{name}_{kind}" for _, name in missing for kind in kinds})
+    if probabilities and any(_is_video(file) for file, _ in files):
+        terminal.warn("--probabilities are not written for videos.")
+    images = [(file, name) for file, name in missing if not _is_video(file)]
+    videos = [(file, name) for file, name in missing if _is_video(file)]
     failures = []
-    for file, name in terminal.track(missing, "Predicting", total=len(missing)):
+    for file, name in terminal.track(images, "Predicting", total=len(images)):
         try:
             image = decode_image(file.read_bytes(), path=str(file))
         except (ValueError, OSError) as error:
@@ -206,9 +233,12 @@ def predict(
             path = output / f"{name}_probabilities.npz"
             with written_in_one_piece(path) as part:
                 np.savez_compressed(part, probabilities=predictor.probabilities(image))
-    for file, name in files:
-        if _is_video(file):
+    for file, name in videos:
+        try:
             predictor.video(file, output / f"{name}_overlay.mp4", terminal=terminal)
+        except ValueError as error:
+            failures.append(str(error))
+            terminal.warn(failures[-1])
     terminal.line(f"Labels and overlays: {absolute(output)}")
     return failures
 
@@ -292,6 +322,13 @@ def input_files(inputs: Iterable[str], *, output: AnyPath) -> list[tuple[Path, P
 
 def _is_video(path: Path) -> bool:
     return path.suffix.lower() in _VIDEO_SUFFIXES
+
+
+def _kinds(file: Path, *, probabilities: bool) -> tuple[str, ...]:
+    """How the names of what is written for an input end."""
+    if _is_video(file):
+        return ("overlay.mp4",)
+    return ("label.png", "overlay.png", *(["probabilities.npz"] if probabilities else []))
 
 
 def _fits(path: str | Path) -> bool:

@@ -40,7 +40,7 @@ def train(config: ConfigDict, *, workdir: AnyPath, terminal: Terminal) -> Scores
         enter(owned(own, warn=terminal.warn))
         claim(own, config, tell=terminal.line)
         checkpoints = enter(
-            closing(Checkpoints(workdir, keep_newest=config.checkpoint.keep, warn=terminal.warn))
+            Checkpoints(workdir, keep_newest=config.checkpoint.keep, warn=terminal.warn)
         )
         state = setup.initial_state(optimizer, resuming=bool(checkpoints.steps))
         start, state, meta = checkpoints.restore_latest(like=state) or (0, state, {})

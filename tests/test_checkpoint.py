@@ -1,3 +1,4 @@
+import asyncio
 import contextlib
 import json
 import os
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from hrnet_jax.checkpoint import (
@@ -94,6 +96,45 @@ def test_what_is_saved_is_what_was_so_when_it_was_saved(tmp_path, state):
 
 def test_an_empty_workdir_has_nothing_to_restore(tmp_path, state):
     assert Checkpoints(tmp_path, keep_newest=2, warn=print).restore_latest(like=state) is None
+
+
+def test_nothing_is_left_behind_when_something_else_fails(tmp_path, monkeypatch):
+    """A thread that still cleans up while the interpreter ends would print a traceback."""
+    ended = []
+
+    async def clean_up(*_, **__):
+        await asyncio.sleep(0.2)
+        ended.append(True)
+
+    paths = ocp.checkpoint_manager.temporary_paths
+    monkeypatch.setattr(paths, "cleanup_temporary_paths", clean_up)
+    with (
+        pytest.raises(ValueError, match="the first error"),
+        Checkpoints(tmp_path, keep_newest=2, warn=pytest.fail),
+    ):
+        raise ValueError("the first error")
+    assert ended
+
+
+def test_a_failure_of_closing_hides_no_other_error(tmp_path, monkeypatch):
+    async def clean_up(*_, **__):
+        raise PermissionError("of the folder")
+
+    paths = ocp.checkpoint_manager.temporary_paths
+    monkeypatch.setattr(paths, "cleanup_temporary_paths", clean_up)
+    warnings = []
+    with (
+        pytest.raises(ValueError, match="the first error"),
+        Checkpoints(tmp_path, keep_newest=2, warn=warnings.append),
+    ):
+        raise ValueError("the first error")
+    assert "could not be written" in warnings[0]
+    assert "of the folder" in warnings[0]
+    with (
+        pytest.raises(OSError, match="of the folder"),
+        Checkpoints(tmp_path, keep_newest=2, warn=pytest.fail),
+    ):
+        pass
 
 
 @pytest.fixture(scope="module")

@@ -54,6 +54,29 @@ MISTAKES = {
         ["--mode=eval", "--checkpoint=fcn_hr18_512x1024_160k_cityscapes"],
         "get it with: python -m convert.from_pytorch --zoo fcn_hr18_512x1024_160k_cityscapes",
     ),
+    "scales that are words": (
+        ["--config", "configs/hr18s_minicity.py", "--config.eval.ratios=0.5,x"],
+        "config.eval.ratios=('0.5,x',): '0.5,x' is no finite number from 0.01 to 100",
+    ),
+    "scale that is no number": (
+        ["--config", "configs/hr18s_minicity.py", "--config.eval.ratios=(nan,)"],
+        "is no finite number from 0.01 to 100",
+    ),
+    "weights that are words": (
+        ["--config", "configs/hr18s_minicity.py", "--config.train.class_weights=a,b"],
+        "config.train.class_weights=('a,b',): 'a,b' is no finite number from 0 to",
+    ),
+    "power that is no number": (
+        ["--config", "configs/hr18s_minicity.py", "--config.optim.power=nan"],
+        "config.optim.power=nan: nan is no finite number",
+    ),
+    "empty input": (
+        ["--mode=predict", "--checkpoint=x", "--input", ""],
+        "--input is empty; give a path, or leave the option out.",
+    ),
+    "empty workdir": (["--mode=eval", "--workdir", ""], "--workdir is empty"),
+    "empty output": (["--mode=predict", "--output="], "--output is empty"),
+    "empty checkpoint": (["--mode=eval", "--checkpoint="], "--checkpoint is empty"),
     "stray word": (["train"], "'train' is no option"),
 }
 
@@ -71,6 +94,25 @@ def test_a_mistake_is_one_clear_error(mistaken, mistake):
     assert expected in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.startswith("Error: ")
+
+
+@pytest.mark.parametrize(
+    ("flags", "workdir"),
+    [
+        ({"checkpoint": "runs/x"}, "runs/x"),
+        ({"checkpoint": "runs/x/checkpoints"}, "runs/x"),
+        ({"checkpoint": "runs/x/checkpoints/40"}, "runs/x"),
+        ({"checkpoint": "runs/x/checkpoints", "workdir": "runs/y"}, "runs/y"),
+        ({"workdir": "big/checkpoints"}, "big/checkpoints"),
+        ({"workdir": "big/checkpoints/hr18"}, "big/checkpoints/hr18"),
+    ],
+)
+def test_results_lie_beside_the_checkpoints(flags, workdir, monkeypatch):
+    for name in ("checkpoint", "workdir"):
+        monkeypatch.setattr(main, f"_{name.upper()}", SimpleNamespace(value=flags.get(name)))
+    found, checkpoint = main._paths(None)
+    assert str(found) == workdir
+    assert str(checkpoint) == flags.get("checkpoint", workdir)
 
 
 def test_missing_cityscapes_names_the_way_out(mistaken):

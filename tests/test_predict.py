@@ -2,6 +2,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 from pathlib import Path
 
 import cv2
@@ -98,20 +99,52 @@ def test_a_begun_folder_is_gone_on_with_and_a_broken_image_is_named(weights, tmp
         predict(other, [pattern], output=tmp_path / "out", terminal=terminal)
 
 
-def test_a_video_becomes_a_video(weights, tmp_path):
-    writer = cv2.VideoWriter(
-        str(tmp_path / "film.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 32)
-    )
-    for shade in (0, 100, 200):
-        writer.write(np.full((32, 64, 3), shade, np.uint8))
+def film(path, frames, codec="mp4v"):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), 10, (64, 32))
+    random = np.random.default_rng(0)
+    for _ in range(frames):
+        writer.write(random.integers(0, 256, (32, 64, 3), np.uint8))
     writer.release()
-    predict(weights, [str(tmp_path / "film.mp4")], output=tmp_path / "out", terminal=quiet())
-    film = cv2.VideoCapture(str(tmp_path / "out" / "film_overlay.mp4"))
-    assert film.get(cv2.CAP_PROP_FRAME_COUNT) == 3
-    assert film.read()[1].shape == (32, 64, 3)
+    return path
+
+
+def frames_of(path):
+    return cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT)
+
+
+def test_a_video_becomes_a_video_once(weights, tmp_path):
+    source, out, terminal = film(tmp_path / "film.mp4", 3), tmp_path / "out", quiet()
+    assert predict(weights, [str(source)], output=out, terminal=terminal) == []
+    target = out / "film_overlay.mp4"
+    assert frames_of(target) == 3
+    assert cv2.VideoCapture(str(target)).read()[1].shape == (32, 64, 3)
+    before = target.stat().st_mtime_ns
+    predict(weights, [str(source)], output=out, terminal=terminal, probabilities=True)
+    assert target.stat().st_mtime_ns == before
+    told = terminal.console.file.getvalue()
+    assert "Labelling 1 file (1 done before)" in told
+    assert told.count("--probabilities are not written for videos") == 1
+
+
+def test_damaged_videos_are_named_and_the_others_labelled(weights, tmp_path):
     (tmp_path / "bad.mp4").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"Cannot read the video .*bad\.mp4"):
-        predict(weights, [str(tmp_path / "bad.mp4")], output=tmp_path / "out", terminal=quiet())
+    content = film(tmp_path / "cut.avi", 6, codec="MJPG").read_bytes()
+    (tmp_path / "cut.avi").write_bytes(content[: len(content) * 6 // 10])
+    film(tmp_path / "good.mp4", 2)
+    out, terminal = tmp_path / "out", quiet()
+    for _ in range(2):  # what was cut off is not done
+        failures = predict(weights, [str(tmp_path / "*.*")], output=out, terminal=terminal)
+        assert len(failures) == 2
+        assert re.search(r"Cannot read the video .*bad\.mp4", failures[0])
+        expected = (
+            r"The video .*cut\.avi declares 6 frames, but 3 can be read; is it cut off\? They"
+        )
+        assert re.search(expected, failures[1])
+    assert f"Warning: {failures[1]}" in terminal.console.file.getvalue().replace("\n", "")
+    assert sorted(path.name for path in out.glob("*.mp4")) == [
+        "cut_overlay_partial.mp4", "good_overlay.mp4",
+    ]  # fmt: skip
+    assert frames_of(out / "cut_overlay_partial.mp4") == 3
 
 
 def test_inputs_that_hold_no_image_are_refused(tmp_path):
