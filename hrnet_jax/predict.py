@@ -204,18 +204,20 @@ def predict(
     predictor = Predictor(weights, terminal=terminal)
     files = input_files(inputs, output=output)
     claim(output, weights)
+
+    def written_for(file: Path, name: Path) -> list[str]:
+        return [f"{name}_{kind}" for kind in _kinds(file, probabilities=probabilities)]
+
     missing = [
-        (file, name) for file, name in files
-        if not all(
-            (output / f"{name}_{kind}").exists()
-            for kind in _kinds(file, probabilities=probabilities)
-        )
-    ]  # fmt: skip
+        (file, name)
+        for file, name in files
+        if not all((output / path).exists() for path in written_for(file, name))
+    ]
     known = f" ({len(files) - len(missing)} done before)" if len(missing) < len(files) else ""
     terminal.line(
         f"Labelling {len(files)} file{'s' if len(files) > 1 else ''}{known} with {weights.path}"
     )
-    _remove_leftovers(output, {f"{name}_{kind}" for _, name in missing for kind in kinds})
+    _remove_leftovers(output, {path for each in missing for path in written_for(*each)})
     if probabilities and any(_is_video(file) for file, _ in files):
         terminal.warn("--probabilities are not written for videos.")
     images = [(file, name) for file, name in missing if not _is_video(file)]
