@@ -125,9 +125,14 @@ def _has_saved() -> bool:
 
 def _refuse_empty() -> None:
     """An unset variable of the shell must not mean the current folder, or a default."""
-    given = [(flag.name, flag.value) for flag in (_WORKDIR, _CHECKPOINT, _OUTPUT)]
-    for name, value in (*given, *((_INPUT.name, path) for path in _INPUT.value or [])):
-        if value == "":
+    given = {
+        "workdir": [_WORKDIR.value],
+        "checkpoint": [_CHECKPOINT.value],
+        "output": [_OUTPUT.value],
+        "input": _INPUT.value or [],
+    }
+    for name, values in given.items():
+        if "" in values:
             raise ValueError(f"--{name} is empty; give a path, or leave the option out.")
 
 
