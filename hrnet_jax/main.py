@@ -125,11 +125,11 @@ def _has_saved() -> bool:
 
 def _refuse_empty() -> None:
     """An unset variable of the shell must not mean the current folder, or a default."""
-    given = {
+    given: dict[str, list[str | None]] = {
         "workdir": [_WORKDIR.value],
         "checkpoint": [_CHECKPOINT.value],
         "output": [_OUTPUT.value],
-        "input": _INPUT.value or [],
+        "input": [*(_INPUT.value or [])],
     }
     for name, values in given.items():
         if "" in values:

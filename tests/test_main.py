@@ -178,7 +178,8 @@ app.run(main.main, flags_parser=main.parse_flags)
 @pytest.fixture
 def given(monkeypatch):
     """Give flags in this process: given(mode="predict")."""
-    flags = {"config": None, "workdir": None, "checkpoint": None, "mode": "train"}
+    names = ("config", "workdir", "checkpoint", "output", "input")
+    flags = dict.fromkeys(names) | {"mode": "train"}
 
     def give(**changes):
         for name, value in (flags | changes).items():
