@@ -44,10 +44,13 @@ def program(x):  # 100 MB that only live within it
         image, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     ).sum()
 
-program(1.0).block_until_ready()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-program(2.0).block_until_ready()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+def faults(x):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    program(x).block_until_ready()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults(0.0)
+print(sorted(faults(float(n)) for n in range(5))[2])  # other threads may ask for memory as well
 """
 
 
