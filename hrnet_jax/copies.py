@@ -17,7 +17,7 @@ from hrnet_jax.writer import Terminal
 try:
     import fcntl
 except ImportError:  # Windows, where each process copies for itself
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # for mypy a module's name holds a module
 
 _PART = 8 << 20  # bytes at a time
 

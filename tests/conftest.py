@@ -1,6 +1,5 @@
 """What all tests share: eight simulated devices, and small datasets of real files."""
 
-import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,8 +45,6 @@ def tiny_city(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def _storage() -> Iterator[Storage]:
-    if importlib.util.find_spec("gcsfs") is None:
-        pytest.skip("buckets need the extra gcs")
     with serving() as storage, pytest.MonkeyPatch.context() as patch:
         for name, value in storage.environment.items():
             patch.setenv(name, value)

@@ -1,11 +1,10 @@
 import platform
-import subprocess
-import sys
 
 import jax
 import pytest
 
 from hrnet_jax.compiling import compiler_options, enable_compilation_cache
+from tests.command import run
 
 
 def test_our_options_are_known_to_the_compiler():
@@ -57,8 +56,7 @@ print(sorted(faults(float(n)) for n in range(5))[2])  # other threads may ask fo
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_a_program_finds_its_temporary_memory_again():
     prepared, as_always = (
-        int(subprocess.check_output([sys.executable, "-c", STEP, how], text=True))
-        for how in ("prepared", "as always")
+        int(run(how, module=("-c", STEP), devices=1).stdout) for how in ("prepared", "as always")
     )
     assert as_always > 20_000  # 100 MB in pages of 4 kB
     assert prepared < 1_000

@@ -1,10 +1,10 @@
 """Whether the system has to clear pages again and again."""
 
 import platform
-import subprocess
-import sys
 
 import pytest
+
+from tests.command import run
 
 PROGRAM = """
 import resource, sys
@@ -25,9 +25,6 @@ print(faults())
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_a_large_block_that_was_freed_is_used_again():
-    kept, returned = (
-        int(subprocess.check_output([sys.executable, "-c", PROGRAM, how], text=True))
-        for how in ("kept", "returned")
-    )
+    kept, returned = (int(run(how, module=("-c", PROGRAM)).stdout) for how in ("kept", "returned"))
     assert returned > 20_000  # 100 MB in pages of 4 kB
     assert kept < 1_000
