@@ -9,15 +9,10 @@ import atexit
 import contextlib
 import functools
 import json
-import multiprocessing
-import os
-import signal
-import threading
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Literal
 
-import cv2
 import grain
 import numpy as np
 from absl import flags
@@ -29,7 +24,7 @@ from hrnet_jax.data.headers import BadFile
 from hrnet_jax.data.notes import Notes
 from hrnet_jax.data.sources import Source
 from hrnet_jax.data.transforms import Transform
-from hrnet_jax.memory import keep_freed_memory
+from hrnet_jax.data.workers import begin_worker
 from hrnet_jax.types import Batch, Example
 
 Reference = Literal["v0", "v1"]
@@ -244,7 +239,7 @@ def _read(
             flags.FLAGS.mark_as_parsed()
         elements = elements.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
-            worker_init_fn=set_up_worker,
+            worker_init_fn=begin_worker,
         )
     generator = _closing(iter(elements), notes=notes, on_bad_file=on_bad_file)
     # Closed before the interpreter takes its modules apart, Grain leaves no noise and no memory.
@@ -274,26 +269,3 @@ def _closing(
 def _close(reference: weakref.ref) -> None:
     if (generator := reference()) is not None:
         generator.close()
-
-
-def set_up_worker(worker: int, workers: int) -> None:
-    """Prepare a worker process: one thread per image, and no life beyond its parent's."""
-    keep_freed_memory()
-    cv2.setNumThreads(0)  # workers share the cores already
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    exit_with_parent()
-
-
-def exit_with_parent() -> None:
-    """End this worker as soon as the process that started it has ended, even if it was killed.
-
-    Grain's workers would otherwise stay behind as orphans, each holding its memory.
-    """
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "exit_with_parent belongs into a worker process"
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -1,8 +1,6 @@
 import dataclasses
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import cv2
@@ -301,29 +299,6 @@ def test_evaluation_is_dealt_to_the_hosts_without_repetition():
 # Workers.
 
 
-def test_a_worker_ends_when_its_parent_is_killed(tmp_path):
-    script = tmp_path / "parent.py"
-    script.write_text(
-        "import multiprocessing, os, time\n"
-        "def work():\n"
-        "    from hrnet_jax.data.pipeline import exit_with_parent\n"
-        "    exit_with_parent()\n"
-        "    print(os.getpid(), flush=True)\n"
-        "    time.sleep(60)\n"
-        "if __name__ == '__main__':\n"
-        "    multiprocessing.get_context('spawn').Process(target=work).start()\n"
-        "    time.sleep(60)\n"
-    )
-    parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
-    with parent:
-        worker = int(parent.stdout.readline())
-        parent.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while is_alive(worker):
-        assert time.monotonic() < deadline, "the worker outlived its parent"
-        time.sleep(0.05)
-
-
 @pytest.mark.skipif(os.name != "posix", reason="has no SIGKILL")
 def test_a_worker_tells_what_it_replaced_and_names_its_files_when_killed():
     expected = [int(batch["id"][0]) for batch in batches(6, size=40)]
@@ -344,11 +319,3 @@ def test_a_worker_that_is_stuck_is_ended_and_names_its_files(monkeypatch):
     with pytest.raises(ChildProcessError, match=rf"Worker process \d+ .*reading\n  {endless}\.jpg"):
         list(stream_of(MemorySource(40, endless=endless), workers=1))
     assert time.monotonic() - begin < 60
-
-
-def is_alive(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

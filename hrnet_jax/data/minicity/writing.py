@@ -5,16 +5,14 @@ import json
 import os
 import platform
 import shutil
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
 
@@ -33,6 +31,7 @@ from rich.progress import (
 from rich.text import Text
 
 from hrnet_jax.data.minicity.scene import draw_scene
+from hrnet_jax.data.workers import begin_worker
 from hrnet_jax.files import has_ended, make_folder
 from hrnet_jax.types import Image, Label
 
@@ -114,27 +113,13 @@ def _each(job: Callable[[Entry], None], todo: list[Entry]) -> Generator[None, No
         yield from map(job, todo)
         return
     # `spawn`, for a process that has started JAX must not be forked
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin_worker)
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=begin_worker)
     try:
         with _no_main():
             done = pool.map(job, todo)  # submits everything, which starts the workers
         yield from done
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for hundreds of scenes
-
-
-def _begin_worker() -> None:
-    """Prepare a worker process: one thread, and no life beyond its parent's."""
-    cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    parent = parent_process()
-    assert parent is not None, "only worker processes begin here"
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _write_all(job: Callable[[Entry], None], todo: list[Entry], *, console: Console) -> None:
