@@ -127,7 +127,9 @@ def make_train_step(
         in_shardings=(same, batch_sharding(mesh)),
         out_shardings=(same, same),
         donate_argnums=0,
-        compiler_options=compiler_options(platform=mesh.devices.flat[0].platform),
+        compiler_options=compiler_options(
+            mesh.devices.flat[0].platform, saving_memory=accumulate > 1 or remat != "none"
+        ),
     )
 
 

@@ -64,42 +64,42 @@ def kernel_gradient(
     stride: int,
     padding: Padding,
 ) -> Float[Array, "n n i o"]:
-    """Derivative by the kernel: one or a few products of matrices as tall as there are pixels.
+    """Derivative by the kernel, as one product of matrices as tall as there are pixels.
 
-    The left matrix of each is transposed in memory, so the one with fewer channels stands there;
-    the right one holds the other array, shifted once for every tap.
+    Its left matrix is transposed in memory, so the array with fewer channels stands there, where
+    there is a choice.
     """
     channels = x.shape[-1], dy.shape[-1]
     if size == stride == 1:
         if channels[0] <= channels[1]:
             return jnp.einsum("bhwi,bhwo->io", x, dy)[None, None]
         return jnp.einsum("bhwo,bhwi->oi", dy, x).T[None, None]
+    (above, _), (left, _) = padding
+    height, width = dy.shape[1:3]
     if stride == 1:
-        # x[u] meets dy[u + above - tap]; a row of taps at a time keeps the right matrix small.
-        beyond = [(size - 1 - before, size - 1 - after) for before, after in padding]
-        taps = _shifted(dy, beyond, size=size, stride=1, shape=x.shape[1:3])
-        rows = [
-            jnp.einsum("bhwi,bhwo->io", x, jnp.concatenate(row[::-1], -1)) for row in taps[::-1]
+        # Tap (r, c) joins x[u + r - above, v + c - left] and dy[u, v], hence x[u + r - above, v']
+        # and dy[u, v' - c + left]: three copies of each, where one side alone would need nine.
+        turned = x.transpose(3, 0, 1, 2)
+        rows = jnp.stack([_shifted(turned, r - above, axis=2, size=height) for r in range(size)])
+        columns = [_shifted(dy, left - c, axis=2, size=x.shape[2]) for c in range(size)]
+        product = jnp.einsum("ribhw,bhwo->rio", rows, jnp.concatenate(columns, -1))
+        return product.reshape(size, channels[0], size, channels[1]).transpose(0, 2, 1, 3)
+    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    taps = [
+        padded[
+            :, r : r + stride * (height - 1) + 1 : stride, c : c + stride * (width - 1) + 1 : stride
         ]
-        return jnp.stack(rows).reshape(size, channels[0], size, channels[1]).transpose(0, 2, 1, 3)
-    taps = _shifted(x, padding, size=size, stride=stride, shape=dy.shape[1:3])
-    product = jnp.einsum("bhwo,bhwi->oi", dy, jnp.concatenate([x for row in taps for x in row], -1))
+        for r in range(size)
+        for c in range(size)
+    ]
+    product = jnp.einsum("bhwo,bhwi->oi", dy, jnp.concatenate(taps, -1))
     return product.T.reshape(size, size, *channels)
 
 
 def _shifted(
-    x: Array, padding: Padding | list, *, size: int, stride: int, shape: tuple[int, ...]
-) -> list[list[Array]]:
-    """What each tap of a kernel reads, by row and column of the tap."""
-    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-
-    def read(row: int, column: int) -> Array:
-        last = [first + stride * (n - 1) + 1 for first, n in zip((row, column), shape, strict=True)]
-        return jax.lax.slice(
-            padded,
-            (0, row, column, 0),
-            (x.shape[0], *last, x.shape[3]),
-            (1, stride, stride, 1),
-        )
-
-    return [[read(row, column) for column in range(size)] for row in range(size)]
+    x: Float[Array, "_ _ _ _"], by: int, *, axis: int, size: int
+) -> Float[Array, "_ _ _ _"]:
+    """x[by : by + size] along an axis, with zeros where there is no x."""
+    beyond = [(0, 0, 0)] * x.ndim
+    beyond[axis] = (-by, by + size - x.shape[axis], 0)  # less than none cuts off
+    return jax.lax.pad(x, jnp.zeros((), x.dtype), beyond)

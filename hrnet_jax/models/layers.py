@@ -126,31 +126,39 @@ def _normalize_batch(
 
 def _normalize_batch_forward(x: Array, scale: Array, bias: Array, epsilon: float):
     precise = at_least_float32(x)
-    mean = _mean(precise)
-    var = _mean(jnp.square(precise - mean))
+    count = x.size // x.shape[-1]
+    mean = _sum(precise) / count
+    centred = precise - mean
+    var = _sum(jnp.square(centred)) / count
     inverse = jax.lax.rsqrt(var + epsilon)
     # An infinite variance would normalise everything to `bias` unseen; 0 * inf is NaN, and shows.
-    y = (precise - mean) * (inverse * scale) + (bias + 0 * var)
-    return (y.astype(x.dtype), mean, var), (x, scale, mean, inverse)
+    y = centred * (inverse * scale) + (bias + 0 * var)
+    # CPUs have `centred` in memory already, for the sum; elsewhere it is made anew on the fly.
+    kept = jax.lax.platform_dependent(
+        x, centred, cpu=lambda x, centred: centred.astype(x.dtype), default=lambda x, _: x
+    )
+    return (y.astype(x.dtype), mean, var), (kept, scale, mean, inverse)
 
 
 def _normalize_batch_backward(epsilon: float, saved: tuple, gradients: tuple):
-    x, scale, mean, inverse = saved
+    kept, scale, mean, inverse = saved
     dy = at_least_float32(gradients[0])
-    normal = (at_least_float32(x) - mean) * inverse
-    bias_share, scale_share = _mean(dy), _mean(dy * normal)
-    dx = (scale * inverse) * (dy - (bias_share + normal * scale_share))
-    count = x.size // x.shape[-1]
-    return dx.astype(x.dtype), count * scale_share, count * bias_share
+    centred = jax.lax.platform_dependent(
+        at_least_float32(kept), mean, cpu=lambda kept, _: kept, default=jnp.subtract
+    )
+    count = dy.size // dy.shape[-1]
+    dbias, dscale = _sum(dy), inverse * _sum(dy * centred)
+    dx = (scale * inverse) * (dy - (dbias + centred * (inverse * dscale)) / count)
+    return dx.astype(kept.dtype), dscale, dbias
 
 
-def _mean(x: Float[Array, "b h w c"]) -> Float[Array, " c"]:
-    """Mean of each channel, axis by axis: shorter sums in float32, smaller errors."""
+def _sum(x: Float[Array, "b h w c"]) -> Float[Array, " c"]:
+    """Sum of each channel, axis by axis: shorter sums in float32, smaller errors."""
 
-    def mean(x: Array) -> Array:
-        return x.mean(2).mean(1).mean(0)
+    def add(x: Array) -> Array:
+        return x.sum(2).sum(1).sum(0)
 
-    return rows.mean_of_shares(mean, x) if rows.are_cut() else mean(x)
+    return rows.sum_of_shares(add, x) if rows.are_cut() else add(x)
 
 
 _normalize_batch.defvjp(_normalize_batch_forward, _normalize_batch_backward)

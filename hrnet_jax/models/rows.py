@@ -52,16 +52,14 @@ def on_each_share(
     return jax.shard_map(apply, mesh=mesh, in_specs=specs, out_specs=cut)(x, *weights)
 
 
-def mean_of_shares(
-    mean: Callable[[Array], Array], x: Float[Array, "b h w c"]
-) -> Float[Array, " c"]:
-    """Average over all devices at once; the compiler would do so over one mesh axis at a time."""
+def sum_of_shares(add: Callable[[Array], Array], x: Float[Array, "b h w c"]) -> Float[Array, " c"]:
+    """Add up over all devices at once; the compiler would do so over one mesh axis at a time."""
     mesh = _MESH.get()
 
-    def average(x: Array) -> Array:
-        return jax.lax.pmean(mean(x), ("data", "height"))
+    def total(x: Array) -> Array:
+        return jax.lax.psum(add(x), ("data", "height"))
 
-    return jax.shard_map(average, mesh=mesh, in_specs=P("data", "height"), out_specs=P())(x)
+    return jax.shard_map(total, mesh=mesh, in_specs=P("data", "height"), out_specs=P())(x)
 
 
 def with_zeros_beyond(
