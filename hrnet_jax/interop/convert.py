@@ -161,7 +161,6 @@ def _for_config(
     check_looks(source, variant=variant)
     fresh = models.build(variant, num_classes=dataset.num_classes, seed=config["seed"])
     _, params, stats = split(fresh)
-    params, stats = jax.tree.map(np.asarray, (params, stats))
     loaded = start_from(source, params, stats, variant=variant, classes=dataset.classes, head=head)
     return loaded, wanted
 
