@@ -11,13 +11,8 @@ from pathlib import Path
 
 from etils import epath
 
-from hrnet_jax.files import files_below, size_of, written_in_one_piece
+from hrnet_jax.files import files_below, lock, size_of, written_in_one_piece
 from hrnet_jax.writer import Terminal
-
-try:
-    import fcntl
-except ImportError:  # Windows, where each process copies for itself
-    fcntl = None  # type: ignore[assignment]  # for mypy a module's name holds a module
 
 _PART = 8 << 20  # bytes at a time
 
@@ -46,7 +41,9 @@ def local_copy(folder: epath.Path, *, terminal: Terminal) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     copy = cache / "hrnet_jax" / "data" / name
     copy.mkdir(parents=True, exist_ok=True)
-    with _alone(copy / ".lock"):
+    with (copy / ".lock").open("w") as file:
+        with contextlib.suppress(OSError):  # without locks each process copies for itself
+            lock(file, wait=True)
         targets = {path: copy / path.relative_to(folder) for path in files}
         missing = [path for path in files if not targets[path].exists()]
         needed = sum(files[path] for path in missing)
@@ -67,15 +64,6 @@ def local_copy(folder: epath.Path, *, terminal: Terminal) -> Path:
                         live.advance(len(part) / 1e6)
                         live.show(f"{live.rate:.0f} MB/s  {live.eta} to go")
     return copy
-
-
-@contextlib.contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    with lock.open("w") as file:
-        if fcntl is not None:
-            with contextlib.suppress(OSError):  # no locks there: each process copies for itself
-                fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @contextlib.contextmanager
