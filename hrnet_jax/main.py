@@ -15,10 +15,17 @@ Modes:
   zoo      list the 25 published results, or those of some words: --mode zoo cityscapes hr18
 
 --checkpoint is a workdir (its best checkpoint by mIoU, else the newest), one checkpoint in it, or
-the name of a row of the zoo that `python -m convert.from_pytorch --zoo NAME` put into weights/NAME.
+the name of a row of the zoo that was fetched (--mode zoo NAME says how).
 Any field of a config can be given: --config.train.batch_size=16; a schedule follows the file's
 name: --config configs/hr18_cityscapes.py:160k.
 """
+
+import os
+import signal
+
+if __name__ == "__main__" and callable(signal.getsignal(signal.SIGINT)):  # it is not ignored
+    # The imports below take seconds. Ctrl-C would end them with a traceback of whatever is read.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 import dataclasses
 import difflib
@@ -26,7 +33,6 @@ import io
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 from absl import app, flags, logging
@@ -34,7 +40,7 @@ from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
 from hrnet_jax import config as configs
-from hrnet_jax import processes, zoo
+from hrnet_jax import processes, recipes, zoo
 from hrnet_jax.checkpoint import FOLDER, load_weights
 from hrnet_jax.compare import compare
 from hrnet_jax.compiling import enable_compilation_cache, prepare_process
@@ -292,10 +298,8 @@ def _draw_minicity(config: ConfigDict, terminal: Terminal) -> None:
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """Parse the command line; a mistake in it ends in one line, not in a traceback."""
-    if explained := _explain_config(argv):  # ml_collections would take four lines, none of advice
-        sys.exit(f"Error: {explained}")
     try:
-        return flags.FLAGS(list(argv))
+        return flags.FLAGS(_with_recipe(argv))
     except (AttributeError, KeyError) as error:
         sys.exit(f"Error: {_explain_field(argv) or error}")
     except (flags.Error, ValueError, TypeError, OSError) as error:
@@ -310,20 +314,12 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         sys.exit(f"Error: {last if 'Traceback' in str(error) else ' '.join(message)}")
 
 
-def _explain_config(argv: Sequence[str]) -> str | None:
-    """Find the --config that names no file, and those that were probably meant."""
-    match = re.search(r"(?:^|\n)--?config[=\n]([^:\n]*)", "\n".join(argv))
-    if match is None or Path(match[1]).exists():
-        return None
-    path = Path(match[1])
-    names = sorted(file.name for file in Path("configs").glob("*.py"))
-    close = difflib.get_close_matches(path.with_suffix(".py").name, names, n=3, cutoff=0.5)
-    known = ", ".join(f"configs/{name}" for name in close or names)
-    if not known:
-        return f"there is no file {path} for --config, and no folder configs/ in {Path.cwd()}."
-    return f"there is no file {path} for --config; " + (
-        f"did you mean {known}?" if close else f"choose from {known}."
-    )
+def _with_recipe(argv: Sequence[str]) -> list[str]:
+    """Let --config name an existing file; ml_collections would complain in four lines."""
+    text = "\0".join(argv)  # which no argument can hold
+    if match := re.search(r"(?:^|\0)--?config[=\0]([^:\0]*)", text):
+        text = f"{text[: match.start(1)]}{recipes.locate(match[1])}{text[match.end(1) :]}"
+    return text.split("\0")
 
 
 def _explain_field(argv: Sequence[str]) -> str | None:
@@ -340,4 +336,6 @@ def _explain_field(argv: Sequence[str]) -> str | None:
 
 
 if __name__ == "__main__":
+    if callable(signal.getsignal(signal.SIGINT)):
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # `main` answers from here on
     app.run(main, flags_parser=parse_flags)
