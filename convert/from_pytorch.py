@@ -19,6 +19,7 @@ from absl import logging
 
 from hrnet_jax import recipes, zoo
 from hrnet_jax.checkpoint import FOLDER
+from hrnet_jax.files import AnyPath, is_remote, to_path
 from hrnet_jax.interop.convert import report_table, to_checkpoint
 from hrnet_jax.interop.download import download
 from hrnet_jax.interop.weights import HEAD_POLICIES
@@ -87,10 +88,10 @@ def main(arguments: list[str] | None = None) -> None:
     terminal.table(report_table(report, title="Converted"))
 
 
-def _given(given: argparse.Namespace) -> tuple[Path, Path]:
+def _given(given: argparse.Namespace) -> tuple[AnyPath, AnyPath]:
     if not given.file or not given.output or given.mirror:
         raise ValueError("give a file and --output DIR, or --zoo NAME (with --mirror, --output).")
-    return Path(given.file), Path(given.output)
+    return to_path(given.file), to_path(given.output)
 
 
 def _fetched(given: argparse.Namespace, terminal: Terminal) -> tuple[Path, Path]:
@@ -98,7 +99,13 @@ def _fetched(given: argparse.Namespace, terminal: Terminal) -> tuple[Path, Path]
     row = zoo.get(given.zoo)
     if given.file:
         raise ValueError(f"give a file or --zoo, not both: {given.file}, --zoo {given.zoo}.")
-    output = Path(given.output) if given.output else zoo.WEIGHTS / row.name
+    output = to_path(given.output) if given.output else zoo.WEIGHTS / row.name
+    if is_remote(output):
+        raise ValueError(
+            f"--output {output} is in a bucket, but files are fetched to a local disk; give none, "
+            f"then convert it: python -m {zoo.CONVERT}.from_pytorch "
+            f"{zoo.WEIGHTS / row.name / row.file()} --output {output}"
+        )
     if (output / FOLDER).exists():  # before anything is fetched for nothing
         raise ValueError(f"{output} holds a checkpoint already; choose another --output.")
     if given.mirror and not given.mirror.startswith(("http://", "https://")):

@@ -128,6 +128,7 @@ def test_a_row_that_does_not_come_is_fetched_by_hand(mirror):
             ["--zoo", "{row}", "--mirror", "ftp://x"],
             "--mirror ftp://x must begin with http:// or https://",
         ),
+        (["--zoo", "{row}", "--output", "gs://bucket/x"], "--output gs://bucket/x is in a bucket"),
         (["a.pth"], "give a file and --output DIR, or --zoo NAME"),
         (["--output", "x"], "give a file and --output DIR, or --zoo NAME"),
     ],
