@@ -11,14 +11,16 @@ from pathlib import Path
 
 from etils import epath
 
-from hrnet_jax.files import files_below, lock, size_of, written_in_one_piece
+from hrnet_jax.files import AnyPath, files_below, is_remote, lock, size_of, written_in_one_piece
 from hrnet_jax.writer import Terminal
 
 _PART = 8 << 20  # bytes at a time
 
 
-def local_copy(folder: epath.Path, *, terminal: Terminal) -> Path:
+def local_copy(folder: AnyPath, *, terminal: Terminal) -> Path:
     """Copy a prepared dataset from a bucket, unless it was copied before; returns the copy.
+
+    What lies on a disk, in whatever form, is returned as it is.
 
     Copies lie in the cache folder of this user, each under a name made of the address and of the
     sizes and times of all files: a dataset that was prepared anew is copied anew. Files get their
@@ -29,6 +31,8 @@ def local_copy(folder: epath.Path, *, terminal: Terminal) -> Path:
         FileNotFoundError: where no prepared dataset lies.
         OSError: the disk has no room for it; tells how much it needs.
     """
+    if not is_remote(folder):
+        return folder
     below = map(epath.Path, files_below(folder) if folder.exists() else [])
     files = {path: size_of(path) for path in below}
     if not any(path.name == "dataset_info.json" for path in files):
