@@ -91,12 +91,13 @@ def main(argv: Sequence[str]) -> None:
     terminal = Terminal()
     try:
         _refuse_empty()
+        config = _CONFIG.value
+        if config is not None:
+            configs.validate(config)
         if _MODE.value in ("train", "eval"):
-            config = _CONFIG.value
             if config is None:
                 processes.join()
             else:
-                configs.validate(config)
                 processes.join(timeout=config.mesh.timeout)
             if not processes.is_first():  # one speaks for all
                 terminal = Terminal(Console(quiet=True))
@@ -104,8 +105,14 @@ def main(argv: Sequence[str]) -> None:
             _compare(argv[1:], terminal)
         elif _MODE.value == "zoo":
             _list_zoo(argv[1:], terminal)
+        elif _MODE.value in ("eval", "predict"):
+            _use_weights(config, terminal)
+        elif config is None:
+            raise ValueError(
+                "--config is missing; try --config configs/hr18s_minicity.py, which needs no data."
+            )
         else:
-            _run(terminal)
+            _run(config, terminal)
     except KeyboardInterrupt as stop:
         saved = isinstance(stop, Stopped)
         resumes = " The same command goes on from the last checkpoint." * (saved or _has_saved())
@@ -186,42 +193,36 @@ def _list_zoo(words: Sequence[str], terminal: Terminal) -> None:
         )
 
 
-def _run(terminal: Terminal) -> None:
-    mode, config = _MODE.value, _CONFIG.value
-    if mode in ("train", "prepare", "doctor", "plan", "samples") and config is None:
-        raise ValueError(
-            "--config is missing; try --config configs/hr18s_minicity.py, which needs no data."
-        )
+def _run(config: ConfigDict, terminal: Terminal) -> None:
+    """What a config describes, without weights that are there already."""
+    mode = _MODE.value
     if mode == "prepare":
-        configs.validate(config)
         _draw_minicity(config, terminal)
         output = to_path(_OUTPUT.value) if _OUTPUT.value else None
-        dataset = configs.dataset_of(config)
-        prepare(config.data.root, dataset, output=output, terminal=terminal)
+        prepare(config.data.root, configs.dataset_of(config), output=output, terminal=terminal)
         return
-    workdir, checkpoint = _paths(config)
-    if mode == "train":
-        configs.validate(config)
-        _set_up(config, terminal)
-        _draw_minicity(config, terminal)
-        train(config, workdir=workdir, terminal=terminal)
-        return
+    workdir, _ = _paths(config)
     if mode == "plan":
-        configs.validate(config)
         devices = simulate(_DEVICES.value) if _DEVICES.value else None
         _set_up(config, terminal)
         plan(config, devices=devices or jax.devices(), terminal=terminal)
         return
-    if mode in ("doctor", "samples"):
-        configs.validate(config)
-        _draw_minicity(config, terminal)
-        if mode == "samples":
-            samples(config, workdir=workdir, terminal=terminal)
-        elif doctor(config, workdir=workdir, terminal=terminal):
-            sys.exit(1)
-        return
-    if mode == "predict" and not _INPUT.value:
+    if mode == "train":
+        _set_up(config, terminal)
+    _draw_minicity(config, terminal)
+    if mode == "train":
+        train(config, workdir=workdir, terminal=terminal)
+    elif mode == "samples":
+        samples(config, workdir=workdir, terminal=terminal)
+    elif doctor(config, workdir=workdir, terminal=terminal):
+        sys.exit(1)
+
+
+def _use_weights(config: ConfigDict | None, terminal: Terminal) -> None:
+    """What a checkpoint does: by its own config, or by the one that is given."""
+    if _MODE.value == "predict" and not _INPUT.value:
         raise ValueError("--input is missing; give an image, a video, a folder or a pattern.")
+    workdir, checkpoint = _paths(config)
     with terminal.announced_if_remote(checkpoint):
         weights = load_weights(checkpoint)
     if not weights.meta["classes"]:
@@ -229,30 +230,24 @@ def _run(terminal: Terminal) -> None:
             f"{weights.path} holds a backbone without a head, which labels nothing; train from it "
             f"with --config.init_from={checkpoint}."
         )
-    if mode == "predict":  # as it was trained, or by the protocol of --config
-        if config is not None:
-            configs.validate(config)
-            meta = {**weights.meta, "config": config.to_dict()}
-            weights = dataclasses.replace(weights, meta=meta)
-        _set_up(configs.from_dict(weights.meta["config"]), terminal)
-        output = to_path(_OUTPUT.value) if _OUTPUT.value else workdir / "predict"
-        failures = predict(
-            weights,
-            _INPUT.value,
-            output=output,
-            terminal=terminal,
-            probabilities=_PROBABILITIES.value,
-        )
-        if failures:
-            raise ValueError(
-                f"{len(failures)} of the files could not be read; they are named above."
-            )
+    if config is None:
+        config = configs.from_dict(weights.meta["config"])
+    if _MODE.value == "eval":
+        configs.validate(config)  # that of a checkpoint, too
+        _set_up(config, terminal)
+        _draw_minicity(config, terminal)
+        evaluate(config, weights, workdir=workdir, terminal=terminal)
         return
-    config = configs.from_dict(weights.meta["config"]) if config is None else config
-    configs.validate(config)
     _set_up(config, terminal)
-    _draw_minicity(config, terminal)
-    evaluate(config, weights, workdir=workdir, terminal=terminal)
+    failures = predict(
+        dataclasses.replace(weights, meta={**weights.meta, "config": config.to_dict()}),
+        _INPUT.value,
+        output=to_path(_OUTPUT.value) if _OUTPUT.value else workdir / "predict",
+        terminal=terminal,
+        probabilities=_PROBABILITIES.value,
+    )
+    if failures:
+        raise ValueError(f"{len(failures)} of the files could not be read; they are named above.")
 
 
 def _paths(config: ConfigDict | None) -> tuple[AnyPath, AnyPath]:
