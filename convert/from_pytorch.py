@@ -16,10 +16,10 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing is computed
 
 from absl import logging
-from rich.console import Console
 
-from hrnet_jax import zoo
+from hrnet_jax import recipes, zoo
 from hrnet_jax.checkpoint import FOLDER
+from hrnet_jax.files import AnyPath, is_remote, to_path
 from hrnet_jax.interop.convert import report_table, to_checkpoint
 from hrnet_jax.interop.download import download
 from hrnet_jax.interop.weights import HEAD_POLICIES
@@ -28,9 +28,10 @@ from hrnet_jax.writer import Terminal
 
 def main(arguments: list[str] | None = None) -> None:
     """Convert; a user's mistake ends in one message and exit code 1."""
+    command = f"{zoo.CONVERT}.from_pytorch"
     parser = argparse.ArgumentParser(
-        prog="python -m convert.from_pytorch",
-        description=__doc__,
+        prog=f"python -m {command}",
+        description=str(__doc__).replace("convert.from_pytorch", command),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -71,31 +72,40 @@ def main(arguments: list[str] | None = None) -> None:
     )
     given = parser.parse_args(arguments)
     logging.set_verbosity(logging.ERROR)
+    terminal = Terminal()
     try:
         config = _config(given.config) if given.config else None
-        path, output = _fetched(given) if given.zoo else _given(given)
+        path, output = _fetched(given, terminal) if given.zoo else _given(given)
         report = to_checkpoint(
             path, output, config=config, head=given.head, any_hash=given.any_hash
         )
     except KeyboardInterrupt:
-        sys.exit("Stopped. The same command goes on with what was fetched." if given.zoo else 130)
+        resumes = " The same command goes on with what was fetched." * bool(given.zoo)
+        terminal.line(f"Stopped.{resumes}")
+        sys.exit(130)
     except (ValueError, OSError) as error:
         sys.exit(f"Error: {error}")
-    Console(highlight=False).print(report_table(report, title="Converted"))
+    terminal.table(report_table(report, title="Converted"))
 
 
-def _given(given: argparse.Namespace) -> tuple[Path, Path]:
+def _given(given: argparse.Namespace) -> tuple[AnyPath, AnyPath]:
     if not given.file or not given.output or given.mirror:
         raise ValueError("give a file and --output DIR, or --zoo NAME (with --mirror, --output).")
-    return Path(given.file), Path(given.output)
+    return to_path(given.file), to_path(given.output)
 
 
-def _fetched(given: argparse.Namespace) -> tuple[Path, Path]:
+def _fetched(given: argparse.Namespace, terminal: Terminal) -> tuple[Path, Path]:
     """Fetch the file of a row of the zoo into the folder of its checkpoint."""
     row = zoo.get(given.zoo)
     if given.file:
         raise ValueError(f"give a file or --zoo, not both: {given.file}, --zoo {given.zoo}.")
-    output = Path(given.output) if given.output else zoo.WEIGHTS / row.name
+    output = to_path(given.output) if given.output else zoo.WEIGHTS / row.name
+    if is_remote(output):
+        raise ValueError(
+            f"--output {output} is in a bucket, but files are fetched to a local disk; give none, "
+            f"then convert it: python -m {zoo.CONVERT}.from_pytorch "
+            f"{zoo.WEIGHTS / row.name / row.file()} --output {output}"
+        )
     if (output / FOLDER).exists():  # before anything is fetched for nothing
         raise ValueError(f"{output} holds a checkpoint already; choose another --output.")
     if given.mirror and not given.mirror.startswith(("http://", "https://")):
@@ -107,10 +117,10 @@ def _fetched(given: argparse.Namespace) -> tuple[Path, Path]:
         sha256="" if given.any_hash else row.upload.sha256,
         advice=(
             f"By hand: fetch {row.url}\n"
-            f"and convert it: python -m convert.from_pytorch {row.file()} --output {output}\n"
+            f"and convert it: python -m {zoo.CONVERT}.from_pytorch {row.file()} --output {output}\n"
             "Behind a proxy set https_proxy; for a copy of the server give --mirror URL."
         ),
-        terminal=Terminal(),
+        terminal=terminal,
     )
     return output / row.file(), output
 
@@ -118,7 +128,7 @@ def _fetched(given: argparse.Namespace) -> tuple[Path, Path]:
 def _config(name: str) -> dict:
     """Run a recipe file: path, or path:schedule."""
     path, _, schedule = name.partition(":")
-    spec = importlib.util.spec_from_file_location("recipe", Path(path))
+    spec = importlib.util.spec_from_file_location("recipe", recipes.locate(path))
     if spec is None or spec.loader is None:
         raise ValueError(f"--config {path} is no Python file; try one of configs/.")
     recipe = importlib.util.module_from_spec(spec)

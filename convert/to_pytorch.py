@@ -12,16 +12,18 @@ import sys
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing is computed
 
 from absl import logging
-from rich.console import Console
 
+from hrnet_jax import zoo
 from hrnet_jax.interop.convert import report_table, to_file
+from hrnet_jax.writer import Terminal
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Convert; a user's mistake ends in one message and exit code 1."""
+    command = f"{zoo.CONVERT}.to_pytorch"
     parser = argparse.ArgumentParser(
-        prog="python -m convert.to_pytorch",
-        description=__doc__,
+        prog=f"python -m {command}",
+        description=str(__doc__).replace("convert.to_pytorch", command),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -34,11 +36,15 @@ def main(arguments: list[str] | None = None) -> None:
     )
     given = parser.parse_args(arguments)
     logging.set_verbosity(logging.ERROR)
+    terminal = Terminal()
     try:
         report = to_file(given.checkpoint, given.output)
+    except KeyboardInterrupt:
+        terminal.line("Stopped.")
+        sys.exit(130)
     except (ValueError, OSError) as error:
         sys.exit(f"Error: {error}")
-    Console(highlight=False).print(report_table(report, title="Converted"))
+    terminal.table(report_table(report, title="Converted"))
 
 
 if __name__ == "__main__":

@@ -20,10 +20,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from hrnet_jax import processes
+from hrnet_jax.checksums import FILES, check_files, check_leaves, leaf_checksums, list_files
 from hrnet_jax.files import (
     AnyPath,
     absolute,
-    files_below,
     is_remote,
     move_folder,
     to_path,
@@ -34,10 +34,8 @@ from hrnet_jax.step import State
 
 FOLDER = "checkpoints"  # within a workdir
 _ITEMS = ("model", "optimizer", "meta")
-_FILES, _SCORES = "files.json", "scores.json"
+_SCORES = "scores.json"
 _UNFINISHED = ".orbax-checkpoint-tmp"  # what Orbax puts behind a step until all of it is written
-# Orbax's notes on when a checkpoint was committed: made last, and never read when one is restored.
-_MARKERS = {"commit_success.txt", "_CHECKPOINT_METADATA"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -160,7 +158,7 @@ class Checkpoints:
         damaged: list[int] = []
         for step in reversed(self.steps):
             try:
-                check_files(self._folder / str(step))
+                check_files(self._folder / str(step), among=_ITEMS)
                 state, meta = self._restore(step, like)
                 self._set_aside(damaged)
                 return Restored(step, state, meta)
@@ -198,7 +196,7 @@ class Checkpoints:
             ),
         )
         for item in ("model", "optimizer"):
-            _check_sums(items[item], items["meta"]["checksums"][item])
+            check_leaves(items[item], items["meta"]["checksums"][item])
         model, meta = items["model"], items["meta"]
         return State(model["params"], model["stats"], items["optimizer"]), meta
 
@@ -306,7 +304,7 @@ def load_weights(path: AnyPath) -> Weights:
             model = reader.restore(
                 place / "model", args=ocp.args.PyTreeRestore(restore_args=as_numpy)
             )
-        _check_sums(model, meta["checksums"]["model"])
+        check_leaves(model, meta["checksums"]["model"])
     except Exception as error:  # Orbax raises many types on damage
         raise ValueError(
             f"{place} is damaged ({_first_line(error)}); give another one with --checkpoint."
@@ -345,7 +343,7 @@ def _locate(path: AnyPath) -> tuple[AnyPath, int]:
 
 def _is_finished(place: AnyPath) -> bool:
     """Whether a folder is a checkpoint; in a bucket a save that was cut off has its name, too."""
-    return (place / _FILES).exists() if is_remote(place) else any(place.iterdir())
+    return (place / FILES).exists() if is_remote(place) else any(place.iterdir())
 
 
 def best_step(folder: AnyPath, steps: Sequence[int]) -> int | None:
@@ -375,65 +373,6 @@ def _read_scores(place: AnyPath) -> dict[str, float] | None:
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
     raise ValueError(f"{path} is damaged")
-
-
-def list_files(place: AnyPath) -> None:
-    """Write size and CRC-32 of every file of a checkpoint beside them."""
-    files = {
-        path.relative_to(place).as_posix(): _size_and_crc32(path)
-        for path in files_below(place)
-        if path.name not in _MARKERS
-    }
-    write_text(place / _FILES, json.dumps(files))
-
-
-def check_files(place: AnyPath, *, among: Sequence[str] = _ITEMS) -> None:
-    """Compare the items `among` those of a checkpoint with the list of its files.
-
-    Raises:
-        ValueError: naming the first file that is not as it was written.
-    """
-    if not any(place.iterdir()):
-        raise ValueError("the folder is empty")
-    if not (place / _FILES).exists():
-        raise ValueError(f"{_FILES}, the list of its files, is missing")
-    for name, (size, checksum) in json.loads((place / _FILES).read_text()).items():
-        path = place / name
-        if name.split("/")[0] not in among:
-            continue
-        try:
-            found_size, found_checksum = _size_and_crc32(path)
-        except FileNotFoundError:
-            raise ValueError(f"{name} is missing") from None
-        if found_size != size:
-            raise ValueError(f"{name} has {found_size} bytes instead of {size}")
-        if found_checksum != checksum:
-            raise ValueError(f"{name} has other contents than were written")
-
-
-def _size_and_crc32(path: AnyPath) -> tuple[int, int]:
-    size = checksum = 0
-    with path.open("rb") as file:
-        while part := file.read(1 << 20):
-            size, checksum = size + len(part), zlib.crc32(part, checksum)
-    return size, checksum
-
-
-def leaf_checksums(tree: Any) -> dict[str, int]:
-    """CRC-32 of every leaf's bytes: Orbax returns a flipped bit without an error."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): zlib.crc32(
-            np.ascontiguousarray(jax.device_get(leaf)).tobytes()
-        )
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
-def _check_sums(tree: Any, expected: dict[str, int]) -> None:
-    found = leaf_checksums(tree)
-    wrong = sorted(name for name in expected | found if expected.get(name) != found.get(name))
-    if wrong:
-        raise ValueError(f"{len(wrong)} tensors differ from what was saved, first {wrong[0]}")
 
 
 def with_int_keys(tree: Any) -> Any:

@@ -11,19 +11,16 @@ from pathlib import Path
 
 from etils import epath
 
-from hrnet_jax.files import files_below, size_of, written_in_one_piece
+from hrnet_jax.files import AnyPath, files_below, is_remote, lock, size_of, written_in_one_piece
 from hrnet_jax.writer import Terminal
-
-try:
-    import fcntl
-except ImportError:  # Windows, where each process copies for itself
-    fcntl = None  # type: ignore[assignment]  # for mypy a module's name holds a module
 
 _PART = 8 << 20  # bytes at a time
 
 
-def local_copy(folder: epath.Path, *, terminal: Terminal) -> Path:
+def local_copy(folder: AnyPath, *, terminal: Terminal) -> Path:
     """Copy a prepared dataset from a bucket, unless it was copied before; returns the copy.
+
+    What lies on a disk, in whatever form, is returned as it is.
 
     Copies lie in the cache folder of this user, each under a name made of the address and of the
     sizes and times of all files: a dataset that was prepared anew is copied anew. Files get their
@@ -34,6 +31,8 @@ def local_copy(folder: epath.Path, *, terminal: Terminal) -> Path:
         FileNotFoundError: where no prepared dataset lies.
         OSError: the disk has no room for it; tells how much it needs.
     """
+    if not is_remote(folder):
+        return folder
     below = map(epath.Path, files_below(folder) if folder.exists() else [])
     files = {path: size_of(path) for path in below}
     if not any(path.name == "dataset_info.json" for path in files):
@@ -46,7 +45,9 @@ def local_copy(folder: epath.Path, *, terminal: Terminal) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     copy = cache / "hrnet_jax" / "data" / name
     copy.mkdir(parents=True, exist_ok=True)
-    with _alone(copy / ".lock"):
+    with (copy / ".lock").open("w") as file:
+        with contextlib.suppress(OSError):  # without locks each process copies for itself
+            lock(file, wait=True)
         targets = {path: copy / path.relative_to(folder) for path in files}
         missing = [path for path in files if not targets[path].exists()]
         needed = sum(files[path] for path in missing)
@@ -67,15 +68,6 @@ def local_copy(folder: epath.Path, *, terminal: Terminal) -> Path:
                         live.advance(len(part) / 1e6)
                         live.show(f"{live.rate:.0f} MB/s  {live.eta} to go")
     return copy
-
-
-@contextlib.contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    with lock.open("w") as file:
-        if fcntl is not None:
-            with contextlib.suppress(OSError):  # no locks there: each process copies for itself
-                fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @contextlib.contextmanager

@@ -18,13 +18,11 @@ from hrnet_jax.data.sources import Source
 from hrnet_jax.files import (
     AnyPath,
     absolute,
-    is_remote,
     make_folder,
     to_path,
     write_text,
-    written_in_one_piece,
 )
-from hrnet_jax.visualize import overlay, sheet
+from hrnet_jax.visualize import overlay, sheet, write_png
 from hrnet_jax.writer import Terminal
 
 _SHOWN = 3  # files of each finding; all are in the JSON report
@@ -38,9 +36,7 @@ def doctor(config: ConfigDict, *, workdir: AnyPath, terminal: Terminal) -> list[
     Writes `report.json` and `samples.png` into <workdir>/doctor/.
     """
     dataset = dataset_of(config)
-    root = to_path(config.data.root)
-    if is_remote(root):
-        root = local_copy(root, terminal=terminal)
+    root = local_copy(to_path(config.data.root), terminal=terminal)
     sources, findings = open_splits(root, dataset)
     total = sum(map(len, sources.values()))
     terminal.line(
@@ -220,5 +216,4 @@ def _draw(sources: Mapping[str, Source], dataset: Dataset, path: AnyPath) -> Non
     if tiles:
         legend = [(dataset.classes[c], dataset.palette[c]) for c in sorted(present - {255})]
         legend += [("no class", (0, 0, 0))] if 255 in present else []
-        with written_in_one_piece(path) as file:
-            sheet(tiles, columns=2, legend=legend, width=480).save(file, "PNG")
+        write_png(path, sheet(tiles, columns=2, legend=legend, width=480))

@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 
 import hrnet_jax
 from hrnet_jax import processes, zoo
-from hrnet_jax.checkpoint import Weights, leaf_checksums
+from hrnet_jax.checkpoint import Weights
+from hrnet_jax.checksums import leaf_checksums
 from hrnet_jax.config import protocol_of
 from hrnet_jax.evaluator import OnPrediction, class_table
 from hrnet_jax.files import AnyPath, make_folder, write_text

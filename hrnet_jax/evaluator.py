@@ -21,14 +21,14 @@ from hrnet_jax.batching import Batcher, Plan
 from hrnet_jax.compiling import compiler_options
 from hrnet_jax.data.dataset import Dataset
 from hrnet_jax.data.transforms import Channels
-from hrnet_jax.files import AnyPath, make_folder, written_in_one_piece
+from hrnet_jax.files import AnyPath
 from hrnet_jax.inference import bucket_logits, label_pixels
 from hrnet_jax.metrics import Scores
 from hrnet_jax.models.layers import at_least_float32
 from hrnet_jax.protocol import Protocol, Taps
 from hrnet_jax.sharding import whole_images
 from hrnet_jax.types import IGNORE_LABEL, Example, Label
-from hrnet_jax.visualize import panel
+from hrnet_jax.visualize import panel, write_png
 from hrnet_jax.writer import Terminal
 
 OnPrediction = Callable[[Example, Label], None]  # example, label map at the label's size
@@ -296,6 +296,4 @@ class Pictures:
             palette=self._dataset.palette,
         )
         path = self._folder / f"{example['id'].replace('/', '_')}.png"
-        make_folder(path.parent)
-        with written_in_one_piece(path) as file:
-            picture.save(file, format="PNG")
+        write_png(path, picture)

@@ -15,10 +15,17 @@ Modes:
   zoo      list the 25 published results, or those of some words: --mode zoo cityscapes hr18
 
 --checkpoint is a workdir (its best checkpoint by mIoU, else the newest), one checkpoint in it, or
-the name of a row of the zoo that `python -m convert.from_pytorch --zoo NAME` put into weights/NAME.
+the name of a row of the zoo that was fetched (--mode zoo NAME says how).
 Any field of a config can be given: --config.train.batch_size=16; a schedule follows the file's
 name: --config configs/hr18_cityscapes.py:160k.
 """
+
+import os
+import signal
+
+if __name__ == "__main__" and callable(signal.getsignal(signal.SIGINT)):  # it is not ignored
+    # The imports below take seconds. Ctrl-C would end them with a traceback of whatever is read.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 import dataclasses
 import difflib
@@ -26,7 +33,6 @@ import io
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 from absl import app, flags, logging
@@ -34,7 +40,7 @@ from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
 from hrnet_jax import config as configs
-from hrnet_jax import processes, zoo
+from hrnet_jax import processes, recipes, zoo
 from hrnet_jax.checkpoint import FOLDER, load_weights
 from hrnet_jax.compare import compare
 from hrnet_jax.compiling import enable_compilation_cache, prepare_process
@@ -85,12 +91,13 @@ def main(argv: Sequence[str]) -> None:
     terminal = Terminal()
     try:
         _refuse_empty()
+        config = _CONFIG.value
+        if config is not None:
+            configs.validate(config)
         if _MODE.value in ("train", "eval"):
-            config = _CONFIG.value
             if config is None:
                 processes.join()
             else:
-                configs.validate(config)
                 processes.join(timeout=config.mesh.timeout)
             if not processes.is_first():  # one speaks for all
                 terminal = Terminal(Console(quiet=True))
@@ -98,8 +105,14 @@ def main(argv: Sequence[str]) -> None:
             _compare(argv[1:], terminal)
         elif _MODE.value == "zoo":
             _list_zoo(argv[1:], terminal)
+        elif _MODE.value in ("eval", "predict"):
+            _use_weights(config, terminal)
+        elif config is None:
+            raise ValueError(
+                "--config is missing; try --config configs/hr18s_minicity.py, which needs no data."
+            )
         else:
-            _run(terminal)
+            _run(config, terminal)
     except KeyboardInterrupt as stop:
         saved = isinstance(stop, Stopped)
         resumes = " The same command goes on from the last checkpoint." * (saved or _has_saved())
@@ -180,42 +193,36 @@ def _list_zoo(words: Sequence[str], terminal: Terminal) -> None:
         )
 
 
-def _run(terminal: Terminal) -> None:
-    mode, config = _MODE.value, _CONFIG.value
-    if mode in ("train", "prepare", "doctor", "plan", "samples") and config is None:
-        raise ValueError(
-            "--config is missing; try --config configs/hr18s_minicity.py, which needs no data."
-        )
+def _run(config: ConfigDict, terminal: Terminal) -> None:
+    """What a config describes, without weights that are there already."""
+    mode = _MODE.value
     if mode == "prepare":
-        configs.validate(config)
         _draw_minicity(config, terminal)
         output = to_path(_OUTPUT.value) if _OUTPUT.value else None
-        dataset = configs.dataset_of(config)
-        prepare(config.data.root, dataset, output=output, terminal=terminal)
+        prepare(config.data.root, configs.dataset_of(config), output=output, terminal=terminal)
         return
-    workdir, checkpoint = _paths(config)
-    if mode == "train":
-        configs.validate(config)
-        _set_up(config, terminal)
-        _draw_minicity(config, terminal)
-        train(config, workdir=workdir, terminal=terminal)
-        return
+    workdir, _ = _paths(config)
     if mode == "plan":
-        configs.validate(config)
         devices = simulate(_DEVICES.value) if _DEVICES.value else None
         _set_up(config, terminal)
         plan(config, devices=devices or jax.devices(), terminal=terminal)
         return
-    if mode in ("doctor", "samples"):
-        configs.validate(config)
-        _draw_minicity(config, terminal)
-        if mode == "samples":
-            samples(config, workdir=workdir, terminal=terminal)
-        elif doctor(config, workdir=workdir, terminal=terminal):
-            sys.exit(1)
-        return
-    if mode == "predict" and not _INPUT.value:
+    if mode == "train":
+        _set_up(config, terminal)
+    _draw_minicity(config, terminal)
+    if mode == "train":
+        train(config, workdir=workdir, terminal=terminal)
+    elif mode == "samples":
+        samples(config, workdir=workdir, terminal=terminal)
+    elif doctor(config, workdir=workdir, terminal=terminal):
+        sys.exit(1)
+
+
+def _use_weights(config: ConfigDict | None, terminal: Terminal) -> None:
+    """What a checkpoint does: by its own config, or by the one that is given."""
+    if _MODE.value == "predict" and not _INPUT.value:
         raise ValueError("--input is missing; give an image, a video, a folder or a pattern.")
+    workdir, checkpoint = _paths(config)
     with terminal.announced_if_remote(checkpoint):
         weights = load_weights(checkpoint)
     if not weights.meta["classes"]:
@@ -223,30 +230,24 @@ def _run(terminal: Terminal) -> None:
             f"{weights.path} holds a backbone without a head, which labels nothing; train from it "
             f"with --config.init_from={checkpoint}."
         )
-    if mode == "predict":  # as it was trained, or by the protocol of --config
-        if config is not None:
-            configs.validate(config)
-            meta = {**weights.meta, "config": config.to_dict()}
-            weights = dataclasses.replace(weights, meta=meta)
-        _set_up(configs.from_dict(weights.meta["config"]), terminal)
-        output = to_path(_OUTPUT.value) if _OUTPUT.value else workdir / "predict"
-        failures = predict(
-            weights,
-            _INPUT.value,
-            output=output,
-            terminal=terminal,
-            probabilities=_PROBABILITIES.value,
-        )
-        if failures:
-            raise ValueError(
-                f"{len(failures)} of the files could not be read; they are named above."
-            )
+    if config is None:
+        config = configs.from_dict(weights.meta["config"])
+    if _MODE.value == "eval":
+        configs.validate(config)  # that of a checkpoint, too
+        _set_up(config, terminal)
+        _draw_minicity(config, terminal)
+        evaluate(config, weights, workdir=workdir, terminal=terminal)
         return
-    config = configs.from_dict(weights.meta["config"]) if config is None else config
-    configs.validate(config)
     _set_up(config, terminal)
-    _draw_minicity(config, terminal)
-    evaluate(config, weights, workdir=workdir, terminal=terminal)
+    failures = predict(
+        dataclasses.replace(weights, meta={**weights.meta, "config": config.to_dict()}),
+        _INPUT.value,
+        output=to_path(_OUTPUT.value) if _OUTPUT.value else workdir / "predict",
+        terminal=terminal,
+        probabilities=_PROBABILITIES.value,
+    )
+    if failures:
+        raise ValueError(f"{len(failures)} of the files could not be read; they are named above.")
 
 
 def _paths(config: ConfigDict | None) -> tuple[AnyPath, AnyPath]:
@@ -292,10 +293,8 @@ def _draw_minicity(config: ConfigDict, terminal: Terminal) -> None:
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """Parse the command line; a mistake in it ends in one line, not in a traceback."""
-    if explained := _explain_config(argv):  # ml_collections would take four lines, none of advice
-        sys.exit(f"Error: {explained}")
     try:
-        return flags.FLAGS(list(argv))
+        return flags.FLAGS(_with_recipe(argv))
     except (AttributeError, KeyError) as error:
         sys.exit(f"Error: {_explain_field(argv) or error}")
     except (flags.Error, ValueError, TypeError, OSError) as error:
@@ -310,20 +309,12 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         sys.exit(f"Error: {last if 'Traceback' in str(error) else ' '.join(message)}")
 
 
-def _explain_config(argv: Sequence[str]) -> str | None:
-    """Find the --config that names no file, and those that were probably meant."""
-    match = re.search(r"(?:^|\n)--?config[=\n]([^:\n]*)", "\n".join(argv))
-    if match is None or Path(match[1]).exists():
-        return None
-    path = Path(match[1])
-    names = sorted(file.name for file in Path("configs").glob("*.py"))
-    close = difflib.get_close_matches(path.with_suffix(".py").name, names, n=3, cutoff=0.5)
-    known = ", ".join(f"configs/{name}" for name in close or names)
-    if not known:
-        return f"there is no file {path} for --config, and no folder configs/ in {Path.cwd()}."
-    return f"there is no file {path} for --config; " + (
-        f"did you mean {known}?" if close else f"choose from {known}."
-    )
+def _with_recipe(argv: Sequence[str]) -> list[str]:
+    """Let --config name an existing file; ml_collections would complain in four lines."""
+    text = "\0".join(argv)  # which no argument can hold
+    if match := re.search(r"(?:^|\0)--?config[=\0]([^:\0]*)", text):
+        text = f"{text[: match.start(1)]}{recipes.locate(match[1])}{text[match.end(1) :]}"
+    return text.split("\0")
 
 
 def _explain_field(argv: Sequence[str]) -> str | None:
@@ -340,4 +331,6 @@ def _explain_field(argv: Sequence[str]) -> str | None:
 
 
 if __name__ == "__main__":
+    if callable(signal.getsignal(signal.SIGINT)):
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # `main` answers from here on
     app.run(main, flags_parser=parse_flags)

@@ -35,7 +35,7 @@ from hrnet_jax.files import (
 from hrnet_jax.sharding import make_mesh
 from hrnet_jax.step import split
 from hrnet_jax.types import IGNORE_LABEL, Example, Image, Label, NormalizedImage
-from hrnet_jax.visualize import indexed, overlay
+from hrnet_jax.visualize import indexed, overlay, write_png
 from hrnet_jax.writer import Terminal
 
 _VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
@@ -121,11 +121,9 @@ class Predictor:
     def save(self, image: Image | str | Path, label: Label, path: str | AnyPath) -> None:
         """Write `<path>_label.png` (class indices, with palette) and `<path>_overlay.png`."""
         path = to_path(path)
-        make_folder(path.parent)
         blended = PILImage.fromarray(overlay(_pixels(image), label, self.palette))
         for kind, picture in (("label", indexed(label, self.palette)), ("overlay", blended)):
-            with written_in_one_piece(path.with_name(f"{path.name}_{kind}.png")) as file:
-                picture.save(file, format="PNG")
+            write_png(path.with_name(f"{path.name}_{kind}.png"), picture)
 
     def video(self, source: Path, target: AnyPath, *, terminal: Terminal) -> None:
         """Write a video with the colours of the classes over every frame.

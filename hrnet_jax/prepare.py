@@ -30,13 +30,14 @@ def prepare(
     Raises:
         ValueError: if what was written does not read back as it was.
     """
-    for path in (to_path(root), *([output] if output else [])):
+    root = to_path(root)
+    for path in (root, *([output] if output else [])):
         if is_remote(path):
             raise ValueError(
                 f"{path} is in a bucket, but data are prepared on a local disk; give a local "
                 "folder, then copy what is in --output with `gcloud storage cp --recursive`."
             )
-    made_labels = _make_context_labels(Path(root).expanduser(), dataset, terminal)
+    made_labels = _make_context_labels(Path(root), dataset, terminal)
     if output is None:
         if made_labels:
             return

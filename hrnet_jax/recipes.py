@@ -1,5 +1,8 @@
 """One training recipe per dataset: what its published runs changed from the defaults."""
 
+import difflib
+from pathlib import Path
+
 from ml_collections import ConfigDict
 
 from hrnet_jax.config import default
@@ -78,6 +81,31 @@ def custom(*, variant: str) -> ConfigDict:
     config.train.image_size = config.eval.image_size = (512, 2048)
     config.train.crop_size = (512, 512)
     return config
+
+
+def locate(name: str) -> Path:
+    """Return the file of a recipe: the one of this name, else the one in the installed package.
+
+    A wheel holds the folder `configs` within the package, so that configs/hr18_cityscapes.py
+    means the same there as in a clone.
+
+    Raises:
+        FileNotFoundError: there is neither; names the files that were probably meant.
+    """
+    package = Path(__file__).parent
+    for path in (Path(name), package / name):
+        if path.is_file():
+            return path
+    here = Path("configs")
+    folder = here if here.is_dir() else package / "configs"
+    known = sorted(file.name for file in folder.glob("*.py"))
+    close = difflib.get_close_matches(f"{Path(name).stem}.py", known, n=3, cutoff=0.5)
+    listed = ", ".join(f"configs/{name}" for name in close or known)
+    if not listed:
+        advice = f"and no folder configs/ in {Path.cwd()}."
+    else:
+        advice = f"did you mean {listed}?" if close else f"choose from {listed}."
+    raise FileNotFoundError(f"there is no file {name} for --config; {advice}")
 
 
 def _published(dataset: str, variant: str, steps: int, schedule: str) -> ConfigDict:

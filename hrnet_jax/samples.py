@@ -17,10 +17,10 @@ from hrnet_jax.data.transforms import (
     RandomScaleCrop,
     Transform,
 )
-from hrnet_jax.files import AnyPath, make_folder, written_in_one_piece
+from hrnet_jax.files import AnyPath, make_folder
 from hrnet_jax.setup import Setup
 from hrnet_jax.types import IGNORE_LABEL, Example, Image, NormalizedImage
-from hrnet_jax.visualize import overlay, sheet
+from hrnet_jax.visualize import overlay, sheet, write_png
 from hrnet_jax.writer import Terminal
 
 
@@ -49,10 +49,10 @@ def samples(config: ConfigDict, *, workdir: AnyPath, terminal: Terminal) -> list
     count = config.log.pictures
     for position in terminal.track(range(count), "Drawing", total=count):
         path = folder / f"{position:03}.png"
-        with written_in_one_piece(path) as file:
-            picture(
-                stream[position], setup.dataset, mean=config.data.mean, std=config.data.std
-            ).save(file, "PNG")
+        drawing = picture(
+            stream[position], setup.dataset, mean=config.data.mean, std=config.data.std
+        )
+        write_png(path, drawing)
         paths.append(path)
     terminal.line(f"{len(paths)} samples as the network sees them: {folder}")
     return paths

@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ from hrnet_jax.data.pipeline import eval_examples, steps_per_epoch, train_batche
 from hrnet_jax.data.sources import First, Source
 from hrnet_jax.data.transforms import ResizeViews, Transform, train_transforms
 from hrnet_jax.evaluator import Evaluator, Pictures
-from hrnet_jax.files import AnyPath, absolute, is_remote, to_path
+from hrnet_jax.files import AnyPath, absolute, to_path
 from hrnet_jax.interop.sources import read_source
 from hrnet_jax.interop.weights import start_from
 from hrnet_jax.optim import poly_schedule, sgd
@@ -81,9 +82,8 @@ class Setup:
             self.terminal.warn(text)
 
     @cached_property
-    def _root(self) -> AnyPath:
-        root = to_path(self.config.data.root)
-        return local_copy(root, terminal=self.terminal) if is_remote(root) else root
+    def _root(self) -> Path:
+        return local_copy(to_path(self.config.data.root), terminal=self.terminal)
 
     @cached_property
     def source(self) -> Source:

@@ -8,9 +8,9 @@ from jaxtyping import UInt8
 from PIL import Image as PILImage
 
 from hrnet_jax.data.dataset import Dataset
-from hrnet_jax.files import AnyPath, make_folder, written_in_one_piece
+from hrnet_jax.files import AnyPath
 from hrnet_jax.types import IGNORE_LABEL, Example, Label
-from hrnet_jax.visualize import indexed
+from hrnet_jax.visualize import indexed, write_png
 
 Format = Literal["cityscapes", "ade20k"]
 
@@ -86,6 +86,4 @@ def _write(picture: PILImage.Image, folder: AnyPath, name: str) -> None:
     path = folder / name
     if folder.resolve() not in path.resolve().parents:  # a name may come out of an archive
         raise ValueError(f"{name} would lie outside of {folder}; rename that image.")
-    make_folder(path.parent)
-    with written_in_one_piece(path) as file:
-        picture.save(file, format="PNG")
+    write_png(path, picture)

@@ -20,6 +20,13 @@ _INK = (40, 40, 40)
 _UNLABELLED = (0, 0, 0)
 
 
+def write_png(path: AnyPath, picture: PILImage.Image) -> None:
+    """Write a picture in one piece, and the folders above it."""
+    make_folder(path.parent)
+    with written_in_one_piece(path) as file:
+        picture.save(file, format="PNG")
+
+
 def colorize(label: Label, palette: Sequence[Color]) -> Image:
     """Paint each pixel in the colour of its class; black where it has none."""
     return _table(palette)[label]

@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import errno
 import json
 import os
 import platform
@@ -12,12 +11,7 @@ from ml_collections import ConfigDict
 
 from hrnet_jax.checkpoint import FOLDER
 from hrnet_jax.config import differences, from_json, to_json
-from hrnet_jax.files import AnyPath, is_remote, make_folder, write_text
-
-try:
-    import fcntl
-except ImportError:  # Windows, where nothing keeps two runs apart
-    fcntl = None  # type: ignore[assignment]  # for mypy a module's name holds a module
+from hrnet_jax.files import AnyPath, is_remote, lock, make_folder, write_text
 
 
 @contextlib.contextmanager
@@ -35,24 +29,22 @@ def owned(workdir: AnyPath, *, warn: Callable[[str], None]) -> Iterator[None]:
         warn(f"{workdir} cannot be locked: nothing keeps a second run away from it.")
         yield
         return
-    if fcntl is None:
-        yield
-        return
     path = workdir / ".lock"
     with path.open("a+") as file:
+        locked = False
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locked = lock(file, wait=False)
+        except (BlockingIOError, PermissionError):
+            raise ValueError(
+                f"{workdir} is in use by {_owner(path)}. Two runs would spoil each other's "
+                "files: wait for that one, stop it, or give this one another --workdir."
+            ) from None
         except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise ValueError(
-                    f"{workdir} is in use by {_owner(path)}. Two runs would spoil each other's "
-                    "files: wait for that one, stop it, or give this one another --workdir."
-                ) from None
             warn(
                 f"{workdir} is on a file system without locks ({error.strerror}): nothing keeps a "
                 "second run away from it."
             )
-        else:
+        if locked:
             file.truncate(0)
             now = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
             json.dump({"host": platform.node(), "pid": os.getpid(), "since": now}, file)

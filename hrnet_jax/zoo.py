@@ -2,8 +2,7 @@
 
     python -m hrnet_jax.zoo    # writes the tables of README.md, configs/ and docs/
 
-Weights of a row are looked for in `weights/<name of the row>`, where `convert.from_pytorch --zoo`
-puts them.
+Weights of a row are looked for in `weights/<name of the row>`, where its `fetch_command` puts them.
 """
 
 import contextlib
@@ -25,6 +24,8 @@ from hrnet_jax.protocol import MULTI_SCALE, Protocol
 
 HOST = "https://download.openmmlab.com"
 WEIGHTS = Path("weights")  # folder of converted rows, below the current one
+# The folder `convert` lies within the package in a wheel, and beside it in a clone.
+CONVERT = "hrnet_jax.convert" if Path(__file__).with_name("convert").is_dir() else "convert"
 TOLERANCE = 0.05  # of mIoU in percent: how near the same weights are expected to come
 HARDWARE = (
     "mem: GB, the most that PyTorch held on one of 4 GPUs in training, with 2 (Cityscapes) or 4 "
@@ -88,6 +89,11 @@ class Row:
     def file(self, upload: Upload | None = None) -> str:
         """Name of the published file."""
         return f"{self.name}_{(upload or self.upload).mark}.pth"
+
+    @property
+    def fetch_command(self) -> str:
+        """The command that fetches and converts its weights."""
+        return f"python -m {CONVERT}.from_pytorch --zoo {self.name}"
 
     @property
     def url(self) -> str:
@@ -199,13 +205,13 @@ def locate(name: str | AnyPath) -> AnyPath:
         FileNotFoundError: for a row that was not converted yet; says how to get it.
     """
     path = to_path(name)
-    if is_remote(path) or path.exists() or str(name) not in {row.name for row in ROWS}:
+    row = next((row for row in ROWS if row.name == str(name)), None)
+    if is_remote(path) or path.exists() or row is None:
         return path
     folder = WEIGHTS / path
     if not (folder / FOLDER).is_dir():
         raise FileNotFoundError(
-            f"{name} is not in {WEIGHTS.absolute()} yet; get it with: "
-            f"python -m convert.from_pytorch --zoo {name}"
+            f"{name} is not in {WEIGHTS.absolute()} yet; get it with: {row.fetch_command}"
         )
     return folder
 
@@ -280,7 +286,7 @@ def describe(row: Row) -> str:
         row.name,
         f"  weights  {row.url}",
         f"  log      {row.log_url}",
-        f"  get      python -m convert.from_pytorch --zoo {row.name}",
+        f"  get      {row.fetch_command}",
         f"  score    python -m hrnet_jax.main --mode eval --checkpoint {row.name}",
         f"  train    python -m hrnet_jax.main --config {row.config}",
     ]

@@ -15,6 +15,7 @@ LEVELS = [
     [
         "models",
         "data",
+        "checksums",
         "metrics",
         "optim",
         "compiling",

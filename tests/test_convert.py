@@ -36,7 +36,8 @@ def test_there_and_back(tmp_path, capsys):
         (["nowhere.pth"], "nowhere.pth"),
         (["tiny-0badcafe.pth", "--any-hash", "--config", "configs/hr18_cityscapes.py:40k"],
          "looks like tiny with 3 classes, not hr18 with 19"),
-        (["tiny-0badcafe.pth", "--config", "configs"], "--config configs is no Python file"),
+        (["tiny-0badcafe.pth", "--config", "README.md"], "--config README.md is no Python file"),
+        (["tiny-0badcafe.pth", "--config", "configs/hr19.py"], "did you mean configs/hr18_"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_error(tmp_path, arguments, message):
@@ -64,6 +65,19 @@ def test_errors_end_with_exit_code_one(tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith("Error: There is no checkpoint in")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", [from_pytorch, to_pytorch])
+def test_an_interrupt_is_answered_as_everywhere(command, tmp_path, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "to_checkpoint", interrupted, raising=False)
+    monkeypatch.setattr(command, "to_file", interrupted, raising=False)
+    with pytest.raises(SystemExit) as left:
+        command.main([str(tmp_path / "a.pth"), "--output", str(tmp_path / "b.pth")])
+    assert left.value.code == 130
+    assert capsys.readouterr().out == "Stopped.\n"
 
 
 @pytest.fixture
@@ -114,6 +128,7 @@ def test_a_row_that_does_not_come_is_fetched_by_hand(mirror):
             ["--zoo", "{row}", "--mirror", "ftp://x"],
             "--mirror ftp://x must begin with http:// or https://",
         ),
+        (["--zoo", "{row}", "--output", "gs://bucket/x"], "--output gs://bucket/x is in a bucket"),
         (["a.pth"], "give a file and --output DIR, or --zoo NAME"),
         (["--output", "x"], "give a file and --output DIR, or --zoo NAME"),
     ],

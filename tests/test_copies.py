@@ -35,6 +35,10 @@ def test_a_prepared_dataset_is_copied_once(prepared, terminal):
     assert terminal.console.file.getvalue().count("Copying") == 1
 
 
+def test_what_lies_on_a_disk_is_its_own_copy(tmp_path, terminal):
+    assert local_copy(tmp_path / "any.zip", terminal=terminal) == tmp_path / "any.zip"
+
+
 def test_one_that_was_prepared_anew_is_copied_anew(prepared, terminal):
     copy = local_copy(FOLDER, terminal=terminal)
     prepared.put("prepared/1.0.0/shard-1", b"longer" * 2000)

@@ -1,7 +1,12 @@
 """The command line from end to end, in processes of its own as a user starts it."""
 
 import io
+import itertools
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +15,7 @@ from rich.console import Console
 
 from hrnet_jax import main
 from hrnet_jax.writer import Terminal
-from tests.command import TINY, run, run_each
+from tests.command import ROOT, TINY, run, run_each
 
 MISTAKES = {
     "mistyped field": (
@@ -216,6 +221,21 @@ def test_an_interrupt_promises_a_checkpoint_only_if_there_is_one(given, tmp_path
             main.main([""])
         assert left.value.code == 130
         assert console.file.getvalue() == said
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
+def test_an_interrupt_while_python_imports_is_no_traceback():
+    """Importing tells of itself: so the signal comes in the middle of it."""
+    command = [sys.executable, "-X", "importtime", "-m", "hrnet_jax.main", "--mode=zoo"]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        before = list(itertools.takewhile(lambda line: "jax._src" not in line, process.stderr))
+        process.send_signal(signal.SIGINT)
+        out, after = process.communicate()
+    assert process.returncode == 130
+    assert out == ""
+    assert not [line for line in [*before, *after.splitlines()] if "import time" not in line]
 
 
 def test_help_teaches():

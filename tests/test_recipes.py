@@ -130,3 +130,25 @@ def test_an_unpublished_schedule_names_the_published_ones(name, schedule, allowe
 def test_pascal_context_has_two_numbers_of_classes():
     with pytest.raises(ValueError, match="has 60 classes, or 59 without background; not 33"):
         recipes.pascal_context(variant="hr48", schedule="40k", classes=33)
+
+
+def test_a_recipe_is_found_here_else_in_the_installed_package(tmp_path, monkeypatch):
+    assert recipes.locate("configs/custom.py") == Path("configs/custom.py")
+    installed = tmp_path / "site" / "hrnet_jax"
+    (installed / "configs").mkdir(parents=True)
+    (installed / "configs" / "hr18_ade20k.py").touch()
+    monkeypatch.setattr(recipes, "__file__", str(installed / "recipes.py"))
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(tmp_path / "home")
+    assert recipes.locate("configs/hr18_ade20k.py") == installed / "configs" / "hr18_ade20k.py"
+    for name, advice in (
+        ("configs/hr18_ade.py", r"did you mean configs/hr18_ade20k\.py\?"),
+        ("", r"choose from configs/hr18_ade20k\.py\."),
+    ):
+        with pytest.raises(
+            FileNotFoundError, match=f"^there is no file {name} for --config; {advice}$"
+        ):
+            recipes.locate(name)
+    (installed / "configs" / "hr18_ade20k.py").unlink()
+    with pytest.raises(FileNotFoundError, match=r"--config; and no folder configs/ in /"):
+        recipes.locate("x.py")

@@ -1,6 +1,7 @@
 """The wheel in an environment of its own, which has our dependencies but not our folder."""
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -58,29 +59,46 @@ def home(tmp_path_factory) -> Path:
     return home
 
 
-def run(home: Path, *arguments: str) -> str:
+def run(home: Path, *arguments: str, code: int = 0) -> str:
+    """What a command prints, or what it complains of."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         [str(home / "env" / "bin" / "python"), *arguments],
         cwd=home, env=environment, capture_output=True, text=True, timeout=230, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stderr if code else done.stdout
 
 
 def test_the_wheel_has_every_file_of_the_package_and_no_other(home):
     (built,) = home.glob("*.whl")
     with zipfile.ZipFile(built) as archive:
         found = {name for name in archive.namelist() if ".dist-info/" not in name}
-    files = (path for path in (ROOT / "hrnet_jax").rglob("*") if path.is_file())
-    expected = {str(path.relative_to(ROOT)) for path in files if "__pycache__" not in path.parts}
-    assert found == expected
+    expected = {path.relative_to(ROOT) for path in (ROOT / "hrnet_jax").rglob("*.py")}
+    for folder in ("configs", "convert"):  # as names of packages they are too common
+        files = (ROOT / folder).glob("*.py")
+        expected |= {Path("hrnet_jax") / path.relative_to(ROOT) for path in files}
+    assert found == set(map(str, expected))
 
 
 def test_every_module_is_imported_from_it(home):
     path, version = run(home, "-c", IMPORT_ALL).split()
     assert Path(path).is_relative_to(home)
     assert version == hrnet_jax.__version__ == "0.1.0"
+
+
+def test_what_it_advises_works_there(home):
+    """Recipes and the converter lie in other places than in a clone."""
+    advice = run(home, "-m", "hrnet_jax.main", "--mode=zoo", "cityscapes", "hr18", "160k")
+    (command,) = re.findall(r"get +python (-m \S+)", advice)
+    converted = run(home, *command.split(), "random.pth", "--output=converted")
+    assert "converted/checkpoints/0" in converted
+    assert f"python {command} FILE.pth" in run(home, *command.split(), "--help")
+    (recipe,) = re.findall(r"--config (\S+)", advice)
+    untrained = run(home, "-m", "hrnet_jax.main", "--mode=eval", "--config", recipe, code=1)
+    assert re.match(r"Error: There is no checkpoint in \S*runs/hr18_cityscapes_160k\.", untrained)
+    mistyped = run(home, "-m", "hrnet_jax.main", "--config=configs/hr18_cityscape.py", code=1)
+    assert "; did you mean configs/hr18_cityscapes.py" in mistyped
 
 
 def test_it_lists_the_zoo_converts_and_predicts(home):

@@ -9,10 +9,10 @@ import sys
 
 import pytest
 
-from hrnet_jax import workdir as module
+from hrnet_jax import files
 from hrnet_jax.config import default
 from hrnet_jax.files import to_path, write_text
-from hrnet_jax.workdir import claim, owned
+from hrnet_jax.workdir import _owner, claim, owned
 from tests.command import ROOT
 
 OWNER = """
@@ -68,7 +68,7 @@ def test_a_file_system_without_locks_gets_a_warning(tmp_path, monkeypatch):
 
 
 def test_a_system_without_locks_gets_none(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "fcntl", None)
+    monkeypatch.setattr(files, "fcntl", None)
     with owned(tmp_path / "new", warn=pytest.fail), owned(tmp_path / "new", warn=pytest.fail):
         assert (tmp_path / "new").is_dir()
 
@@ -93,7 +93,7 @@ def test_a_workdir_keeps_its_config_once_it_has_a_checkpoint(tmp_path):
 
 def test_the_owner_of_a_lock_that_was_just_taken_is_not_known_yet(tmp_path):
     write_text(tmp_path / ".lock", "")
-    assert module._owner(tmp_path / ".lock") == "another run"
+    assert _owner(tmp_path / ".lock") == "another run"
 
 
 def test_a_bucket_is_owned_with_a_warning(bucket):

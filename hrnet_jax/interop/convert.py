@@ -2,7 +2,6 @@
 
 import collections
 import json
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ from hrnet_jax import config as configs
 from hrnet_jax import models, recipes, zoo
 from hrnet_jax.checkpoint import Weights, load_weights, save_weights
 from hrnet_jax.data import DATASETS
+from hrnet_jax.files import AnyPath, size_of, to_path
 from hrnet_jax.interop.class_names import ClassNames, class_names
 from hrnet_jax.interop.keys import torch_state_dict
 from hrnet_jax.interop.looks import check_classes, check_looks, classes_of, listed, variant_of
@@ -26,8 +26,8 @@ Report = dict[str, str]  # rows of one table
 
 
 def to_checkpoint(
-    path: str | Path,
-    folder: str | Path,
+    path: str | AnyPath,
+    folder: str | AnyPath,
     *,
     config: dict[str, Any] | None = None,
     head: HeadPolicy = "strict",
@@ -37,7 +37,7 @@ def to_checkpoint(
 
     Args:
         path: a .pth or .safetensors file.
-        folder: of the checkpoint; must hold none yet.
+        folder: of the checkpoint, maybe gs://...; must hold none yet.
         config: as a dict; the file must be of its variant and classes. Without one, a recipe
             is chosen by the number of classes.
         head: what to do if the classes of `config` are others; see `start_from`.
@@ -88,13 +88,13 @@ def to_checkpoint(
         meta["zoo"] = {"name": row.name, "file": row.file(upload)}
     params, stats = loaded.params, loaded.stats
     del source, loaded  # the bytes of the file, before others are needed for writing
-    saved = save_weights(Path(folder), params, stats, meta=meta)
+    saved = save_weights(to_path(folder), params, stats, meta=meta)
     return report | {"written": str(saved)}
 
 
-def to_file(checkpoint: str | Path, path: str | Path) -> Report:
+def to_file(checkpoint: str | AnyPath, path: str | AnyPath) -> Report:
     """Write a checkpoint as a .pth file that mmsegmentation loads, or as a .safetensors file."""
-    path, weights = Path(path), load_weights(Path(checkpoint))
+    path, weights = to_path(path), load_weights(to_path(checkpoint))
     if path.suffix not in (".pth", ".safetensors"):
         raise ValueError(f"{path} must end in .pth or .safetensors.")
     state = exported_state(weights)
@@ -118,7 +118,7 @@ def to_file(checkpoint: str | Path, path: str | Path) -> Report:
         "variant": weights.meta["variant"],
         "classes": listed(tuple(classes)),
         "tensors": f"{len(state) - counters} and {counters} counters of batches",
-        "bytes": f"{path.stat().st_size:,}",
+        "bytes": f"{size_of(path):,}",
         "written": str(path),
     }
 
@@ -161,7 +161,6 @@ def _for_config(
     check_looks(source, variant=variant)
     fresh = models.build(variant, num_classes=dataset.num_classes, seed=config["seed"])
     _, params, stats = split(fresh)
-    params, stats = jax.tree.map(np.asarray, (params, stats))
     loaded = start_from(source, params, stats, variant=variant, classes=dataset.classes, head=head)
     return loaded, wanted
 

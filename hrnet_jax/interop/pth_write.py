@@ -5,7 +5,7 @@ import pickle
 import struct
 import zipfile
 from collections import OrderedDict
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -26,19 +26,19 @@ def write_pth(path: str | os.PathLike[str], content: Any) -> None:
     arrays: _Arrays = {}
     pickled = b"".join([pickle.PROTO, b"\2", *_operations(content, arrays, at=""), pickle.STOP])
     with written_in_one_piece(path) as file, zipfile.ZipFile(file, "w") as archive:
-        _add(archive, file, "data.pkl", pickled)
-        _add(archive, file, "byteorder", b"little")
+        _add(archive, "data.pkl", pickled, at=file.tell())
+        _add(archive, "byteorder", b"little", at=file.tell())
         for key, array in arrays.values():
             little = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
-            _add(archive, file, f"data/{key}", little.reshape(-1).view(np.uint8).data)
-        _add(archive, file, "version", b"3\n")
+            _add(archive, f"data/{key}", little.reshape(-1).view(np.uint8).data, at=file.tell())
+        _add(archive, "version", b"3\n", at=file.tell())
 
 
-def _add(archive: zipfile.ZipFile, file: BinaryIO, name: str, block: bytes | memoryview) -> None:
+def _add(archive: zipfile.ZipFile, name: str, block: bytes | memoryview, *, at: int) -> None:
     info = zipfile.ZipInfo(f"{_ROOT}/{name}")  # dated 1980: the same bytes on any day
     info.create_system = 3  # and on any machine
     info.file_size = len(block)
-    padding = -(file.tell() + 30 + len(info.filename) + 4) % _ALIGNMENT
+    padding = -(at + 30 + len(info.filename) + 4) % _ALIGNMENT
     info.extra = struct.pack("<2s H", b"FB", padding) + b"Z" * padding
     with archive.open(info, "w") as entry:
         entry.write(block)

@@ -38,7 +38,7 @@ class FCNHead(nnx.Module):
         kernel at its own resolution: an eighth of the arithmetic, no 15C-channel concatenation.
         """
         height, width = features[0].shape[1:3]
-        kernel = self.convs[0].conv.kernel[...].astype(features[0].dtype)
+        kernel = jnp.asarray(self.convs[0].conv.kernel[...], features[0].dtype)
         first, terms = 0, []
         for branch, x in enumerate(features):
             share = kernel[:, :, first : first + x.shape[-1]]

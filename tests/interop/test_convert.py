@@ -203,3 +203,15 @@ def test_with_another_head_the_published_figures_mean_nothing(saved, tiny_row, t
     assert saved.pop("zoo")["name"] == row.name
     to_checkpoint(path, tmp_path / "a", config=config, head="new")
     assert "zoo" not in saved
+
+
+def test_a_bucket_keeps_a_converted_checkpoint_and_gives_it_back(bucket, tmp_path):
+    path = write(tmp_path / "tiny.pth", mmseg_state())
+    report = to_checkpoint(path, "gs://bucket/run")
+    assert report["written"] == "gs://bucket/run/checkpoints/0"
+    report = to_file("gs://bucket/run", "gs://bucket/back.pth")
+    content = bucket.objects["back.pth"][0]
+    assert report["bytes"] == f"{len(content):,}"
+    (tmp_path / "back.pth").write_bytes(content)
+    state = read_pth(tmp_path / "back.pth").content["state_dict"]
+    assert all(np.array_equal(state[key], value) for key, value in mmseg_state().items())

@@ -83,6 +83,11 @@ def test_initial_weights_follow_the_reference():
     )
 
 
+def test_a_fresh_network_has_asked_nothing_of_jax():
+    model = models.build("tiny", num_classes=3)
+    assert {type(leaf) for leaf in jax.tree.leaves(nnx.state(model))} == {np.ndarray}
+
+
 def test_an_unknown_variant_names_the_known_ones():
     with pytest.raises(ValueError, match=r"no variant 'hr32'; use one of hr18s, hr18, hr48"):
         models.build("hr32", num_classes=2)
