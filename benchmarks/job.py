@@ -79,7 +79,6 @@ def rates(case: str, root: Path, *, rounds: int, terminal: Terminal) -> dict[str
         until_the_end.callback(server.close)
         with terminal.announced(f"{case}: compiling"):
             server.call("load", case=case, root=str(root), workdir=str(folder / "alone"))
-            train(case, root, folder / "first", steps=2)  # leaves its programs in the cache
         for number in terminal.track(range(rounds), case, total=rounds):
             ways = {
                 "training": lambda n=number: train(case, root, folder / str(n), steps=count),
@@ -131,6 +130,7 @@ def load(case: str, root: str, workdir: str) -> None:
     config = recipes.minicity(variant=VARIANT)
     config.data.root = root
     config.train.update(CASES[case])
+    config.train.steps = STEPS[case]  # the same program: it holds the schedule
     setup = Setup(config, terminal=Terminal())
     optimizer, _ = setup.optimizer()
     state = setup.initial_state(optimizer)
@@ -193,7 +193,7 @@ def start(root: Path, workdir: Path, *, steps: int) -> dict[str, list[float]]:
     """Start the real command; `steps` beyond the first leave a checkpoint after each before."""
     file = workdir.with_suffix(".json")
     options = [
-        *flags("minicity", root, workdir, steps=100),
+        *flags("minicity", root, workdir, steps=STEPS["minicity"]),
         "--config.checkpoint.every_steps=1",
     ]
     begin = str(time.perf_counter())
