@@ -97,7 +97,7 @@ def flags(case: str, root: Path, workdir: Path, *, steps: int) -> list[str]:
         f"--config=configs/{VARIANT}_minicity.py", f"--config.data.root={root}",
         f"--workdir={workdir}", f"--config.train.steps={steps}",
         f"--config.eval.every_steps={steps}", f"--config.checkpoint.every_steps={steps}",
-        f"--config.log.every_steps={every}", "--config.log.pictures=0",
+        f"--config.log.every_steps={every}", "--config.log.pictures=0", "--config.eval.limit=1",
         *(f"--config.train.{field}={value}" for field, value in CASES[case].items()),
     ]  # fmt: skip
 
