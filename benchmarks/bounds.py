@@ -22,12 +22,14 @@ import numpy as np
 import psutil
 from rich.console import Console
 
+from hrnet_jax.compiling import prepare_process
 from hrnet_jax.data import minicity
 from hrnet_jax.data.cityscapes import DATASET
 from hrnet_jax.data.pipeline import eval_examples, train_batches
 from hrnet_jax.data.sources import FolderSource
 from hrnet_jax.data.transforms import ResizeViews, train_transforms
 from hrnet_jax.evaluator import Evaluator
+from hrnet_jax.memory import forget_peak, peak
 from hrnet_jax.protocol import Protocol
 from hrnet_jax.sharding import make_mesh
 from hrnet_jax.step import split
@@ -44,6 +46,7 @@ def main() -> None:
     parser.add_argument("what", choices=["soak", "evaluation", "classes"])
     parser.add_argument("--workers", type=int, default=2, help="processes of the soak")
     options = parser.parse_args()
+    prepare_process()  # as hrnet_jax.main does
     jax.config.update("jax_default_matmul_precision", "highest")
     terminal = Terminal()
     if options.what == "classes":
@@ -117,24 +120,19 @@ def many_classes(classes: int, size: tuple[int, int], *, terminal: Terminal) -> 
     for _ in evaluator.label(params, stats, [example]):
         pass  # compiles
     gc.collect()
-    before = resident()[0]
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = forget_peak()
     (labelled,) = evaluator.label(params, stats, [example])
+    most = peak()
     announced = re.search(r"at most ([\d,]+) MB", said.getvalue())
     assert announced
+    assert before is not None
+    assert most is not None
     found = len(np.unique(labelled.labels[0]))
     terminal.line(
         f"{classes} classes, {size[0]}x{size[1]}: announced {announced[1]} MB; resident before "
-        f"{before:,.0f} MB, at most {_peak():,.0f} MB while it ran; full-size logits would be "
-        f"{classes * np.prod(size) * 4 / 1e6:,.0f} MB; {found} classes found"
+        f"{before / 1e6:,.0f} MB, at most {most / 1e6:,.0f} MB while it ran; full-size "
+        f"logits would be {classes * np.prod(size) * 4 / 1e6:,.0f} MB; {found} classes found"
     )
-
-
-def _peak() -> float:
-    """Largest resident memory of this process since its peak was cleared, in MB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    fields = dict(line.split(":", 1) for line in lines)
-    return int(fields["VmHWM"].removesuffix("kB")) / 1e3
 
 
 def evaluator_of(

@@ -26,7 +26,7 @@ from PIL import Image as PILImage
 from rich.table import Table
 
 from benchmarks.turns import conditions, save_weights
-from hrnet_jax.compiling import compiler_options, enable_compilation_cache
+from hrnet_jax.compiling import compiler_options, enable_compilation_cache, prepare_process
 from hrnet_jax.data import minicity
 from hrnet_jax.data.cityscapes import DATASET
 from hrnet_jax.data.decode import decode, map_label
@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write all figures into this file")
     options = parser.parse_args()
+    prepare_process()  # as hrnet_jax.main does
     os.environ.setdefault(PYTHON, ".venv-parity/bin/python")
     enable_compilation_cache()
     jax.config.update("jax_default_matmul_precision", "highest")

@@ -120,6 +120,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    # Not prepare_process: on CPUs a call would then wait for its step, and dispatch be all of it.
     enable_compilation_cache()
     jax.config.update("jax_default_matmul_precision", "highest")
     terminal = Terminal()

@@ -22,7 +22,7 @@ import numpy as np
 from flax import nnx
 from rich.console import Console
 
-from hrnet_jax.compiling import compiler_options
+from hrnet_jax.compiling import compiler_options, prepare_process
 from hrnet_jax.data.transforms import ResizeViews, normalize
 from hrnet_jax.evaluator import Evaluator
 from hrnet_jax.files import write_text
@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2, help="images of mixed sizes per call")
     parser.add_argument("--json", type=Path, help="write all figures into this file")
     options = parser.parse_args()
+    prepare_process()  # as hrnet_jax.main does
     jax.config.update("jax_default_matmul_precision", "highest")
     terminal = Terminal()
     sizes = draw_sizes(options.images)

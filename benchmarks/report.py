@@ -14,6 +14,7 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 
+from benchmarks.job import medians, shares
 from hrnet_jax.files import write_text
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -139,6 +140,21 @@ def evaluate(report: dict[str, Any]) -> Iterator[str]:
     yield "\n" + table(["share, whole mode", "s", ""], shares)
 
 
+def job(report: dict[str, Any]) -> Iterator[str]:
+    """Images per second of the whole and of its parts alone; where a start goes."""
+    rows: Rows = []
+    for case, turns in report["images per second"].items():
+        ways = turns | {"training / the slower of both": shares(turns)}
+        rows += [[case, way, _spread(values)] for way, values in ways.items()]
+    yield table(["case", "", "images/s, median [min, max]"], rows)
+    for kind, rounds in report.get("start", {}).items():
+        parts = medians(rounds).items()
+        yield "\n" + table(
+            [f"start, {kind}", "s", "CPU s"],
+            [[part, *(f"{seconds:.2f}" for seconds in times)] for part, times in parts],
+        )
+
+
 def ragged(report: dict[str, Any]) -> Iterator[str]:
     """All figures in one table."""
     yield table(["", ""], [[name, _text(value)] for name, value in report.items()])
@@ -151,6 +167,7 @@ SECTIONS = {
     "scaling": ("Cost against pixels and batch", scaling),
     "data": ("Input pipeline", data),
     "evaluate": ("Full evaluation, files to confusion matrix", evaluate),
+    "job": ("The whole job", job),
     "ragged": ("Images of many sizes", ragged),
 }
 

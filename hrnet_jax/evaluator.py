@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hrnet_jax import processes
-from hrnet_jax.batching import Batcher, Plan
+from hrnet_jax.batching import Batch, Batcher, Plan
 from hrnet_jax.compiling import compiler_options
 from hrnet_jax.data.dataset import Dataset
 from hrnet_jax.data.transforms import Channels
@@ -129,7 +129,7 @@ class Evaluator:
     def label(self, params: dict, stats: dict, examples: Iterable[Example]) -> Iterator["Labelled"]:
         """Label examples that have views (`transforms.ResizeViews`), in batches of like shapes."""
         for group in self._batcher.groups(examples):
-            labels, counts = self._run(params, stats, group)
+            labels, counts = self.run(params, stats, self.assemble(group))
             cut = [
                 grid[: label.shape[0], : label.shape[1]]
                 for grid, label in zip(
@@ -166,10 +166,15 @@ class Evaluator:
                 total[:, first : first + 32] += np.moveaxis(share, -1, 0)
         return (total / len(images)).astype(np.float16)
 
-    def _run(self, params: dict, stats: dict, group: list[Example]) -> tuple[Array, Array]:
+    def assemble(self, group: list[Example]) -> Batch:
+        """Lay out examples of like shapes, at most a batch of them, as the arrays of one `run`."""
         for example in group:
             _check_label(example, num_classes=self.num_classes)
-        images, sizes, plan = self._batcher.assemble(group)
+        return self._batcher.assemble(group)
+
+    def run(self, params: dict, stats: dict, batch: Batch) -> tuple[Array, Array]:
+        """Return label maps [b h w], each in the corner of a square, and the confusion matrix."""
+        images, sizes, plan = batch
         place = functools.partial(_place, mesh=self._mesh)
         plan = place(plan)
         if len(images) == 1:

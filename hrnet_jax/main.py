@@ -11,6 +11,8 @@ Modes:
   doctor   check every label and image of --config: faults, likely mistakes, class frequencies;
            exit code 1 if there is anything to mend
   plan     print what training --config on --devices will need and exchange, without running it
+  benchmark
+           measure the zoo's mem and fps for --config on this machine, without its data
   samples  draw what training sees: augmented images and labels, into <workdir>/samples
   zoo      list the 25 published results, or those of some words: --mode zoo cityscapes hr18
 
@@ -41,6 +43,7 @@ from rich.console import Console
 
 from hrnet_jax import config as configs
 from hrnet_jax import processes, recipes, zoo
+from hrnet_jax.benchmark import benchmark
 from hrnet_jax.checkpoint import FOLDER, load_weights
 from hrnet_jax.compare import compare
 from hrnet_jax.compiling import enable_compilation_cache, prepare_process
@@ -57,7 +60,8 @@ from hrnet_jax.train import train
 from hrnet_jax.writer import Terminal
 
 _MODES = [
-    "train", "eval", "predict", "compare", "prepare", "doctor", "plan", "samples", "zoo"
+    "train", "eval", "predict", "compare", "prepare", "doctor", "plan", "benchmark", "samples",
+    "zoo",
 ]  # fmt: skip
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe to run, a file in configs/.")
@@ -76,6 +80,7 @@ _PROBABILITIES = flags.DEFINE_bool(
 _DEVICES = flags.DEFINE_string(
     "devices", None, "Of --mode plan: so many simulated ones, or a TPU topology such as v5e:4x4."
 )
+_IMAGES = flags.DEFINE_integer("images", 200, "Of --mode benchmark: how many to label.")
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error arose.")
 
 
@@ -167,6 +172,12 @@ def _out_of_memory(error: str) -> str:
             "if it is given: label in windows, with --config (the recipe) --config.eval.mode=slide,"
             " or smaller, with --config.eval.image_size='(512, 1024)'."
         )
+    elif _MODE.value == "benchmark":
+        advice = (
+            "What was published needs more than there is: lower config.train.batch_size (a quarter "
+            "of it is measured) or config.train.crop_size, or label in windows with "
+            "--config.eval.mode=slide. Then there is no published figure to compare with."
+        )
     else:
         advice = "Lower config.eval.batch_size, or label in windows with --config.eval.mode=slide."
     return f"the memory of the device does not suffice ({first_line}). {advice}"
@@ -206,6 +217,10 @@ def _run(config: ConfigDict, terminal: Terminal) -> None:
         devices = simulate(_DEVICES.value) if _DEVICES.value else None
         _set_up(config, terminal)
         plan(config, devices=devices or jax.devices(), terminal=terminal)
+        return
+    if mode == "benchmark":
+        _set_up(config, terminal)
+        benchmark(config, images=_IMAGES.value, workdir=workdir, terminal=terminal)
         return
     if mode == "train":
         _set_up(config, terminal)

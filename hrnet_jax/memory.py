@@ -1,7 +1,8 @@
-"""How the C library keeps memory for our programs."""
+"""How the C library keeps memory for our programs, and how much this process holds."""
 
 import ctypes
 import platform
+from pathlib import Path
 
 # From glibc's malloc.h: which setting, and its value.
 _SETTINGS = {
@@ -26,3 +27,27 @@ def keep_freed_memory() -> None:
     for name, (setting, value) in _SETTINGS.items():
         if not library.mallopt(setting, value):
             raise RuntimeError(f"glibc's mallopt refused {name}={value}")
+
+
+def forget_peak() -> int | None:
+    """Let `peak` begin anew; return the bytes that are resident now, None where Linux is not.
+
+    Freed blocks go back to the system first: what needs them again counts as growth.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is resident
+    except OSError:
+        return None
+    return peak()
+
+
+def peak() -> int | None:
+    """The most bytes that were resident since `forget_peak`, None where Linux is not."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    fields = dict(line.split(":", 1) for line in lines)
+    return 1024 * int(fields["VmHWM"].removesuffix("kB"))

@@ -32,7 +32,7 @@ LEVELS = [
     ["zoo"],
     ["interop"],
     ["setup", "predict", "prepare", "workdir"],
-    ["doctor", "evaluate", "plan", "samples", "train"],
+    ["benchmark", "doctor", "evaluate", "plan", "samples", "train"],
     ["main"],
 ]
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
@@ -40,8 +40,7 @@ ROOMS = {"models", "data", "interop"}  # folders
 SLOW = {"matplotlib", "scipy", "tensorflow_datasets"}
 CONFIG_FILES = {
     "config", "recipes", "setup", "workdir", "train", "plan", "evaluate", "predict", "doctor",
-    "samples",
-    "main",
+    "samples", "benchmark", "main",
 }  # fmt: skip
 
 

@@ -2,12 +2,15 @@
 
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
 
-from benchmarks import learning, scale
+from benchmarks import job, learning, marks, scale
+from benchmarks import report as page
 from hrnet_jax import zoo
+from tests.command import run
 from tests.parity import document
 
 ROOT = Path(__file__).parent.parent
@@ -106,3 +109,75 @@ def test_the_predicted_hours_are_those_of_the_stored_costs():
     compiled = [row.config for row in zoo.ROWS if f"{row.variant} cityscapes" in stored]
     assert re.findall("`(configs/.*?)`", table) == compiled
     assert text == zoo.with_table(text, table, mark="times"), "python -m benchmarks.scale zoo"
+
+
+def test_a_part_within_another_counts_for_itself_only():
+    clock = iter([(2.0, 1.0), (5.0, 3.0), (6.0, 3.5), (10.0, 4.5), (11.0, 4.5)])
+    parts = marks.Parts(lambda: next(clock), since=(0.0, 0.0))
+    with parts.of("outer"), parts.of("inner"):
+        pass
+    parts.charge()
+    assert parts.seconds == {
+        "everything else": [3.0, 1.0], "outer": [7.0, 3.0], "inner": [1.0, 0.5],
+    }  # fmt: skip
+
+
+def test_the_start_of_the_pipeline_is_no_part_of_the_rate(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    entries = [
+        {"step": 10, "images_per_second": 1.0},
+        {"step": 20, "images_per_second": 4.0, "loss": 1.0},
+        {"step": 25, "images_per_second": 8.0},
+        {"step": 25, "mIoU": 10.0},
+    ]
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    # Of batches of 2: 5 s and 1.25 s.
+    assert job.rate_of(path) == pytest.approx(30 / 6.25)
+
+
+def job_report() -> dict:
+    start = {"imports": [2.0, 1.5], "everything else": [1.0, 1.0]}
+    return {
+        "conditions": {"threads": 2},
+        "images per second": {
+            "minicity": {
+                "training": [9.0, 9.5], "step alone": [10.0, 10.0], "pipeline alone": [90.0, 9.5]
+            }
+        },
+        "start": {"new run": [start, start | {"first step": [4.0, 8.0]}]},
+    }  # fmt: skip
+
+
+def test_training_is_measured_by_the_slower_of_step_and_pipeline():
+    (turns,) = job_report()["images per second"].values()
+    assert job.shares(turns) == pytest.approx([0.9, 1.0])
+    found = job.medians(job_report()["start"]["new run"])
+    assert found["imports"] == (2.0, 1.5)
+    assert found["first step"] == (2.0, 4.0)  # of none and 4 s
+    assert found["together"] == (5.0, 6.5)
+    assert list(found)[-1] == "together"
+
+
+def test_the_section_of_the_whole_job_has_both_tables():
+    text = "\n".join(page.job(job_report()))
+    assert "| minicity | training / the slower of both | 0.95 [0.90, 1.00] |" in text
+    assert "| imports | 2.00 | 1.50 |" in text
+    assert "start, new run" in text
+
+
+@pytest.mark.slow
+def test_a_start_is_taken_apart(tiny_city, tmp_path):
+    script = "from tests import tiny; from benchmarks import marks; marks.main()"
+    file, begin = tmp_path / "start.json", time.perf_counter()
+    run(
+        str(file), str(begin), "2", "--config=tests/tiny_config.py",
+        f"--config.data.root={tiny_city}", f"--workdir={tmp_path / 'run'}", module=("-c", script),
+    )  # fmt: skip
+    passed = time.perf_counter() - begin
+    found = json.loads(file.read_text())
+    assert {"interpreter", "imports", "step: trace", "first step", "random weights"} <= set(found)
+    assert all(seconds >= 0 for seconds, _ in found.values())
+    assert 0.5 * passed < sum(seconds for seconds, _ in found.values()) < passed
+    log = (tmp_path / "run" / "metrics.jsonl").read_text()
+    steps = [json.loads(line)["step"] for line in log.splitlines()]
+    assert steps == [1]

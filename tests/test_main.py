@@ -3,6 +3,7 @@
 import io
 import itertools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -54,6 +55,10 @@ MISTAKES = {
     ),
     "compare nothing": (["--mode=compare", "a"], "needs two folders that --mode eval wrote, not 1"),
     "compare nowhere": (["--mode=compare", "a", "b"], "There is no scores.json in a;"),
+    "too few images": (
+        ["--config=configs/hr18s_minicity.py", "--mode=benchmark", "--images=3"],
+        "--images=3 leaves nothing to time: the first 5 are warm-up",
+    ),
     "words of no row": (["--mode=zoo", "coco"], "No row of the zoo is 'coco'; choose from hr18s"),
     "row that is not here": (
         ["--mode=eval", "--checkpoint=fcn_hr18_512x1024_160k_cityscapes"],
@@ -198,6 +203,9 @@ def test_the_advice_of_predict_fits_what_it_takes(given):
     advice = main._out_of_memory("RESOURCE_EXHAUSTED: Out of memory")
     assert "with --config (the recipe) --config.eval.mode=slide" in advice
     assert "batch_size" not in advice
+    given(mode="benchmark")
+    advice = main._out_of_memory("RESOURCE_EXHAUSTED: Out of memory")
+    assert "lower config.train.batch_size (a quarter of it is measured)" in advice
 
 
 def test_an_interrupt_promises_a_checkpoint_only_if_there_is_one(given, tmp_path, monkeypatch):
@@ -240,7 +248,10 @@ def test_an_interrupt_while_python_imports_is_no_traceback():
 
 def test_help_teaches():
     done = run("--help", check=False)
-    assert "predict  label the images in --input" in done.stdout + done.stderr
+    text = done.stdout + done.stderr
+    assert "predict  label the images in --input" in text
+    for mode in main._MODES:
+        assert re.search(rf"^ *{mode}(  |$)", text, flags=re.MULTILINE), mode
 
 
 def test_what_prepare_writes_is_a_root_to_train_from(tiny_city, tmp_path):

@@ -28,3 +28,19 @@ def test_a_large_block_that_was_freed_is_used_again():
     kept, returned = (int(run(how, module=("-c", PROGRAM)).stdout) for how in ("kept", "returned"))
     assert returned > 20_000  # 100 MB in pages of 4 kB
     assert kept < 1_000
+
+
+GROWTH = """
+from hrnet_jax.memory import forget_peak, keep_freed_memory, peak
+
+keep_freed_memory()
+bytearray(200_000_000)  # what was freed before counts as growth when it is used again
+before = forget_peak()
+bytearray(50_000_000)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_the_peak_is_that_since_it_was_forgotten():
+    assert int(run(module=("-c", GROWTH)).stdout) == pytest.approx(50e6, rel=0.05)

@@ -29,7 +29,7 @@ from hrnet_jax.types import Batch, Example
 
 Reference = Literal["v0", "v1"]
 
-_REFERENCE_GPUS = 4  # of every published run
+REFERENCE_GPUS = 4  # of every published run
 _ENDLESS = 2**48  # examples; at 10,000 a second they last for 900 years
 _MAX_BAD_IN_A_ROW = 10  # examples to replace at one place; more is a disk that fails
 
@@ -202,7 +202,7 @@ def steps_per_epoch(*, num_examples: int, batch_size: int, reference: Reference)
 def _epoch_length(num_examples: int, batch_size: int, reference: Reference) -> int:
     if reference == "v1":
         return num_examples
-    padded = -(-num_examples // _REFERENCE_GPUS) * _REFERENCE_GPUS
+    padded = -(-num_examples // REFERENCE_GPUS) * REFERENCE_GPUS
     return padded // batch_size * batch_size or num_examples
 
 

@@ -1,0 +1,144 @@
+"""The real command in this process, and how long each part of its start took.
+
+    python -m benchmarks.marks FILE BEGIN STEPS [options of hrnet_jax.main]
+
+Trains until STEPS steps are finished, in all or since the checkpoint that it goes on from; then it
+stops and writes seconds by part as JSON into FILE. BEGIN is `time.perf_counter()` of whoever
+started this process, on the same machine. Nothing in the product is changed for it: its functions
+are wrapped from outside.
+"""
+
+import sys
+import time
+
+STARTED = time.perf_counter(), time.process_time()  # before anything else is imported
+
+import contextlib  # noqa: E402
+import json  # noqa: E402
+from collections.abc import Callable, Iterator  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+Times = tuple[float, float]  # seconds that passed, seconds of processor time of all threads
+
+
+def now() -> Times:
+    """The clocks."""
+    return time.perf_counter(), time.process_time()
+
+
+class Parts:
+    """Seconds by part; what runs within another part counts for itself only."""
+
+    def __init__(self, clock: Callable[[], Times] = now, *, since: Times | None = None):
+        self.seconds: dict[str, list[float]] = {}
+        self._clock, self._since = clock, since or clock()
+        self._names = ["everything else"]
+
+    def charge(self) -> None:
+        """Give the time since the last call to the part at work."""
+        current = self._clock()
+        total = self.seconds.setdefault(self._names[-1], [0.0, 0.0])
+        for n, (end, begin) in enumerate(zip(current, self._since, strict=True)):
+            total[n] += end - begin
+        self._since = current
+
+    @contextlib.contextmanager
+    def of(self, name: str) -> Iterator[None]:
+        """Charge the block to `name`."""
+        self.charge()
+        self._names.append(name)
+        try:
+            yield
+        finally:
+            self.charge()
+            self._names.pop()
+
+    def wrap(self, owner: Any, function: str, name: str) -> None:
+        """Charge the calls of a function or method to `name`."""
+        original = getattr(owner, function)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            with self.of(name):
+                return original(*args, **kwargs)
+
+        setattr(owner, function, timed)
+
+
+def main() -> None:
+    """Run the command, measured."""
+    file, begin, steps, *arguments = sys.argv[1:]
+    parts = Parts(since=STARTED)
+    parts.seconds["interpreter"] = [STARTED[0] - float(begin), STARTED[1]]
+    with parts.of("imports"):
+        from absl import app
+
+        from hrnet_jax import main as command
+    sys.argv = ["hrnet_jax.main", *arguments]
+
+    def parse(argv: list[str]) -> list[str]:
+        with parts.of("command line and config"):
+            return command.parse_flags(argv)
+
+    def finish() -> None:
+        parts.charge()
+        Path(file).write_text(json.dumps(parts.seconds))
+        raise SystemExit
+
+    watch(parts, steps=int(steps), finish=finish)
+    app.run(command.main, flags_parser=parse)
+
+
+def watch(parts: Parts, *, steps: int, finish: Callable[[], None]) -> None:
+    """Wrap what a start consists of; call `finish` when so many steps are done."""
+    import jax
+
+    from hrnet_jax import main as command
+    from hrnet_jax import models, train
+    from hrnet_jax.checkpoint import Checkpoints
+    from hrnet_jax.monitor import Monitor
+    from hrnet_jax.setup import Setup
+
+    for owner, function, name in (
+        (jax, "devices", "finding the devices"),
+        (command, "_draw_minicity", "data: list and check"),
+        (Setup, "check_training", "data: list and check"),
+        (models, "build", "random weights"),
+        (Setup, "initial_state", "weights on the devices"),
+        (Checkpoints, "__init__", "checkpoints: open"),
+        (Checkpoints, "restore_latest", "checkpoints: restore"),
+        (Setup, "train_batches", "data: first batch"),
+        (Monitor, "next_batch", "data: first batch"),
+        (train, "to_global", "first step"),
+    ):
+        parts.wrap(owner, function, name)
+
+    def compile_step(setup: Setup, optimizer: Any, state: Any) -> Callable:
+        with setup.terminal.announced("Compiling the training step"):
+            with parts.of("step: trace"):
+                traced = setup.train_step(optimizer).trace(state, setup.batch_shape())
+            with parts.of("step: lower"):
+                lowered = traced.lower()
+            with parts.of("step: compile, or read from the cache"):
+                program = lowered.compile()
+
+        def step(*inputs: Any) -> Any:
+            with parts.of("first step"):
+                return jax.block_until_ready(program(*inputs))
+
+        return step
+
+    train.compile_step = compile_step
+    done, add = [0], Monitor.add
+
+    def add_and_count(monitor: Monitor, step: int, metrics: Any) -> None:
+        add(monitor, step, metrics)
+        done[0] += 1
+        if done[0] == steps:
+            finish()
+
+    Monitor.add = add_and_count
+
+
+if __name__ == "__main__":
+    main()
