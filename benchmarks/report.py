@@ -149,9 +149,9 @@ def roofline(report: dict[str, Any]) -> Iterator[str]:
     """This machine, then accelerators by layer group."""
     peaks = "; ".join(f"{name}: {value:.0f}" for name, value in report["peaks"].items())
     yield (
-        f"Measured peaks of this machine, all threads: {peaks}. `Least s` is what the faster of\nthe"
-        " two products and that bandwidth would allow, kernel by kernel, each reading every array\nit"
-        " needs once and writing once what others need (`benchmarks/layers.py`).\n"
+        f"Measured peaks of this machine, all threads: {peaks}. `Least s` is what the faster\n"
+        "of the two products and that bandwidth would allow, kernel by kernel, each reading every\n"
+        "array it needs once and writing once what others need (`benchmarks/layers.py`).\n"
     )
     best = 1e9 * max(v for k, v in report["peaks"].items() if k.startswith("GFLOP/s"))
     rows: Rows = []
@@ -159,8 +159,8 @@ def roofline(report: dict[str, Any]) -> Iterator[str]:
         seconds = statistics.median(row["seconds"])
         rows.append([
             name, _spread(row["seconds"]), f"{row['flops'] / 1e9:.1f}",
-            f"{row['bytes'] / 1e6:,.0f}", f"{row['flops'] / seconds / 1e9:.0f}", f"{row['flops'] / seconds / best:.0%}",
-            f"{row['bytes'] / seconds / 1e9:.1f}", f"{row['least seconds']:.3f}",
+            f"{row['bytes'] / 1e6:,.0f}", f"{row['flops'] / seconds / 1e9:.0f}",
+            f"{row['flops'] / seconds / best:.0%}", f"{row['bytes'] / seconds / 1e9:.1f}", f"{row['least seconds']:.3f}",
             f"{row['least seconds'] / seconds:.0%}",
         ])  # fmt: skip
     yield table(
