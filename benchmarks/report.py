@@ -7,7 +7,7 @@ import functools
 import json
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +160,8 @@ def roofline(report: dict[str, Any]) -> Iterator[str]:
         rows.append([
             name, _spread(row["seconds"]), f"{row['flops'] / 1e9:.1f}",
             f"{row['bytes'] / 1e6:,.0f}", f"{row['flops'] / seconds / 1e9:.0f}",
-            f"{row['flops'] / seconds / best:.0%}", f"{row['bytes'] / seconds / 1e9:.1f}", f"{row['least seconds']:.3f}",
+            f"{row['flops'] / seconds / best:.0%}", f"{row['bytes'] / seconds / 1e9:.1f}",
+            f"{row['least seconds']:.3f}",
             f"{row['least seconds'] / seconds:.0%}",
         ])  # fmt: skip
     yield table(
@@ -228,15 +229,15 @@ each GPU.
 
 What follows:
 * **Nearly everything waits for memory.** A 3x3 convolution of 18 channels does 81 FLOP per byte,
-  of 144 channels 648: only the coarse branches of W18, and most of W48, have arithmetic enough in
-  inference.
+  of 144 channels 648 before weights and residuals count. In inference nothing of W18 has arithmetic
+  enough for an H100, its strides 16 and 32 for a v5e; of W48 the strides 8 to 32. Stage 1, with 256
+  channels at stride 4, is a third of W18's training step.
 * **The head** is a product with as many channels as all branches together at stride 4: little
   arithmetic, one of the largest arrays. Written as published (all branches enlarged, then mixed)
-  it would be eight times the arithmetic, and two more passes over that array.
+  it would be eight times the arithmetic, and one more array of that size written and read.
 * **Training is normalisation**: the column "of it without products" is passes that only normalise
   or find means. Next, on GPUs: mean and variance in one pass, in the kernel of the convolution
-  that they follow; and the weights' update, which reads and writes all parameters in float32,
-  over more images per step.
+  that they follow; and more images per update, which reads and writes all parameters in float32.
 * **On TPUs, channels**: 18 of 128 lanes carry anything. Next there: two or four neighbouring
   columns folded into the channels of the stride-4 and stride-8 branches; W48 needs it at stride 4
   only.
