@@ -7,7 +7,7 @@ import functools
 import json
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ def main() -> None:
         if name in found:
             parts += [f"\n## {title}\n", f"`python -m benchmarks.{name}`\n"]
             parts += [conditions(found[name]), *section(found[name])]
+    parts.append(TRIED)
     write_text(DOCS / "performance.md", "\n".join(parts).rstrip() + "\n")
 
 
@@ -160,6 +161,122 @@ def ragged(report: dict[str, Any]) -> Iterator[str]:
     yield table(["", ""], [[name, _text(value)] for name, value in report.items()])
 
 
+def roofline(report: dict[str, Any]) -> Iterator[str]:
+    """This machine, then accelerators by layer group."""
+    peaks = "; ".join(f"{name}: {value:.0f}" for name, value in report["peaks"].items())
+    yield (
+        f"Measured peaks of this machine, all threads: {peaks}. `Least s` is what the faster\n"
+        "of the two products and that bandwidth would allow, kernel by kernel, each reading every\n"
+        "array it needs once and writing once what others need (`benchmarks/layers.py`).\n"
+    )
+    best = 1e9 * max(v for k, v in report["peaks"].items() if k.startswith("GFLOP/s"))
+    rows: Rows = []
+    for name, row in report["measured"].items():
+        seconds = statistics.median(row["seconds"])
+        rows.append([
+            name, _spread(row["seconds"]), f"{row['flops'] / 1e9:.1f}",
+            f"{row['bytes'] / 1e6:,.0f}", f"{row['flops'] / seconds / 1e9:.0f}",
+            f"{row['flops'] / seconds / best:.0%}", f"{row['bytes'] / seconds / 1e9:.1f}",
+            f"{row['least seconds']:.3f}",
+            f"{row['least seconds'] / seconds:.0%}",
+        ])  # fmt: skip
+    yield table(
+        ["program", "s [min, max]", "GFLOP", "least MB", "GFLOP/s", "% of products", "GB/s",
+         "least s", "% of it"], rows,
+    )  # fmt: skip
+    yield ROOFLINE_NOTE
+    summary: Rows = []
+    for name, groups in report["paper"].items():
+        row = _together(groups.values())
+        summary.append([
+            name, str(row["products"]), f"{row['flops'] / 1e9:.1f}", f"{row['bytes'] / 1e6:,.0f}",
+            f"{row['bytes without products'] / row['bytes']:.0%}",
+            *(f"{1e3 * row[chip]['seconds']:.2f} ({_memory(row[chip])})" for chip in _chips(row)),
+            f"{groups['head']['H100']['seconds'] / row['H100']['seconds']:.0%}",
+        ])  # fmt: skip
+    chips = _chips(next(iter(next(iter(report["paper"].values())).values())))
+    yield table(
+        ["program", "products", "GFLOP", "least MB", "of it without products",
+         *(f"{chip}, ms (bound by memory)" for chip in chips), "head, H100"], summary,
+    )  # fmt: skip
+    for name, groups in report["paper"].items():
+        yield f"\n{name}:\n"
+        yield table(
+            ["layer group", "GFLOP", "least MB", "FLOP/byte",
+             *(f"{chip}, µs (bound by memory)" for chip in chips)],
+            [
+                [group, f"{row['flops'] / 1e9:.2f}", f"{row['bytes'] / 1e6:.1f}",
+                 f"{row['flops'] / row['bytes']:.0f}",
+                 *(f"{1e6 * row[chip]['seconds']:.1f} ({_memory(row[chip])})" for chip in chips)]
+                for group, row in groups.items()
+            ],
+        )  # fmt: skip
+
+
+def _chips(group: dict[str, Any]) -> list[str]:
+    return [name for name, value in group.items() if isinstance(value, dict)]
+
+
+def _memory(on_chip: dict[str, float]) -> str:
+    return f"{on_chip['bound by memory'] / on_chip['seconds']:.0%}"
+
+
+def _together(groups: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Sums of figures, and of figures within."""
+    first, *others = groups
+    return {
+        name: _together([value, *(other[name] for other in others)])
+        if isinstance(value, dict)
+        else value + sum(other[name] for other in others)
+        for name, value in first.items()
+    }
+
+
+ROOFLINE_NOTE = """
+### Accelerators, on paper
+
+Nothing below was run. Arithmetic and bytes are those of the traced program in bfloat16 (not of
+one compiled for CPUs), gathered into kernels as a perfect compiler would; rates are the data
+sheets' of [scale.md](scale.md). An H100 multiplies 295 times per byte of its memory, a TPU v5e
+241 times: a kernel below that waits for memory. The percentage in brackets is the share of the
+time in such kernels. "filled" is v5e with the last axis of every array and the sides of every
+product filled up to 128, as TPUs lay out arrays. Training: 2 crops of 512x1024, as published for
+each GPU.
+
+What follows:
+* **Nearly everything waits for memory.** A 3x3 convolution of 18 channels does 81 FLOP per byte,
+  of 144 channels 648 before weights and residuals count. In inference nothing of W18 has arithmetic
+  enough for an H100, its strides 16 and 32 for a v5e; of W48 the strides 8 to 32. Stage 1, with 256
+  channels at stride 4, is a third of W18's training step.
+* **The head** is a product with as many channels as all branches together at stride 4: little
+  arithmetic, one of the largest arrays. Written as published (all branches enlarged, then mixed)
+  it would be eight times the arithmetic, and one more array of that size written and read.
+* **Training is normalisation**: the column "of it without products" is passes that only normalise
+  or find means. Next, on GPUs: mean and variance in one pass, in the kernel of the convolution
+  that they follow; and more images per update, which reads and writes all parameters in float32.
+* **On TPUs, channels**: 18 of 128 lanes carry anything. Next there: two or four neighbouring
+  columns folded into the channels of the stride-4 and stride-8 branches; W48 needs it at stride 4
+  only.
+* At these bounds W18-Small is so short that starting its kernels (some hundreds of products, a
+  few microseconds each) takes longer than running them: batches or one captured graph, not faster
+  kernels.
+"""
+
+TRIED = """
+## What was tried and did not help
+
+| what | measured |
+| --- | --- |
+| XLA's default preset for CPUs | W18 inference 2.5 times as long, compiling 3 times |
+| derivatives by kernel as convolutions (XLA's own) | W18-Small's step 1 / 0.84 times as long |
+| all nine taps of that derivative in one product | 0.90 instead of 0.84 |
+| XLA's other library for products | 0.83 to 0.84: no difference |
+| rematerialisation on CPUs | 22 to 24 % more arithmetic, 4 % less memory ([scale.md](scale.md)) |
+| accumulation in a loop on CPUs | memory / 5.5, time x 2.5 ([scale.md](scale.md)) |
+| one arena of memory for all threads | steps as fast as with kept memory, compiling slower |
+| updating 437 tensors one by one | 5,000 of 7,800 kernels, more than half of the compile time |
+"""
+
 SECTIONS = {
     "inference": ("Inference", functools.partial(compared, picture="inference.png")),
     "training": ("Training step", functools.partial(compared, picture="training.png")),
@@ -169,6 +286,7 @@ SECTIONS = {
     "evaluate": ("Full evaluation, files to confusion matrix", evaluate),
     "job": ("The whole job", job),
     "ragged": ("Images of many sizes", ragged),
+    "roofline": ("How near to the limits", roofline),
 }
 
 

@@ -1,15 +1,23 @@
 """What the benchmarks conclude from what they measured; measuring itself is not tested here."""
 
+import dataclasses
 import json
 import re
 import time
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from benchmarks import job, learning, marks, scale
 from benchmarks import report as page
-from hrnet_jax import zoo
+from hrnet_jax import models, zoo
+from hrnet_jax.models.hrnet import VARIANTS
+from hrnet_jax.optim import sgd
+from hrnet_jax.plan import Collective, collectives
+from hrnet_jax.sharding import make_mesh
+from hrnet_jax.step import State, initial_state, make_train_step, split
 from tests.command import run
 from tests.parity import document
 
@@ -181,3 +189,45 @@ def test_a_start_is_taken_apart(tiny_city, tmp_path):
     log = (tmp_path / "run" / "metrics.jsonl").read_text()
     steps = [json.loads(line)["step"] for line in log.splitlines()]
     assert steps == [1]
+
+
+def totals(sums: list[Collective]) -> tuple[int, int]:
+    return sum(c.times for c in sums), sum(c.times * c.bytes for c in sums)
+
+
+@pytest.mark.parametrize("variant", ["hr18s", "hr18"])
+def test_sums_follow_from_parameters_and_statistics(variant):
+    """To the byte, for the two whose programs for eight devices were compiled."""
+    stored = json.loads(scale.STEPS.read_text())[f"{variant} cityscapes"]["collectives"]
+    compiled = [Collective(*fields) for fields in stored]
+    _, params, stats = split(models.build(variant, num_classes=19))
+    assert totals(scale.summed(State(params, stats, None), like=compiled)) == totals(compiled)
+
+
+def test_w48_differs_from_w18_in_the_width_only():
+    assert dataclasses.replace(VARIANTS["hr18"], width=48) == VARIANTS["hr48"]
+
+
+@pytest.mark.slow
+def test_sums_are_those_of_a_network_of_another_width(monkeypatch):
+    """Compiled for eight devices: their number does not depend on the width, bytes follow."""
+    narrow = VARIANTS["tiny"]
+    monkeypatch.setitem(VARIANTS, "wider", dataclasses.replace(narrow, width=3 * narrow.width))
+    found, rule = {}, {}
+    optimizer = sgd(lambda _: 0.01, momentum=0.9, weight_decay=0.0005)
+    for variant in ("tiny", "wider"):
+        structure, params, stats = split(models.build(variant, num_classes=3))
+        state = initial_state(params, stats, optimizer)
+        step = make_train_step(
+            structure, optimizer, mesh=make_mesh(), dtype=jnp.float32, ignore_label=255
+        )
+        batch = {
+            "image": jax.ShapeDtypeStruct((8, 64, 64, 3), jnp.float32),
+            "label": jax.ShapeDtypeStruct((8, 64, 64), jnp.uint8),
+        }
+        found[variant] = collectives(step.lower(state, batch).compile().as_text() or "")
+        rule[variant] = scale.summed(state, like=found["tiny"])
+        assert {(c.kind, c.devices) for c in found[variant]} == {("all-reduce", 8)}
+    assert {name: totals(sums) for name, sums in found.items()} == {
+        name: totals(sums) for name, sums in rule.items()
+    }
