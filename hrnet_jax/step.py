@@ -28,7 +28,8 @@ class State(NamedTuple):
 
 def initial_state(params: dict, stats: dict, optimizer: optax.GradientTransformation) -> State:
     """The state before the first step."""
-    return State(params, stats, optimizer.init(ravel_pytree(params)[0]))
+    flat = jax.eval_shape(lambda params: ravel_pytree(params)[0], params)
+    return State(params, stats, optimizer.init(jnp.zeros(flat.shape, flat.dtype)))
 
 
 class Metrics(NamedTuple):

@@ -38,6 +38,8 @@ def _forward(x: Array, kernel: Array, stride: int, padding: Padding):
     return convolve(x, kernel, stride, padding), (x, kernel)
 
 
+# Traced once for all convolutions of one shape.
+@functools.partial(jax.jit, static_argnums=(0, 1), inline=True)
 def _backward(stride: int, padding: Padding, saved: tuple[Array, Array], dy: Array):
     x, kernel = saved
     plain = functools.partial(_convolve, stride=stride, padding=padding)

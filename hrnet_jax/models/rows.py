@@ -34,8 +34,13 @@ def rows_over(mesh: Mesh) -> Iterator[None]:
 
 def are_cut() -> bool:
     """Whether rows of an image lie on more than one device."""
+    return cutting_mesh() is not None
+
+
+def cutting_mesh() -> Mesh | None:
+    """The devices that share each image by its rows, if there is more than one."""
     mesh = _MESH.get()
-    return mesh is not None and mesh.shape["height"] > 1
+    return mesh if mesh is not None and mesh.shape["height"] > 1 else None
 
 
 def on_each_share(
@@ -52,9 +57,10 @@ def on_each_share(
     return jax.shard_map(apply, mesh=mesh, in_specs=specs, out_specs=cut)(x, *weights)
 
 
-def sum_of_shares(add: Callable[[Array], Array], x: Float[Array, "b h w c"]) -> Float[Array, " c"]:
+def sum_of_shares(
+    add: Callable[[Array], Array], x: Float[Array, "b h w c"], mesh: Mesh
+) -> Float[Array, " c"]:
     """Add up over all devices at once; the compiler would do so over one mesh axis at a time."""
-    mesh = _MESH.get()
 
     def total(x: Array) -> Array:
         return jax.lax.psum(add(x), ("data", "height"))
