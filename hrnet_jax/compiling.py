@@ -1,11 +1,11 @@
 """How our programs are compiled: the settings a user should not have to know, in one place."""
 
-import os
 import stat
 from pathlib import Path
 
 import jax
 
+from hrnet_jax.files import cache_folder
 from hrnet_jax.memory import keep_freed_memory
 
 # XLA's default CPU preset repeats residual and enlargement chains in every consumer: W18 inference
@@ -48,9 +48,7 @@ def enable_compilation_cache(folder: Path | None = None) -> Path:
 
     A compiled program is code: a folder that others may write to is refused.
     """
-    if folder is None:
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        folder = Path(home) / "hrnet_jax" / "xla"
+    folder = folder or cache_folder() / "xla"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if folder.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise ValueError(

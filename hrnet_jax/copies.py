@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,7 +10,15 @@ from pathlib import Path
 
 from etils import epath
 
-from hrnet_jax.files import AnyPath, files_below, is_remote, lock, size_of, written_in_one_piece
+from hrnet_jax.files import (
+    AnyPath,
+    cache_folder,
+    files_below,
+    is_remote,
+    lock,
+    size_of,
+    written_in_one_piece,
+)
 from hrnet_jax.writer import Terminal
 
 _PART = 8 << 20  # bytes at a time
@@ -42,8 +49,7 @@ def local_copy(folder: AnyPath, *, terminal: Terminal) -> Path:
         )
     state = [(str(path), size, path.stat().mtime) for path, size in files.items()]
     name = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    copy = cache / "hrnet_jax" / "data" / name
+    copy = cache_folder() / "data" / name
     copy.mkdir(parents=True, exist_ok=True)
     with (copy / ".lock").open("w") as file:
         with contextlib.suppress(OSError):  # without locks each process copies for itself

@@ -29,6 +29,11 @@ AnyPath: TypeAlias = Path | epath.Path
 fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
 
 
+def cache_folder() -> Path:
+    """Where this user's programs keep what can be made again; ours has a folder of our name."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hrnet_jax"
+
+
 def to_path(text: str | os.PathLike[str]) -> AnyPath:
     """Turn what a user gave into a path: one of a bucket if it begins with gs://, else a local one.
 

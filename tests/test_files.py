@@ -10,6 +10,7 @@ from hrnet_jax import files
 from hrnet_jax.files import (
     absolute,
     append_text,
+    cache_folder,
     files_below,
     has_ended,
     is_remote,
@@ -30,6 +31,13 @@ def folder(request, tmp_path):
         return tmp_path
     request.getfixturevalue("bucket")
     return to_path("gs://bucket/a folder/\u0142\xf3d\u017a")
+
+
+def test_the_cache_lies_where_the_user_wants_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "hrnet_jax"
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    assert cache_folder() == Path.home() / ".cache" / "hrnet_jax"
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(folder):
