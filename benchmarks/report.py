@@ -271,13 +271,13 @@ TRIED = """
 | derivatives by kernel as convolutions (XLA's own) | W18-Small's step 1 / 0.84 times as long |
 | all nine taps of that derivative in one product | 0.90 instead of 0.84 |
 | XLA's other library for products | 0.83 to 0.84: no difference |
-| huge pages for the heap (`madvise`), once freed memory is kept | W18-Small's step 1.00 to 1.02 times as long |
-| LLVM's -O1 | W18-Small's step 1.00 to 1.02 times as long, compiling 0.9 |
-| no "expensive" passes of LLVM, codegen in 4 parts | compiling 1.0 to 1.1 times as long |
-| XLA's older emitters of fused loops | compiling twice as long, the step 1.02 |
-| programs ordered for memory | memory / 1.4, W18-Small's step 1.07 times as long; used with remat |
-| XLA's own reductions instead of its library's | W18-Small's step 0.97 to 0.99 times as long |
-| Eigen's convolutions instead of that library's | W48 inference 0.92 to 0.94 times as long, W18-Small slower; an option of whole programs, not taken for one network |
+| huge pages for the kept heap (`madvise`) | W18-Small's step x 1.00 to 1.02 |
+| LLVM's -O1 | W18-Small's step x 1.00 to 1.02, compiling x 0.9 |
+| no "expensive" passes of LLVM; codegen in 4 parts | compiling x 1.0 to 1.1 |
+| XLA's older emitters of fused loops | compiling x 2, W18-Small's step x 1.02 |
+| programs ordered for memory | memory / 1.4, W18-Small's step x 1.07; used with remat |
+| XLA's own reductions instead of its library's | W18-Small's step x 0.97 to 0.99 |
+| Eigen's convolutions instead of that library's | W48 inference x 0.92 to 0.94, others slower |
 | running statistics as one vector | as many kernels: XLA repeats the update in every slice |
 | a hand-written derivative of enlargement | no fewer milliseconds, 26 MB of 930 less |
 | rematerialisation in programs ordered for speed | 22 to 24 % more arithmetic, 4 % less memory |
