@@ -175,7 +175,7 @@ def summed(state: State, *, like: list[Collective]) -> list[Collective]:
     compiler joins sums that do not wait for one another, which follows from the graph and not from
     the width. Single sizes differ, which no bound asks for.
     """
-    values = sum(leaf.size for leaf in jax.tree.leaves((state.params, state.stats))) + 2
+    values = state.weights.size + state.running.size + 2
     count = sum(c.times for c in like)
     each, rest = divmod(4 * values, count)
     usual = like[0]._replace(bytes=each, times=count - 1)

@@ -17,7 +17,7 @@ from hrnet_jax.data.transforms import ResizeViews, Size
 from hrnet_jax.files import AnyPath, make_folder, write_text
 from hrnet_jax.memory import forget_peak, peak
 from hrnet_jax.setup import Setup
-from hrnet_jax.sharding import make_mesh, to_global
+from hrnet_jax.sharding import make_mesh, replicate, to_global
 from hrnet_jax.types import Batch, Example
 from hrnet_jax.writer import Terminal
 
@@ -160,7 +160,8 @@ def images_per_second(setup: Setup, *, size: Size, images: int) -> float:
     of the original, the label map back to the host. Before it: normalisation, part of reading.
     """
     optimizer, _ = setup.optimizer()
-    params, stats, _ = setup.initial_state(optimizer, resuming=True)
+    state = setup.initial_state(optimizer, resuming=True)
+    params, stats = replicate((state.params, state.stats), mesh=setup.mesh)
     evaluator = setup.evaluator()
     rng = np.random.default_rng(0)
     plain: Example = {

@@ -30,7 +30,7 @@ from hrnet_jax.files import (
     write_text,
 )
 from hrnet_jax.metrics import Scores
-from hrnet_jax.step import State
+from hrnet_jax.step import Layout, State
 
 FOLDER = "checkpoints"  # within a workdir
 _ITEMS = ("model", "optimizer", "meta")
@@ -184,21 +184,25 @@ class Checkpoints:
             self._manager.reload()
 
     def _restore(self, step: int, like: State) -> tuple[State, dict[str, Any]]:
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        # Read as numpy arrays: Orbax would put each of hundreds of tensors on the devices.
+        host = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
         items = self._manager.restore(
             step,
             args=ocp.args.Composite(
-                model=ocp.args.StandardRestore(
-                    {"params": abstract.params, "stats": abstract.stats}
-                ),
-                optimizer=ocp.args.StandardRestore(abstract.optimizer),
+                model=ocp.args.StandardRestore({"params": host.params, "stats": host.stats}),
+                optimizer=ocp.args.StandardRestore(host.optimizer),
                 meta=ocp.args.JsonRestore(),
             ),
         )
         for item in ("model", "optimizer"):
             check_leaves(items[item], items["meta"]["checksums"][item])
-        model, meta = items["model"], items["meta"]
-        return State(model["params"], model["stats"], items["optimizer"]), meta
+        vectors = []
+        for layout, name in zip(like.layouts, ("params", "stats"), strict=True):
+            if Layout.of(tensors := items["model"][name]) != layout:
+                raise ValueError(f"its {name} are not those of this network")
+            vectors.append(layout.join(tensors))
+        state = State(vectors[0], vectors[1], items["optimizer"], like.layouts)
+        return jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, like)), items["meta"]
 
     def meta(self) -> dict[str, Any] | None:
         """Read the `meta` of the newest checkpoint that has a readable one."""

@@ -84,13 +84,6 @@ def replicate(tree: Any, *, mesh: Mesh) -> Any:
     return jax.device_put(tree, replicated(mesh))
 
 
-def on_own_devices(tree: Any, *, mesh: Mesh) -> Any:
-    """Bring what is replicated over all processes to the devices of this one, `mesh`."""
-    if jax.process_count() == 1:
-        return tree
-    return replicate(jax.device_get(tree), mesh=mesh)
-
-
 def check_batch_size(batch_size: int, *, field: str, mesh: Mesh, accumulate: int = 1) -> None:
     """Refuse a global batch that the devices, and the micro-batches, cannot share equally."""
     groups = mesh.shape["data"]

@@ -1,13 +1,16 @@
 """The train step: a pure function of state and batch."""
 
+import dataclasses
+import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
-from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
@@ -18,18 +21,63 @@ from hrnet_jax.models.rows import rows_over
 from hrnet_jax.sharding import batch_sharding, replicated
 
 
-class State(NamedTuple):
-    """All that training changes: plain nested dicts of arrays, by the modules' names."""
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Which tensors lie one after the other in a vector, and where they belong in a tree."""
 
-    params: dict[str, Any]
-    stats: dict[str, Any]  # running mean and variance of every batch normalisation
-    optimizer: optax.OptState  # of all parameters as one vector
+    tree: jax.tree_util.PyTreeDef
+    shapes: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, tree: Any) -> "Layout":
+        """That of a tree of arrays."""
+        leaves, structure = jax.tree.flatten(tree)
+        return cls(structure, tuple(leaf.shape for leaf in leaves))
+
+    def join(self, tree: Any) -> Any:
+        """Put the tensors of a tree into one vector; of numpy if they are."""
+        leaves = jax.tree.leaves(tree)
+        kind = np if all(isinstance(leaf, np.ndarray) for leaf in leaves) else jnp
+        return kind.concatenate([leaf.reshape(-1) for leaf in leaves])
+
+    def part(self, vector: Any) -> dict[str, Any]:
+        """The tensors of a vector, by the modules' names; views of it if it is of numpy."""
+        ends = np.cumsum([math.prod(shape) for shape in self.shapes])[:-1].tolist()
+        parts = (np if isinstance(vector, np.ndarray) else jnp).split(vector, ends)
+        tensors = [part.reshape(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        return jax.tree.unflatten(self.tree, tensors)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class State:
+    """All that training changes, as vectors.
+
+    Hundreds of small tensors would mean thousands of small kernels, which took XLA longer to
+    compile than the network; and a call took 10 us for each, 4 % of minicity's step.
+    """
+
+    weights: Any  # [p], all parameters one after the other
+    running: Any  # [s], mean and variance of every batch normalisation
+    optimizer: optax.OptState
+    layouts: tuple[Layout, Layout] = dataclasses.field(metadata={"static": True})
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """All parameters as numpy arrays, by the modules' names."""
+        return self.layouts[0].part(jax.device_get(self.weights))
+
+    @property
+    def stats(self) -> dict[str, Any]:
+        """All running statistics as numpy arrays, by the modules' names."""
+        return self.layouts[1].part(jax.device_get(self.running))
 
 
 def initial_state(params: dict, stats: dict, optimizer: optax.GradientTransformation) -> State:
     """The state before the first step."""
-    flat = jax.eval_shape(lambda params: ravel_pytree(params)[0], params)
-    return State(params, stats, optimizer.init(jnp.zeros(flat.shape, flat.dtype)))
+    layouts = Layout.of(params), Layout.of(stats)
+    weights = layouts[0].join(params)
+    return State(weights, layouts[1].join(stats), optimizer.init(weights), layouts)
 
 
 class Metrics(NamedTuple):
@@ -92,33 +140,34 @@ def make_train_step(
         )
         return scores.loss, (scores.accuracy, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
 
-    def evaluated(params: dict, stats: dict, batch: dict[str, jax.Array]) -> _Evaluated:
+    def evaluated(state: State, running: jax.Array, batch: dict[str, jax.Array]) -> _Evaluated:
+        of_weights, of_running = state.layouts
+        params, stats = of_weights.part(state.weights), of_running.part(running)
         with rows_over(mesh):  # around the backward pass too, which is traced here
             (loss, (accuracy, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
                 params, stats, batch
             )
-        # As one vector: hundreds of small tensors would mean thousands of small kernels, which
-        # took XLA longer to compile than the network.
-        return _Evaluated(loss, accuracy, ravel_pytree(grads)[0], stats)
+        return _Evaluated(loss, accuracy, of_weights.join(grads), of_running.join(stats))
 
     def train_step(state: State, batch: dict[str, jax.Array]) -> tuple[State, Metrics]:
         if accumulate > 1:
-            loss, accuracy, gradient, stats = _mean_over_micro_batches(
+            loss, accuracy, gradient, running = _mean_over_micro_batches(
                 evaluated, state, batch, count=accumulate
             )
         else:
-            loss, accuracy, gradient, stats = evaluated(state.params, state.stats, batch)
+            loss, accuracy, gradient, running = evaluated(state, state.running, batch)
         grad_norm = optax.tree.norm(gradient)
-        weights, unravel = ravel_pytree(state.params)
-        update, opt_state = optimizer.update(gradient, state.optimizer, weights)
+        update, opt_state = optimizer.update(gradient, state.optimizer, state.weights)
+        weights = state.weights + update
         # The statistics need no look of their own: one that is infinite makes the loss NaN.
-        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(weights + update).all()
-        # A step that is not finite adds -0.0, which changes no bit of any number.
-        params = optax.apply_updates(state.params, unravel(jnp.where(finite, update, -0.0)))
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(weights).all()
+        # A step that is not finite changes nothing but the optimiser's count of steps.
+        keep = functools.partial(_keep_unless, finite)
         new = State(
-            params,
-            _keep_unless(finite, new=stats, old=state.stats),
-            _keep_unless(finite, new=opt_state, old=state.optimizer),
+            keep(weights, state.weights),
+            keep(running, state.running),
+            jax.tree.map(keep, opt_state, state.optimizer),
+            state.layouts,
         )
         return new, Metrics(loss, accuracy, grad_norm, finite)
 
@@ -139,8 +188,8 @@ class _Evaluated(NamedTuple):
 
     loss: jax.Array
     accuracy: jax.Array
-    gradient: jax.Array  # of all parameters as one vector
-    stats: dict[str, Any]
+    gradient: jax.Array  # [p]
+    running: jax.Array  # [s], the statistics after it
 
 
 def _mean_over_micro_batches(
@@ -157,24 +206,18 @@ def _mean_over_micro_batches(
             name: jax.lax.dynamic_index_in_dim(x, part, axis=1, keepdims=False)
             for name, x in parts.items()
         }
-        one = evaluated(state.params, sums.stats, images)
+        one = evaluated(state, sums.running, images)
         loss, accuracy, gradient = map(jnp.add, sums[:3], one[:3])
-        return _Evaluated(loss, accuracy, gradient, one.stats), None
+        return _Evaluated(loss, accuracy, gradient, one.running), None
 
     parts = {name: x.reshape(-1, count, *x.shape[1:]) for name, x in batch.items()}
-    weights, _ = ravel_pytree(state.params)
-    zero = jnp.zeros((), weights.dtype)
-    start = _Evaluated(zero, zero, jnp.zeros_like(weights), state.stats)
+    zero = jnp.zeros((), state.weights.dtype)
+    start = _Evaluated(zero, zero, jnp.zeros_like(state.weights), state.running)
     sums, _ = jax.lax.scan(add, start, jnp.arange(count))
     loss, accuracy, gradient = (total / count for total in sums[:3])
-    return _Evaluated(loss, accuracy, gradient, sums.stats)
+    return _Evaluated(loss, accuracy, gradient, sums.running)
 
 
-def _keep_unless(finite: jax.Array, *, new: Any, old: Any) -> Any:
-    """A step that is not finite changes nothing but the optimiser's count of steps."""
-
-    def choose(fresh: jax.Array, kept: jax.Array) -> jax.Array:
-        is_count = jnp.issubdtype(fresh.dtype, jnp.integer)
-        return fresh if is_count else jnp.where(finite, fresh, kept)
-
-    return jax.tree.map(choose, new, old)
+def _keep_unless(finite: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+    is_count = jnp.issubdtype(new.dtype, jnp.integer)
+    return new if is_count else jnp.where(finite, new, old)

@@ -14,7 +14,7 @@ from hrnet_jax.metrics import Scores
 from hrnet_jax.monitor import Monitor
 from hrnet_jax.processes import folder_of_this_process
 from hrnet_jax.setup import Setup
-from hrnet_jax.sharding import on_own_devices, to_global
+from hrnet_jax.sharding import replicate, to_global
 from hrnet_jax.signals import stop_request
 from hrnet_jax.step import State
 from hrnet_jax.visualize import draw_curves
@@ -73,7 +73,7 @@ def train(config: ConfigDict, *, workdir: AnyPath, terminal: Terminal) -> Scores
 
         def evaluate(done: int) -> Scores:
             with monitor.paused():
-                params, stats = on_own_devices(state[:2], mesh=setup.own_mesh)
+                params, stats = replicate((state.params, state.stats), mesh=setup.own_mesh)
                 scores = evaluator(
                     params,
                     stats,

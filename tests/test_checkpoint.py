@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -38,7 +39,7 @@ def state() -> State:
 
 
 def shifted(state: State, by: float) -> State:
-    return state._replace(params=jax.tree.map(lambda leaf: leaf + by, state.params))
+    return dataclasses.replace(state, weights=state.weights + by)
 
 
 def scores_of(miou: float) -> Scores:

@@ -50,7 +50,8 @@ def test_one_gradient_that_is_not_finite_is_enough():
     assert np.isfinite(metrics.loss)
     assert np.isnan(metrics.grad_norm)
     assert not metrics.finite
-    jax.tree.map(np.testing.assert_array_equal, after[:2], before[:2])
+    for name in ("weights", "running"):
+        np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
 
 

@@ -70,7 +70,7 @@ def test_float64_is_float64_throughout(setup):
         setup.config.model.dtype = "float64"
         again = Setup(setup.config, terminal=setup.terminal)
         state = again.initial_state(again.optimizer()[0])
-        assert {leaf.dtype.name for leaf in jax.tree.leaves(state[:2])} == {"float64"}
+        assert {leaf.dtype.name for leaf in (state.weights, state.running)} == {"float64"}
 
 
 def test_a_checkpoint_says_all_that_prediction_needs(setup):

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.flatten_util import ravel_pytree
 
 from hrnet_jax import models
 from hrnet_jax.compiling import compiler_options
@@ -91,7 +90,7 @@ def backward(weights: Any, dtype: str) -> Callable[[Arrays], Arrays]:
     def of(batch: Arrays) -> Arrays:
         with jax.enable_x64(True):
             state, metrics = step(jax.tree.map(jnp.copy, first), device_batch(batch))
-            gradients = ravel_pytree(state.params)[1](state.optimizer)
+            gradients = state.layouts[0].part(state.optimizer)
             named = torch_state_dict(jax.device_get(gradients), {})
             return {"loss": np.asarray(metrics.loss), **named}
 
