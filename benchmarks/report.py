@@ -275,7 +275,7 @@ TRIED = """
 | LLVM's -O1 | W18-Small's step x 1.00 to 1.02, compiling x 0.9 |
 | no "expensive" passes of LLVM; codegen in 4 parts | compiling x 1.0 to 1.1 |
 | XLA's older emitters of fused loops | compiling x 2, W18-Small's step x 1.02 |
-| programs ordered for memory | memory / 1.4, W18-Small's step x 1.07; used with remat |
+| programs ordered for memory | memory / 1.4, step x 1.07; used with `remat`, `accumulate` |
 | XLA's own reductions instead of its library's | W18-Small's step x 0.97 to 0.99 |
 | Eigen's convolutions instead of that library's | W48 inference x 0.92 to 0.94, others slower |
 | running statistics as one vector | as many kernels: XLA repeats the update in every slice |

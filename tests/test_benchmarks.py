@@ -174,6 +174,12 @@ def test_the_section_of_the_whole_job_has_both_tables():
     assert "start, new run" in text
 
 
+def test_the_page_has_the_notes_of_its_writer():
+    text = (ROOT / "docs" / "performance.md").read_text()
+    for note in (page.ROOFLINE_NOTE, page.TRIED):
+        assert note.strip() in text, "python -m benchmarks.report benchmarks/results"
+
+
 @pytest.mark.slow
 def test_a_start_is_taken_apart(tiny_city, tmp_path):
     script = "from tests import tiny; from benchmarks import marks; marks.main()"
