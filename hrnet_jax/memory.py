@@ -2,6 +2,7 @@
 
 import ctypes
 import platform
+import re
 from pathlib import Path
 
 # From glibc's malloc.h: which setting, and its value.
@@ -30,7 +31,7 @@ def keep_freed_memory() -> None:
 
 
 def forget_peak() -> int | None:
-    """Let `peak` begin anew; return the bytes that are resident now, None where Linux is not.
+    """Let `peak` begin anew; return the bytes that are resident now, None if nothing tells.
 
     Freed blocks go back to the system first: what needs them again counts as growth.
     """
@@ -44,10 +45,13 @@ def forget_peak() -> int | None:
 
 
 def peak() -> int | None:
-    """The most bytes that were resident since `forget_peak`, None where Linux is not."""
+    """The most bytes that were resident since `forget_peak`, None if nothing tells.
+
+    Only Linux does, and not within every sandbox.
+    """
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        status = Path("/proc/self/status").read_text()
     except OSError:
         return None
-    fields = dict(line.split(":", 1) for line in lines)
-    return 1024 * int(fields["VmHWM"].removesuffix("kB"))
+    found = re.search(r"^VmHWM:\s+(\d+) kB", status, flags=re.MULTILINE)
+    return 1024 * int(found[1]) if found else None

@@ -1,9 +1,11 @@
 """Whether the system has to clear pages again and again."""
 
 import platform
+from pathlib import Path
 
 import pytest
 
+from hrnet_jax.memory import forget_peak, peak
 from tests.command import run
 
 PROGRAM = """
@@ -44,3 +46,16 @@ print(peak() - before)
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_the_peak_is_that_since_it_was_forgotten():
     assert int(run(module=("-c", GROWTH)).stdout) == pytest.approx(50e6, rel=0.05)
+
+
+@pytest.mark.parametrize("status", ["VmRSS:\t  100 kB\n", None], ids=["no peak", "no Linux"])
+def test_a_system_that_does_not_tell_is_no_error(status, monkeypatch):
+    def read(path):
+        if status is None:
+            raise FileNotFoundError(path)
+        return status
+
+    monkeypatch.setattr(Path, "read_text", read)
+    monkeypatch.setattr(Path, "write_text", lambda path, text: len(text))
+    assert peak() is None
+    assert forget_peak() is None
