@@ -46,6 +46,18 @@ def test_values_and_derivatives_are_those_of_xla(size, stride, padding, shape, c
             np.testing.assert_allclose(mine, theirs, rtol=1e-12, atol=1e-12)
 
 
+def test_other_backends_get_the_same_derivative(draw, monkeypatch):
+    """Their branch, run here; no other test has a batch of 3, whose trace would be taken."""
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *args, cpu, default: default(*args))
+    with jax.enable_x64(True):
+        x, kernel = jnp.asarray(draw((3, 6, 9, 4))), jnp.asarray(draw((3, 3, 4, 2)))
+        expected, by_xla = jax.vjp(lambda *a: plain(*a, 2, CASES[1][2]), x, kernel)
+        _, ours = jax.vjp(lambda *a: convolve(*a, 2, CASES[1][2]), x, kernel)
+        dy = jnp.asarray(draw(expected.shape))
+        for mine, theirs in zip(ours(dy), by_xla(dy), strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
 def test_no_window_as_large_as_the_image_is_left_on_cpus(draw):
     x, kernel = jnp.float32(draw((1, 24, 40, 4))), jnp.float32(draw((3, 3, 4, 6)))
 
