@@ -7,10 +7,13 @@ from hrnet_jax.compiling import compiler_options, enable_compilation_cache
 from tests.command import run
 
 
-def test_our_options_are_known_to_the_compiler():
-    assert compiler_options()
-    doubled = jax.jit(lambda x: x * 2, compiler_options=compiler_options())
+@pytest.mark.parametrize("saving_memory", [False, True])
+def test_our_options_are_known_to_the_compiler(saving_memory):
+    options = compiler_options(saving_memory=saving_memory)
+    assert any("MEMORY" in value for value in options.values()) == saving_memory
+    doubled = jax.jit(lambda x: x * 2, compiler_options=options)
     assert float(doubled(2.0)) == 4
+    assert compiler_options("tpu", saving_memory=saving_memory) == {}
 
 
 @pytest.fixture
