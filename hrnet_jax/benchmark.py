@@ -108,8 +108,7 @@ def benchmark(config: ConfigDict, *, images: int, workdir: AnyPath, terminal: Te
         image_size=size,
         protocol=protocol_of(config).describe(),
         images=images,
-        # Another setup: the steps have used up the first one's arrays.
-        fps=images_per_second(_for_one_device(config, terminal), size=size, images=images),
+        fps=images_per_second(setup, size=size, images=images),
         published_fps=published_fps,
     )
     terminal.table(measured.table())
