@@ -54,7 +54,7 @@ class State:
     """All that training changes, as vectors.
 
     Hundreds of small tensors would mean thousands of small kernels, which took XLA longer to
-    compile than the network; and a call took 10 us for each, 4 % of minicity's step.
+    compile than the network; and a call took 10 us for each.
     """
 
     weights: Any  # [p], all parameters one after the other
