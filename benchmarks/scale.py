@@ -13,10 +13,8 @@ needs in benchmarks/results/steps.json, and compiles only what is missing there.
 
 import argparse
 import collections
-import ctypes
 import json
 import math
-import re
 import sys
 import time
 from pathlib import Path
@@ -30,6 +28,7 @@ from hrnet_jax import recipes, zoo
 from hrnet_jax.compiling import enable_compilation_cache
 from hrnet_jax.config import dataset_of, from_dict
 from hrnet_jax.files import write_text
+from hrnet_jax.memory import forget_peak, peak
 from hrnet_jax.plan import CHIPS, Chip, Collective, Costs, bound, costs, simulate
 from hrnet_jax.setup import Setup
 from hrnet_jax.sharding import batch_sharding, make_mesh, replicated
@@ -59,6 +58,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--heights", type=int, nargs="+", default=(1, 2, 4, 8))
     options = parser.parse_args()
+    # No `prepare_process`: memory that is kept would not be seen by `check`.
     enable_compilation_cache()
     simulate("8" if options.table in ("rows", "chips", "zoo") else "1")
     jax.config.update("jax_default_matmul_precision", "highest")
@@ -255,20 +255,17 @@ def _measure(config: ConfigDict, terminal: Terminal) -> tuple[Costs, float, int]
     mesh = make_mesh(devices=jax.devices()[:1])
     setup = Setup(config, terminal=terminal, mesh=mesh)
     found, program = costs(setup)
-    shapes = setup.state_shape(setup.optimizer()[0]), setup.batch_shape()
+    optimizer, shape = setup.optimizer()[0], setup.batch_shape()
+    host = jax.device_get(setup.initial_state(optimizer, resuming=True))
     rng = np.random.default_rng(0)
-    host: State = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes[0])
-    params, stats = jax.tree.map(np.array, setup._model[1:])
-    host = host._replace(params=params, stats=stats)
     batch: Any = {
-        "image": rng.standard_normal(shapes[1]["image"].shape, np.float32),
-        "label": rng.integers(0, 19, shapes[1]["label"].shape).astype(np.uint8),
+        "image": rng.standard_normal(shape["image"].shape, np.float32),
+        "label": rng.integers(0, 19, shape["label"].shape).astype(np.uint8),
     }
     where = replicated(mesh), batch_sharding(mesh)
     for steps in (1, 3):
-        ctypes.CDLL(None).malloc_trim(0)  # what compiling, or the first step, has left behind
-        before = _memory("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak
+        before = forget_peak()  # what compiling, or the first step, has left behind
+        assert before is not None, "only Linux tells how much memory a process takes"
         # Copies: a device may otherwise take the host's memory for its own.
         state, placed = jax.device_put((host, batch), where, may_alias=False)
         seconds = math.inf
@@ -278,17 +275,11 @@ def _measure(config: ConfigDict, terminal: Terminal) -> tuple[Costs, float, int]
             metrics.loss.block_until_ready()
             seconds = min(seconds, time.perf_counter() - begin)
         assert bool(metrics.finite)
-        peak = _memory("VmHWM") - before
+        held = peak()
+        assert held is not None
         del state, placed, metrics
         time.sleep(1)  # a program's results are ready before its memory is free
-    return found, seconds, peak
-
-
-def _memory(field: str) -> int:
-    """Bytes by Linux's count of this process."""
-    match = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert match, f"no {field} in /proc/self/status"
-    return int(match[1]) * 1024
+    return found, seconds, held - before
 
 
 def _print(head: tuple[str, ...], lines: list[str], terminal: Terminal) -> None:

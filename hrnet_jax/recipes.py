@@ -102,7 +102,7 @@ def locate(name: str) -> Path:
     close = difflib.get_close_matches(f"{Path(name).stem}.py", known, n=3, cutoff=0.5)
     listed = ", ".join(f"configs/{name}" for name in close or known)
     if not listed:
-        advice = f"and no folder configs/ in {Path.cwd()}."
+        advice = f"{Path.cwd()} has no folder configs/ either: go to a clone, or give a full path."
     else:
         advice = f"did you mean {listed}?" if close else f"choose from {listed}."
     raise FileNotFoundError(f"there is no file {name} for --config; {advice}")

@@ -290,6 +290,17 @@ def test_what_is_computed_again_changes_nothing(remat):
     assert_same(kept, again, rtol=1e-12)
 
 
+@pytest.mark.slow
+def test_what_is_computed_again_need_not_be_kept():
+    def temporary(remat):
+        mesh, batch = mesh_of(1), random_batch(size=(128, 128), count=2)
+        program, state = program_and_state(mesh, model=tiny(), remat=remat)
+        compiled = program.lower(state, to_global(batch, mesh=mesh)).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporary("stage") < temporary("block") < 0.8 * temporary("none")
+
+
 def test_every_kind_of_layer_learns():
     """The tiny network has them all; each must move, and together they must get somewhere."""
     model = models.build("tiny", num_classes=3)
