@@ -72,10 +72,10 @@ def kernel_gradient(
     there is a choice.
     """
     channels = x.shape[-1], dy.shape[-1]
-    if size == stride == 1:
+    if size == stride == 1:  # image by image: shorter sums in float32, smaller errors
         if channels[0] <= channels[1]:
-            return jnp.einsum("bhwi,bhwo->io", x, dy)[None, None]
-        return jnp.einsum("bhwo,bhwi->oi", dy, x).T[None, None]
+            return jnp.einsum("bhwi,bhwo->bio", x, dy).sum(0)[None, None]
+        return jnp.einsum("bhwo,bhwi->boi", dy, x).sum(0).T[None, None]
     (above, _), (left, _) = padding
     height, width = dy.shape[1:3]
     if stride == 1:
