@@ -69,7 +69,9 @@ class Conv(nnx.Module):
 
 
 @jax.custom_vjp
-def _add_bias(y: Float[Array, "b h w c"], bias: Float[Array, " c"]) -> Float[Array, "b h w c"]:
+def _add_bias(
+    y: Float[Array, "b h w c"], bias: Float[Array | np.ndarray, " c"]
+) -> Float[Array, "b h w c"]:
     return y + bias
 
 
