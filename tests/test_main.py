@@ -234,16 +234,17 @@ def test_an_interrupt_promises_a_checkpoint_only_if_there_is_one(given, tmp_path
 @pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
 def test_an_interrupt_while_python_imports_is_no_traceback():
     """Importing tells of itself: so the signal comes in the middle of it."""
-    command = [sys.executable, "-X", "importtime", "-m", "hrnet_jax.main", "--mode=zoo"]
-    with subprocess.Popen(
-        command,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A test run in the background ignores the signal, and its children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    ) as process:
+    # A test run in the background ignores the signal, and its children inherit that; a handler
+    # they do not.
+    mine = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-X", "importtime", "-m", "hrnet_jax.main", "--mode=zoo"],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    finally:
+        signal.signal(signal.SIGINT, mine)
+    with process:
         before = list(itertools.takewhile(lambda line: "jax._src" not in line, process.stderr))
         process.send_signal(signal.SIGINT)
         out, after = process.communicate()
