@@ -32,10 +32,16 @@ def now() -> Times:
 class Parts:
     """Seconds by part; what runs within another part counts for itself only."""
 
-    def __init__(self, clock: Callable[[], Times] = now, *, since: Times | None = None):
+    def __init__(
+        self,
+        clock: Callable[[], Times] = now,
+        *,
+        since: Times | None = None,
+        rest: str = "everything else",
+    ):
         self.seconds: dict[str, list[float]] = {}
         self._clock, self._since = clock, since or clock()
-        self._names = ["everything else"]
+        self._names = [rest]
 
     def charge(self) -> None:
         """Give the time since the last call to the part at work."""
@@ -56,15 +62,14 @@ class Parts:
             self.charge()
             self._names.pop()
 
-    def wrap(self, owner: Any, function: str, name: str) -> None:
-        """Charge the calls of a function or method to `name`."""
-        original = getattr(owner, function)
+    def timed(self, name: str, function: Callable) -> Callable:
+        """Charge the calls of a function to `name`."""
 
         def timed(*args: Any, **kwargs: Any) -> Any:
             with self.of(name):
-                return original(*args, **kwargs)
+                return function(*args, **kwargs)
 
-        setattr(owner, function, timed)
+        return timed
 
 
 def main() -> None:
@@ -113,7 +118,7 @@ def watch(parts: Parts, *, steps: int, finish: Callable[[], None]) -> None:
         (Monitor, "next_batch", "data: first batch"),
         (train, "to_global", "first step"),
     ):
-        parts.wrap(owner, function, name)
+        setattr(owner, function, parts.timed(name, getattr(owner, function)))
 
     def compile_step(setup: Setup, optimizer: Any, state: Any) -> Callable:
         with setup.terminal.announced("Compiling the training step"):

@@ -27,7 +27,6 @@ import platform
 import statistics
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +35,7 @@ from unittest import mock
 import jax
 from rich.table import Table
 
+from benchmarks.marks import Parts
 from hrnet_jax import recipes
 from hrnet_jax import train as loop
 from hrnet_jax.checkpoint import Checkpoints
@@ -64,53 +64,21 @@ class Row(NamedTuple):
         return sum(self.passed.values())
 
 
-class StopWatch:
-    """Takes the time of one thread apart: what runs within something else is not counted twice."""
+class StopWatch(Parts):
+    """Takes the time of one thread apart, step by step."""
 
     def __init__(self) -> None:
+        super().__init__(lambda: (time.perf_counter(), time.thread_time()), rest="python")
         self.steps: list[Row] = []
-        self._names, self._row = ["python"], self._empty()
-        self._since = self._now()
-
-    @staticmethod
-    def _empty() -> Row:
-        return Row(defaultdict(float), defaultdict(float))
-
-    @staticmethod
-    def _now() -> tuple[float, float]:
-        return time.perf_counter(), time.thread_time()
-
-    def _charge(self) -> None:
-        now = self._now()
-        for part, end, begin in zip(self._row, now, self._since, strict=True):
-            part[self._names[-1]] += end - begin
-        self._since = now
-
-    @contextlib.contextmanager
-    def of(self, name: str) -> Iterator[None]:
-        """Charge the time of the block to `name`."""
-        self._charge()
-        self._names.append(name)
-        try:
-            yield
-        finally:
-            self._charge()
-            self._names.pop()
-
-    def wrap(self, name: str, function: Callable) -> Callable:
-        """Charge the calls of a function to `name`."""
-
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            with self.of(name):
-                return function(*args, **kwargs)
-
-        return timed
 
     def end_step(self) -> None:
         """Begin a new row."""
-        self._charge()
-        self.steps.append(self._row)
-        self._row = self._empty()
+        self.charge()
+        passed, computed = (
+            {name: times[n] for name, times in self.seconds.items()} for n in range(2)
+        )
+        self.steps.append(Row(passed, computed))
+        self.seconds = {}
 
 
 def main() -> None:
@@ -195,9 +163,9 @@ def measure(variant: str, count: int, *, folder: Path, terminal: Terminal) -> li
             (Setup, "train_batches", timed_batches),
             (Monitor, "add", timed_add),
             (Monitor, "_settle", timed_settle),
-            (jax, "block_until_ready", watch.wrap("device", block)),
-            (Checkpoints, "save", watch.wrap("save", Checkpoints.save)),
-            (Evaluator, "__call__", watch.wrap("evaluate", Evaluator.__call__)),
+            (jax, "block_until_ready", watch.timed("device", block)),
+            (Checkpoints, "save", watch.timed("save", Checkpoints.save)),
+            (Evaluator, "__call__", watch.timed("evaluate", Evaluator.__call__)),
         ):
             patches.enter_context(mock.patch.object(target, name, replacement))
         loop.train(config, workdir=folder / "run", terminal=terminal)
