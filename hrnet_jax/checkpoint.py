@@ -30,6 +30,7 @@ from hrnet_jax.files import (
     write_text,
 )
 from hrnet_jax.metrics import Scores
+from hrnet_jax.sharding import settled
 from hrnet_jax.step import Layout, State
 
 FOLDER = "checkpoints"  # within a workdir
@@ -202,7 +203,8 @@ class Checkpoints:
                 raise ValueError(f"its {name} are not those of this network")
             vectors.append(layout.join(tensors))
         state = State(vectors[0], vectors[1], items["optimizer"], like.layouts)
-        return jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, like)), items["meta"]
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
+        return settled(jax.device_put(state, shardings)), items["meta"]
 
     def meta(self) -> dict[str, Any] | None:
         """Read the `meta` of the newest checkpoint that has a readable one."""

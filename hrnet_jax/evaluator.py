@@ -1,6 +1,5 @@
 """A model and a split -> scores, the table of classes, pictures. Training validates with it."""
 
-import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -26,7 +25,7 @@ from hrnet_jax.inference import bucket_logits, label_pixels
 from hrnet_jax.metrics import Scores
 from hrnet_jax.models.layers import at_least_float32
 from hrnet_jax.protocol import Protocol, Taps
-from hrnet_jax.sharding import whole_images
+from hrnet_jax.sharding import shared, whole_images
 from hrnet_jax.types import IGNORE_LABEL, Example, Label
 from hrnet_jax.visualize import panel, write_png
 from hrnet_jax.writer import Terminal
@@ -145,9 +144,8 @@ class Evaluator:
         images, sizes, plan = self._batcher.assemble([example])
         height, width = example["label"].shape
         total = np.zeros((self.num_classes, height, width), np.float32)
-        place = functools.partial(_place, mesh=self._mesh)
         for n, (image, size) in enumerate(zip(images, sizes, strict=True)):
-            logits = self._program(self._network, params, stats, *place((image, size)))
+            logits = self._program(self._network, params, stats, *self._place((image, size)))
             windows = np.asarray(logits)[0].reshape(
                 plan.row_windows[n].shape[1], plan.column_windows[n].shape[1], *logits.shape[2:]
             )
@@ -175,15 +173,19 @@ class Evaluator:
     def run(self, params: dict, stats: dict, batch: Batch) -> tuple[Array, Array]:
         """Return label maps [b h w], each in the corner of a square, and the confusion matrix."""
         images, sizes, plan = batch
-        place = functools.partial(_place, mesh=self._mesh)
-        plan = place(plan)
+        plan = self._place(plan)
         if len(images) == 1:
-            return self._program(self._both, params, stats, *place((images[0], sizes[0])), plan)
+            return self._program(
+                self._both, params, stats, *self._place((images[0], sizes[0])), plan
+            )
         logits = [
-            self._program(self._network, params, stats, *place((image, size)))
+            self._program(self._network, params, stats, *self._place((image, size)))
             for image, size in zip(images, sizes, strict=True)
         ]
         return self._program(self._pixels_of, logits, plan)
+
+    def _place(self, tree: Any) -> Any:
+        return shared(tree, sharding=NamedSharding(self._mesh, whole_images(self._mesh)))
 
     def _program(self, function: Any, *arguments: Any) -> Any:
         leaves, shapes = jax.tree.flatten([a for a in arguments if not isinstance(a, dict)])
@@ -231,11 +233,6 @@ def _mixed(x: np.ndarray, taps: Taps, *, axis: int) -> np.ndarray:
         np.take(x, inputs, axis) * weight.reshape(shape)
         for inputs, weight in zip(taps.inputs.T, taps.weight.T, strict=True)
     )
-
-
-def _place(tree: Any, *, mesh: Mesh) -> Any:
-    sharding = NamedSharding(mesh, whole_images(mesh))
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
 
 
 def _check_label(example: Example, *, num_classes: int) -> None:

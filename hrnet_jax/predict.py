@@ -32,7 +32,7 @@ from hrnet_jax.files import (
     write_text,
     written_in_one_piece,
 )
-from hrnet_jax.sharding import make_mesh
+from hrnet_jax.sharding import make_mesh, settled
 from hrnet_jax.step import split
 from hrnet_jax.types import IGNORE_LABEL, Example, Image, Label, NormalizedImage
 from hrnet_jax.visualize import indexed, overlay, write_png
@@ -74,7 +74,7 @@ class Predictor:
         self.palette: list[tuple[int, int, int]] = [tuple(color) for color in meta["palette"]]
         self._protocol = protocol_of(config)
         self._structure, _, _ = split(models.build(meta["variant"], num_classes=len(self.classes)))
-        self._params, self._stats = jax.device_put((weights.params, weights.stats))
+        self._params, self._stats = settled(jax.device_put((weights.params, weights.stats)))
         self._mean, self._std = _channels(meta["mean"]), _channels(meta["std"])
         self._evaluator = Evaluator(
             self._structure,

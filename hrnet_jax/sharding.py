@@ -4,8 +4,9 @@ Training splits a batch by images over the axis `data` and each image by rows ov
 `height`; the compiler exchanges the rows that convolutions and resizing read beyond the cut.
 """
 
+import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -15,6 +16,8 @@ from jax.sharding import PartitionSpec as P
 from hrnet_jax.types import Batch
 
 _STRIDE = 32  # of the coarsest branch
+
+Tree = TypeVar("Tree")
 
 
 def make_mesh(
@@ -71,17 +74,28 @@ def whole_images(mesh: Mesh) -> P:
 
 def to_global(batch: Batch, *, mesh: Mesh) -> dict[str, jax.Array]:
     """Put this host's share of a batch on its devices, as a part of the global batch."""
-    sharding = batch_sharding(mesh)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, values)
-        for name, values in batch.items()
-        if name in ("image", "label")
-    }
+    return shared({name: batch[name] for name in ("image", "label")}, sharding=batch_sharding(mesh))
+
+
+def shared(tree: Any, *, sharding: NamedSharding) -> Any:
+    """Put a tree of host arrays on devices, each host its share."""
+    put = functools.partial(jax.make_array_from_process_local_data, sharding)
+    return settled(jax.tree.map(put, tree))
 
 
 def replicate(tree: Any, *, mesh: Mesh) -> Any:
     """Put a tree of host arrays on every device."""
-    return jax.device_put(tree, replicated(mesh))
+    return settled(jax.device_put(tree, replicated(mesh)))
+
+
+def settled(tree: Tree) -> Tree:
+    """Wait, on CPUs, until arrays have been copied to where they were put; return them.
+
+    A program whose inputs are still on their way runs on a thread of jax's once they are there, and
+    not on the caller's: in memory that is given back to the system after each call, to be cleared
+    again (`compiling.prepare_process`). On other devices copies and programs overlap.
+    """
+    return jax.block_until_ready(tree) if jax.default_backend() == "cpu" else tree
 
 
 def check_batch_size(batch_size: int, *, field: str, mesh: Mesh, accumulate: int = 1) -> None:
