@@ -14,7 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from hrnet_jax.compiling import compiler_options
+from hrnet_jax.compiling import called, compiler_options
 from hrnet_jax.losses import cross_entropy
 from hrnet_jax.models.layers import at_least_float32, resize_bilinear
 from hrnet_jax.models.rows import rows_over
@@ -124,6 +124,7 @@ def make_train_step(
         accumulate: micro-batches, one after the other, whose gradients are averaged.
         remat: what is computed again for the backward pass instead of being kept.
     """
+    platform = mesh.devices.flat[0].platform
 
     def loss_fn(params: dict, stats: dict, batch: dict[str, jax.Array]):
         model = nnx.merge(structure, params, stats)
@@ -142,7 +143,8 @@ def make_train_step(
 
     def evaluated(state: State, running: jax.Array, batch: dict[str, jax.Array]) -> _Evaluated:
         of_weights, of_running = state.layouts
-        params, stats = of_weights.part(state.weights), of_running.part(running)
+        params = called(of_weights.part, state.weights, platform=platform)
+        stats = called(of_running.part, running, platform=platform)
         with rows_over(mesh):  # around the backward pass too, which is traced here
             (loss, (accuracy, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
                 params, stats, batch
@@ -178,7 +180,7 @@ def make_train_step(
         out_shardings=(same, same),
         donate_argnums=0,
         compiler_options=compiler_options(
-            mesh.devices.flat[0].platform, saving_memory=accumulate > 1 or remat != "none"
+            platform, saving_memory=accumulate > 1 or remat != "none"
         ),
     )
 

@@ -3,7 +3,7 @@ import platform
 import jax
 import pytest
 
-from hrnet_jax.compiling import compiler_options, enable_compilation_cache
+from hrnet_jax.compiling import called, compiler_options, enable_compilation_cache
 from tests.command import run
 
 
@@ -14,6 +14,16 @@ def test_our_options_are_known_to_the_compiler(saving_memory):
     doubled = jax.jit(lambda x: x * 2, compiler_options=options)
     assert float(doubled(2.0)) == 4
     assert compiler_options("tpu", saving_memory=saving_memory) == {}
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_what_is_called_stays_apart_on_cpus_only(platform):
+    def program(x):
+        return 2 * called(lambda x: x[3:5], x, platform=platform) + 1
+
+    compiled = jax.jit(program).lower(jax.numpy.arange(8.0)).compile()
+    assert compiled(jax.numpy.arange(8.0)).tolist() == [7, 9]
+    assert (" call(" in compiled.as_text()) == (platform == "cpu")
 
 
 @pytest.fixture
