@@ -191,7 +191,7 @@ def test_logits_of_images_cut_into_rows_are_the_same():
 def unoptimized_step(mesh, batch, *, model):
     """In float64: the program, the bytes of the parameters, the state and metrics afterwards.
 
-    Machine code of the 10,000 instructions of W18 and W48 takes many minutes to optimize.
+    W48's machine code was not optimized after twenty minutes.
     """
     program, state = program_and_state(mesh, dtype=jnp.float64, model=model)
     parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
