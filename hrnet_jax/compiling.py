@@ -52,8 +52,8 @@ def called(function: Callable[..., T], *arguments: Any, platform: str) -> T:
     """Call `function` within a program such that, on CPUs, XLA does not fuse it with what follows.
 
     XLA compiles like kernels once. Slices of a long vector that are fused into what reads them make
-    every kernel one of its kind, by the place of its slice: in W18-Small's training step 966 kernels
-    were like another one instead of 1,784, and LLVM took twice as long.
+    every kernel one of its kind, by the place of its slice: in W18-Small's training step 966
+    kernels were like another one instead of 1,784, and LLVM took twice as long.
     """
     if platform != "cpu":
         return function(*arguments)
