@@ -3,6 +3,7 @@
 Wall and CPU time and peak memory are those of this process, like the peer's of its own.
 """
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import optax
 from flax import nnx
 
 from hrnet_jax.compiling import compiler_options, enable_compilation_cache, prepare_process
+from hrnet_jax.memory import return_freed_memory
 from hrnet_jax.optim import sgd
 from hrnet_jax.sharding import make_mesh, replicate, to_global
 from hrnet_jax.step import initial_state, make_train_step, split
@@ -31,7 +33,8 @@ def load_program(variant: str, batch: str, training: bool, cache: str) -> dict[s
         cache: folder of compiled programs; empty: none.
 
     Returns:
-        Seconds of tracing, lowering, compiling; and the loss of the step or the largest logit.
+        Seconds of tracing, lowering, compiling; fused loops, and how many differ from each other
+        (XLA makes machine code of these only); and the loss of the step or the largest logit.
     """
     jax.config.update("jax_default_matmul_precision", "highest")
     if cache:
@@ -42,16 +45,19 @@ def load_program(variant: str, batch: str, training: bool, cache: str) -> dict[s
     structure, params, stats = split(published_model(variant))
     made = time.perf_counter()
     if training:
-        lowered, program = _training(structure, params, stats, image, arrays["label"])
+        times, compiled, program = _training(structure, params, stats, image, arrays["label"])
     else:
-        lowered, program = _inference(structure, params, stats, image)
-    traced, lower, compile_ = lowered
+        times, compiled, program = _inference(structure, params, stats, image)
+    traced, lower, compile_ = times
+    loops, unlike = _loops(compiled.as_text())
     jobs.timed["program"] = program
     return {
         "making the model": made - begin,
         "tracing": traced,
         "lowering": lower,
         "compiling": compile_,
+        "loops": loops,
+        "unlike loops": unlike,
         "result": program(),
     }
 
@@ -63,9 +69,18 @@ def _staged(function: Any, *arguments: Any) -> tuple[tuple[float, float, float],
     stage = stage.lower()
     marks.append(time.perf_counter())
     stage = stage.compile()
+    return_freed_memory()  # as `compile_program` does, whose parts these are
     marks.append(time.perf_counter())
     first, second, third = np.diff(marks).tolist()
     return (first, second, third), stage
+
+
+def _loops(text: str) -> tuple[int, int]:
+    """How many fused loops a compiled program has, and how many kinds of them."""
+    used = re.findall(r" fusion\(.*kind=kLoop, calls=%([\w.-]+)", text)
+    bodies = dict(re.findall(r"^%([\w.-]+) \(.*?\n(.*?)^}", text, re.DOTALL | re.MULTILINE))
+    nameless = {re.sub(r"%[\w.-]+|, metadata={.*?}", "", bodies[name]) for name in used}
+    return len(used), len(nameless)
 
 
 def _inference(structure: Any, params: dict, stats: dict, image: np.ndarray):
@@ -76,7 +91,7 @@ def _inference(structure: Any, params: dict, stats: dict, image: np.ndarray):
 
     arguments = jax.device_put((params, stats, image))
     times, program = _staged(jax.jit(forward, compiler_options=compiler_options()), *arguments)
-    return times, lambda: float(jnp.abs(program(*arguments)).max())
+    return times, program, lambda: float(jnp.abs(program(*arguments)).max())
 
 
 def _training(structure: Any, params: dict, stats: dict, image: np.ndarray, label: np.ndarray):
@@ -94,7 +109,7 @@ def _training(structure: Any, params: dict, stats: dict, image: np.ndarray, labe
         kept["state"], metrics = program(kept["state"], batch)
         return float(metrics.loss)
 
-    return times, run
+    return times, program, run
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 
+from benchmarks.compile import STAGES
 from benchmarks.job import medians, shares
 from hrnet_jax.files import write_text
 
@@ -71,12 +72,19 @@ def compared(report: dict[str, Any], *, picture: str) -> Iterator[str]:
 
 def compile_(report: dict[str, Any]) -> Iterator[str]:
     """Seconds of each stage."""
-    rows = [
-        [name, *(f"{value:.2f}" for value in list(row.values())[:-1]), f"{row['peak MB']:.0f}"]
-        for name, row in report.items()
-        if name != "conditions"
-    ]
-    yield table(["program", "model, s", "tracing", "lowering", "compiling", "peak MB"], rows)
+    rows: Rows = []
+    for name, row in report.items():
+        if name != "conditions":
+            seconds = [row[stage] for stage in STAGES]
+            counts = [row["peak MB"], row["loops"], row["unlike loops"]]
+            rows.append([
+                name, *(f"{value:.2f}" for value in [*seconds, sum(seconds)]),
+                *(f"{value:,.0f}" for value in counts),
+            ])  # fmt: skip
+    yield table(
+        ["program", *(f"{stage}, s" for stage in STAGES), "in all, s", "peak MB", "loops",
+         "unlike loops"], rows,
+    )  # fmt: skip
 
 
 def scaling(report: dict[str, Any]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from rich.table import Table
 
 from hrnet_jax import zoo
+from hrnet_jax.compiling import compile_program
 from hrnet_jax.config import from_dict, protocol_of
 from hrnet_jax.data.pipeline import REFERENCE_GPUS
 from hrnet_jax.data.transforms import ResizeViews, Size
@@ -134,7 +135,7 @@ def training_memory(setup: Setup) -> int | None:
     optimizer, _ = setup.optimizer()
     with terminal.announced("Compiling the training step"):
         shapes = setup.state_shape(optimizer), setup.batch_shape()
-        step = setup.train_step(optimizer).lower(*shapes).compile()
+        step = compile_program(setup.train_step(optimizer), *shapes)
     before = forget_peak()
     state = setup.initial_state(optimizer, resuming=True)  # nothing is to be learned: no weights
     batch = to_global(_noise(setup), mesh=setup.mesh)

@@ -1,25 +1,24 @@
 """How our programs are compiled: the settings a user should not have to know, in one place."""
 
 import stat
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
-from jax.experimental.xla_metadata import set_xla_metadata
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
 
 from hrnet_jax.files import cache_folder
-from hrnet_jax.memory import keep_freed_memory
-
-T = TypeVar("T")
+from hrnet_jax.memory import keep_freed_memory, return_freed_memory
 
 # XLA's default CPU preset repeats residual and enlargement chains in every consumer: W18 inference
 # at 512x1024 took 2.5 times as long and compiled 3 times as long as under this one.
 _CPU_OPTIONS = {"xla_cpu_opt_preset": "CPU_OPT_PRESET_FAST_COMPILE"}
 
-# XLA orders a CPU program for parallel work, which keeps far more alive than need be: 897 MB
-# instead of 633 MB in a training step of W18-Small (2 crops of 256x512), which then takes 7 %
-# longer; and what is not kept for the backward pass is alive all the same.
+# XLA orders a CPU program for parallel work, which keeps far more alive than need be; what is not
+# kept for the backward pass is alive all the same. Ordered for memory, the program takes longer.
 _CPU_SAVING_MEMORY = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 
@@ -48,17 +47,40 @@ def compiler_options(platform: str | None = None, *, saving_memory: bool = False
     return _CPU_OPTIONS | (_CPU_SAVING_MEMORY if saving_memory else {})
 
 
-def called(function: Callable[..., T], *arguments: Any, platform: str) -> T:
-    """Call `function` within a program such that, on CPUs, XLA does not fuse it with what follows.
+def compile_program(function: jax.stages.Wrapped, *arguments: Any) -> jax.stages.Compiled:
+    """Compile a function of `jax.jit` for such arguments; arrays, or their shapes.
 
-    XLA compiles like kernels once. Slices of a long vector that are fused into what reads them make
-    every kernel one of its kind, by the place of its slice: in W18-Small's training step 966
-    kernels were like another one instead of 1,784, and LLVM took twice as long.
+    What the compiler freed goes back to the system. It is as much as a training step needs, but in
+    pieces, so that a program's own memory would come on top of it.
     """
-    if platform != "cpu":
-        return function(*arguments)
-    with set_xla_metadata(inlineable="false"):
-        return jax.jit(function)(*arguments)
+    compiled = function.lower(*arguments).compile()
+    return_freed_memory()
+    return compiled
+
+
+def split_vector(vector: Float[Array, " n"], places: Sequence[int]) -> list[Float[Array, " _"]]:
+    """`jnp.split`, such that on CPUs parts of one length are of one kind.
+
+    XLA compiles like kernels once. A slice is a kernel of its own for each place, as is whatever it
+    is fused with; so CPUs read the place from memory: the barrier hides it from the compiler, and
+    beside a second number, which stands for nothing, it is not taken for a constant of the kernel.
+    """
+    ends = [*places, vector.shape[0]]
+
+    def alike(vector: Float[Array, " n"]) -> list[Float[Array, " _"]]:
+        parts = []
+        for start, end in zip([0, *places], ends, strict=True):
+            pair = jax.lax.optimization_barrier(np.array([-1, start], np.int32))
+            place = jax.lax.slice(pair, (1,), (2,)).reshape(())
+            size = (end - start,)
+            parts.append(
+                jax.lax.dynamic_slice(vector, (place,), size, allow_negative_indices=False)
+            )
+        return parts
+
+    return jax.lax.platform_dependent(
+        vector, cpu=alike, default=lambda vector: jnp.split(vector, places)
+    )
 
 
 def enable_compilation_cache(folder: Path | None = None) -> Path:

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from hrnet_jax import processes
 from hrnet_jax.batching import Batch, Batcher, Plan
-from hrnet_jax.compiling import compiler_options
+from hrnet_jax.compiling import compile_program, compiler_options
 from hrnet_jax.data.dataset import Dataset
 from hrnet_jax.data.transforms import Channels
 from hrnet_jax.files import AnyPath
@@ -194,7 +194,7 @@ class Evaluator:
             shape = "x".join(map(str, leaves[0].shape[-3:-1]))
             what = "label maps" if function is self._pixels_of else f"images of {shape}"
             with self._terminal.announced(f"Compiling the evaluation of {what}"):
-                self._programs[key] = function.lower(*arguments).compile()
+                self._programs[key] = compile_program(function, *arguments)
             self._terminal.line(f"It needs at most {_memory(self._programs[key]) / 1e6:,.0f} MB.")
         return self._programs[key](*arguments)
 

@@ -30,13 +30,18 @@ def keep_freed_memory() -> None:
             raise RuntimeError(f"glibc's mallopt refused {name}={value}")
 
 
+def return_freed_memory() -> None:
+    """Give the system back what is kept now, where the C library is glibc."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def forget_peak() -> int | None:
     """Let `peak` begin anew; return the bytes that are resident now, None if nothing tells.
 
     Freed blocks go back to the system first: what needs them again counts as growth.
     """
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)
+    return_freed_memory()
     try:
         Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is resident
     except OSError:

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from rich.table import Table
 
 from hrnet_jax.batching import count_programs
+from hrnet_jax.compiling import compile_program
 from hrnet_jax.config import protocol_of
 from hrnet_jax.data.decode import decode
 from hrnet_jax.data.pipeline import steps_per_epoch
@@ -173,7 +174,7 @@ def costs(setup: Setup) -> tuple[Costs, jax.stages.Compiled]:
         )
         flops = alone.lower(state, shape).cost_analysis()["flops"]
     with terminal.announced(f"Compiling the training step for {setup.mesh.size} devices"):
-        compiled = setup.train_step(optimizer).lower(state, shape).compile()
+        compiled = compile_program(setup.train_step(optimizer), state, shape)
     memory: Any = compiled.memory_analysis()
     analysis: Any = compiled.cost_analysis()
     text = compiled.as_text() or ""

@@ -14,7 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from hrnet_jax.compiling import called, compiler_options
+from hrnet_jax import compiling
 from hrnet_jax.losses import cross_entropy
 from hrnet_jax.models.layers import at_least_float32, resize_bilinear
 from hrnet_jax.models.rows import rows_over
@@ -43,7 +43,8 @@ class Layout:
     def part(self, vector: Any) -> dict[str, Any]:
         """The tensors of a vector, by the modules' names; views of it if it is of numpy."""
         ends = np.cumsum([math.prod(shape) for shape in self.shapes])[:-1].tolist()
-        parts = (np if isinstance(vector, np.ndarray) else jnp).split(vector, ends)
+        apart: Callable = np.split if isinstance(vector, np.ndarray) else compiling.split_vector
+        parts = apart(vector, ends)
         tensors = [part.reshape(shape) for part, shape in zip(parts, self.shapes, strict=True)]
         return jax.tree.unflatten(self.tree, tensors)
 
@@ -143,8 +144,7 @@ def make_train_step(
 
     def evaluated(state: State, running: jax.Array, batch: dict[str, jax.Array]) -> _Evaluated:
         of_weights, of_running = state.layouts
-        params = called(of_weights.part, state.weights, platform=platform)
-        stats = called(of_running.part, running, platform=platform)
+        params, stats = of_weights.part(state.weights), of_running.part(running)
         with rows_over(mesh):  # around the backward pass too, which is traced here
             (loss, (accuracy, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
                 params, stats, batch
@@ -179,7 +179,7 @@ def make_train_step(
         in_shardings=(same, batch_sharding(mesh)),
         out_shardings=(same, same),
         donate_argnums=0,
-        compiler_options=compiler_options(
+        compiler_options=compiling.compiler_options(
             platform, saving_memory=accumulate > 1 or remat != "none"
         ),
     )

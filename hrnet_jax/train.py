@@ -7,6 +7,7 @@ import optax
 from ml_collections import ConfigDict
 
 from hrnet_jax.checkpoint import Checkpoints
+from hrnet_jax.compiling import compile_program
 from hrnet_jax.config import protocol_of
 from hrnet_jax.evaluator import class_table
 from hrnet_jax.files import AnyPath
@@ -119,7 +120,7 @@ def compile_step(
 ) -> jax.stages.Compiled:
     """Compile the training step before the first batch is there, and say how long it took."""
     with setup.terminal.announced("Compiling the training step"):
-        return setup.train_step(optimizer).lower(state, setup.batch_shape()).compile()
+        return compile_program(setup.train_step(optimizer), state, setup.batch_shape())
 
 
 def is_due(done: int, every: int, *, last: int) -> bool:

@@ -1,9 +1,12 @@
 import platform
+import re
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from hrnet_jax.compiling import called, compiler_options, enable_compilation_cache
+from hrnet_jax.compiling import compiler_options, enable_compilation_cache, split_vector
 from tests.command import run
 
 
@@ -16,14 +19,44 @@ def test_our_options_are_known_to_the_compiler(saving_memory):
     assert compiler_options("tpu", saving_memory=saving_memory) == {}
 
 
-@pytest.mark.parametrize("platform", ["cpu", "tpu"])
-def test_what_is_called_stays_apart_on_cpus_only(platform):
+def test_parts_of_one_length_are_one_kind_of_kernel_on_cpus():
     def program(x):
-        return 2 * called(lambda x: x[3:5], x, platform=platform) + 1
+        return [jnp.sin(part) for part in split_vector(x, [100, 200, 300])]
 
-    compiled = jax.jit(program).lower(jax.numpy.arange(8.0)).compile()
-    assert compiled(jax.numpy.arange(8.0)).tolist() == [7, 9]
-    assert (" call(" in compiled.as_text()) == (platform == "cpu")
+    x = jnp.arange(450.0)
+    for ours, theirs in zip(program(x), jnp.split(x, [100, 200, 300]), strict=True):
+        np.testing.assert_array_equal(ours, jnp.sin(theirs))
+    compiled = jax.jit(program, compiler_options=compiler_options()).lower(x).compile()
+    bodies = re.findall(r"\n%fused_computation.*?\n}", compiled.as_text(), re.DOTALL)
+    kinds = {re.sub(r"[.\w]*[%=.][.\w]*|metadata={.*?}", "", body) for body in bodies}
+    assert (len(bodies), len(kinds)) == (4, 2)
+    for_chips = jax.jit(program).trace(x).lower(lowering_platforms=("tpu",)).as_text()
+    assert for_chips.count("stablehlo.slice") == 4
+    assert "dynamic_slice" not in for_chips
+
+
+RETURNED = """
+import re
+from pathlib import Path
+import jax, jax.numpy as jnp
+from hrnet_jax.compiling import compile_program, prepare_process
+
+def resident():
+    return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+prepare_process()
+jnp.zeros(3).block_until_ready()
+blocks = [bytearray(500_000) for _ in range(600)]  # as a compiler, 300 MB in pieces
+del blocks[::2], blocks[1:]  # one of which stays
+held = resident()
+compile_program(jax.jit(lambda x: 2 * x), jnp.zeros(3))
+print(held - resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_what_the_compiler_leaves_goes_back_to_the_system():
+    assert int(run(module=("-c", RETURNED)).stdout) > 200_000  # kB
 
 
 @pytest.fixture
