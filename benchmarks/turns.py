@@ -11,6 +11,7 @@ import platform
 import statistics
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -121,9 +122,18 @@ def conditions(options: argparse.Namespace) -> dict[str, Any]:
         "threads": os.cpu_count(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
         "load before": os.getloadavg()[0],
+        "ms of a million additions in Python": 1e3 * _seconds_of_additions(),
         "python": platform.python_version(),
         "jax": jax.__version__,
     }
+
+
+def _seconds_of_additions() -> float:
+    """What every program feels: how fast the machine is on this day."""
+    begin, total = time.perf_counter(), 0
+    for number in range(10**6):
+        total += number
+    return time.perf_counter() - begin
 
 
 def show(title: str, result: dict[str, Any], terminal: Terminal) -> None:
