@@ -2,14 +2,16 @@
 
     python -m tests.recording --config tests/tiny_config.py --workdir=FOLDER ...
 
-<workdir>/ids.jsonl holds one line for each step and start of the run.
+<workdir>/ids.jsonl holds one line for each step and start of the run; ids_1.jsonl those of a second
+process.
 """
 
 import json
 from contextlib import closing
 from pathlib import Path
 
-from absl import app
+import jax
+from absl import app, flags
 
 from hrnet_jax import main, setup
 from tests import tiny  # noqa: F401 -- adds the variant "tiny"
@@ -19,7 +21,9 @@ _train_batches = setup.Setup.train_batches
 
 def _recorded(self, start: int, *, workdir: Path):
     batches = _train_batches(self, start, workdir=workdir)
-    with closing(batches), (workdir / "ids.jsonl").open("a", buffering=1) as file:
+    number = jax.process_index()
+    path = Path(flags.FLAGS.workdir) / (f"ids_{number}.jsonl" if number else "ids.jsonl")
+    with closing(batches), path.open("a", buffering=1) as file:
         for step, batch in enumerate(batches, start):
             file.write(json.dumps({"step": step, "ids": batch["id"].tolist()}) + "\n")
             yield batch

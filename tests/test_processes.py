@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import time
 
@@ -23,8 +24,8 @@ def numbers(workdir) -> list[dict]:
     ]
 
 
-def together(count: int, *arguments: str, devices: int = 4):
-    results = finished(start(count, arguments, devices=devices))
+def together(count: int, *arguments: str, devices: int = 4, module=TINY):
+    results = finished(start(count, arguments, devices=devices, module=module))
     for code, out, err in results:
         assert code == 0, out + err
     return results
@@ -77,6 +78,25 @@ def test_one_of_them_speaks_and_writes(one_and_two, tiny_city):
     assert set(re.findall(r"[A-Za-z]+", second)) <= set(theirs.split())
     assert sorted(path.name for path in (folder / "two").iterdir()) == sorted(
         path.name for path in (folder / "one").iterdir()
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_with_a_run_of_one(tiny_city, tmp_path):
+    recording = ("-m", "tests.recording", *TINY[2:])
+    arguments = (f"--config.data.root={tiny_city}", f"--workdir={tmp_path}")
+    run(*arguments, module=recording)
+    expected, examples = numbers(tmp_path), read_metrics(tmp_path / "ids.jsonl")
+    shutil.rmtree(tmp_path / "checkpoints" / "4")
+    (tmp_path / "ids.jsonl").unlink()
+    (_, out, _), _ = together(2, *arguments, module=recording)
+    assert "resumed at step 2" in out
+    shares = [read_metrics(tmp_path / name) for name in ("ids.jsonl", "ids_1.jsonl")]
+    for one, first, second in zip(examples[2:], *shares, strict=True):
+        assert first["step"] == second["step"] == one["step"]
+        assert first["ids"] + second["ids"] == one["ids"]
+    assert [e["loss"] for e in numbers(tmp_path) if "loss" in e] == pytest.approx(
+        [e["loss"] for e in expected if "loss" in e], rel=1e-5
     )
 
 

@@ -246,18 +246,28 @@ def test_a_run_that_is_killed_ends_like_one_that_never_was(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("before", "after"), [(1, 8), (8, 1)])
-def test_resuming_on_another_number_of_devices(tiny_city, tmp_path, before, after):
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [((1, 1), (8, 1)), ((8, 1), (1, 1)), ((8, 4), (8, 2))],
+    ids=["1 to 8", "8 to 1", "2x4 to 4x2"],
+)
+def test_resuming_on_another_mesh(tiny_city, tmp_path, before, after):
     recording = ("-m", "tests.recording", *TINY[2:])
-    arguments = (f"--config.data.root={tiny_city}", f"--workdir={tmp_path}")
-    run(*arguments, module=recording, devices=before)
+    arguments = (
+        f"--config.data.root={tiny_city}", f"--workdir={tmp_path}",
+        "--config.train.crop_size=(128, 64)",
+    )  # fmt: skip
+
+    def start(devices, height):
+        return run(*arguments, f"--config.mesh.height={height}", module=recording, devices=devices)
+
+    start(*before)
     expected = read_metrics(tmp_path / "metrics.jsonl")
     examples = {entry["step"]: entry["ids"] for entry in read_metrics(tmp_path / "ids.jsonl")}
     assert sorted(examples) == [0, 1, 2, 3]
     shutil.rmtree(tmp_path / "checkpoints" / "4")
     (tmp_path / "ids.jsonl").unlink()
-    done = run(*arguments, module=recording, devices=after)
-    assert "resumed at step 2" in done.stdout
+    assert "resumed at step 2" in start(*after).stdout
     resumed = {entry["step"]: entry["ids"] for entry in read_metrics(tmp_path / "ids.jsonl")}
     assert resumed == {step: examples[step] for step in (2, 3)}
     entries = read_metrics(tmp_path / "metrics.jsonl")
