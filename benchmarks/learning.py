@@ -347,7 +347,9 @@ def section(report: dict[str, Any]) -> tuple[list[str], str]:
         f"{height}x{width}, scored on {scored} validation images. Times are medians; both sides "
         "read ahead as they do by default, ours in two threads, the peer in two processes. The "
         f"last column is that work alone: {BATCHES} batches one after the other in one thread, "
-        "from the files to normalised float32.",
+        "from the files to normalised float32. A run lasts minutes, and the machine's speed "
+        "changed between them: what a step costs on either side, turn by turn, says `python -m "
+        "benchmarks.training`.",
         "",
         "; ".join([report["day"], report["machine"], *versions]),
     ]
