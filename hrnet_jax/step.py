@@ -125,7 +125,6 @@ def make_train_step(
         accumulate: micro-batches, one after the other, whose gradients are averaged.
         remat: what is computed again for the backward pass instead of being kept.
     """
-    platform = mesh.devices.flat[0].platform
 
     def loss_fn(params: dict, stats: dict, batch: dict[str, jax.Array]):
         model = nnx.merge(structure, params, stats)
@@ -180,7 +179,7 @@ def make_train_step(
         out_shardings=(same, same),
         donate_argnums=0,
         compiler_options=compiling.compiler_options(
-            platform, saving_memory=accumulate > 1 or remat != "none"
+            mesh.devices.flat[0].platform, saving_memory=accumulate > 1 or remat != "none"
         ),
     )
 
