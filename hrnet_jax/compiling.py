@@ -1,17 +1,20 @@
 """How our programs are compiled: the settings a user should not have to know, in one place."""
 
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array, Float
 
 from hrnet_jax.files import cache_folder
 from hrnet_jax.memory import keep_freed_memory, return_freed_memory
+
+T = TypeVar("T")
 
 # XLA's default CPU preset repeats residual and enlargement chains in every consumer: W18 inference
 # at 512x1024 took 2.5 times as long and compiled 3 times as long as under this one.
@@ -56,6 +59,17 @@ def compile_program(function: jax.stages.Wrapped, *arguments: Any) -> jax.stages
     compiled = function.lower(*arguments).compile()
     return_freed_memory()
     return compiled
+
+
+def apart(function: Callable[..., T], *arguments: Any) -> T:
+    """Call a function within a program for CPUs such that XLA fuses nothing in it with the rest.
+
+    What it returns is in memory then, and what reads that does not compute it anew, for which its
+    arguments would have to be kept. It begins when all its arguments are there, not with what it
+    can already do with some of them.
+    """
+    with set_xla_metadata(inlineable="false"):
+        return jax.jit(function)(*arguments)
 
 
 def split_vector(vector: Float[Array, " n"], places: Sequence[int]) -> list[Float[Array, " _"]]:

@@ -12,13 +12,13 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # A file imports from lower levels, from files before it on its own level, or from its own folder.
 LEVELS = [
     ["hrnet_jax", "types", "files", "memory"],
+    ["compiling"],
     [
         "models",
         "data",
         "checksums",
         "metrics",
         "optim",
-        "compiling",
         "per_image",
         "processes",
         "signals",

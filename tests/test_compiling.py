@@ -99,7 +99,8 @@ def faults():
     program(on_device).block_until_ready()
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-faults()
+for _ in range(6):  # small blocks that stay may yet take their places where the program's memory was
+    faults()
 print(sorted(faults() for _ in range(5))[2])  # other threads may ask for memory as well
 """
 

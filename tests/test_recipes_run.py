@@ -19,6 +19,7 @@ from hrnet_jax import main, models, processes, zoo
 from hrnet_jax.checkpoint import load_weights
 from hrnet_jax.data import DATASETS
 from hrnet_jax.setup import Setup
+from hrnet_jax.sharding import make_mesh
 from hrnet_jax.step import initial_state, split
 from hrnet_jax.train import compile_step
 from hrnet_jax.writer import Terminal
@@ -141,10 +142,8 @@ def test_every_recipe_runs_with_its_own_network(row, standin, tmp_path):
 @pytest.mark.parametrize("row", STEPS, ids=lambda row: f"{row.variant}_{row.dataset}")
 def test_the_step_of_full_size_compiles_and_its_memory_is_known(row, record_property):
     """One device's program for the recipe's own batch, crop and classes; nothing is computed."""
-    setup = Setup(configs.from_dict(row.recipe()), terminal=Terminal())
-    setup.mesh = jax.make_mesh(
-        (1,), ("data",), devices=jax.devices()[:1], axis_types=(jax.sharding.AxisType.Auto,)
-    )
+    mesh = make_mesh(devices=jax.devices()[:1])
+    setup = Setup(configs.from_dict(row.recipe()), terminal=Terminal(), mesh=mesh)
     optimizer, _ = setup.optimizer()
     model = models.build(row.variant, num_classes=setup.dataset.num_classes)
     state = jax.eval_shape(lambda: initial_state(*split(model)[1:], optimizer))

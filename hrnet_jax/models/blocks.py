@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from hrnet_jax.models.layers import BatchNorm, Conv, ConvBN
+from hrnet_jax.models.layers import BatchNorm, Conv, ConvBN, relu_of_sum
 
 Modules = TypeVar("Modules", bound=nnx.Module)
 
@@ -45,7 +45,7 @@ class BasicBlock(nnx.Module):
         residual = x
         x = nnx.relu(self.bn1(self.conv1(x)))
         x = self.bn2(self.conv2(x))
-        return nnx.relu(x + residual)
+        return relu_of_sum(x + residual)
 
 
 class Bottleneck(nnx.Module):
@@ -70,4 +70,4 @@ class Bottleneck(nnx.Module):
         x = nnx.relu(self.bn1(self.conv1(x)))
         x = nnx.relu(self.bn2(self.conv2(x)))
         x = self.bn3(self.conv3(x))
-        return nnx.relu(x + residual)
+        return relu_of_sum(x + residual)

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from hrnet_jax.compiling import apart
+
 Padding = tuple[tuple[int, int], tuple[int, int]]  # zeros above and below, left and right
 
 
@@ -51,7 +53,9 @@ def _backward(stride: int, padding: Padding, saved: tuple[Array, Array], dy: Arr
     by_products = functools.partial(
         kernel_gradient, size=kernel.shape[0], stride=stride, padding=padding
     )
-    dkernel = jax.lax.platform_dependent(x, dy, cpu=by_products, default=by_convolution)
+    # Apart: else XLA makes the shifted copies of `x` in the forward pass, and keeps them.
+    on_cpus = functools.partial(apart, by_products)
+    dkernel = jax.lax.platform_dependent(x, dy, cpu=on_cpus, default=by_convolution)
     return by_image(dy)[0], dkernel
 
 

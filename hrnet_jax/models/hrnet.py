@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from hrnet_jax.models.blocks import BasicBlock, Bottleneck, recomputed
-from hrnet_jax.models.layers import BatchNorm, Conv, ConvBN, upsample
+from hrnet_jax.models.layers import BatchNorm, Conv, ConvBN, relu_of_sum, upsample
 
 Feature = Float[Array, "b _h _w _c"]
 
@@ -58,7 +58,7 @@ class HRModule(nnx.Module):
         outputs = []
         for branch, x in zip(self.branches, features, strict=True):
             outputs.append(_in_sequence(branch, x, recompute=self.remat == "block"))
-        return [nnx.relu(self.fuse(target, outputs)) for target in range(len(outputs))]
+        return [relu_of_sum(self.fuse(target, outputs)) for target in range(len(outputs))]
 
     def fuse(self, target: int, features: list[Feature]) -> Feature:
         """Sum every branch at the resolution of branch `target`."""

@@ -17,6 +17,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
+from hrnet_jax.compiling import apart
 from hrnet_jax.models import rows
 from hrnet_jax.models.convolution import convolve
 from hrnet_jax.models.ragged import current_sizes
@@ -34,6 +35,26 @@ def kaiming_normal(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarr
 def at_least_float32(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """bfloat16 -> float32; float32 and float64 as they are."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+@jax.custom_vjp
+def relu_of_sum(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """max(x, 0); for its derivative the result is kept, which what follows keeps as well, not x."""
+    return jax.nn.relu(x)
+
+
+def _relu_forward(x: Array) -> tuple[Array, Array]:
+    y = jax.lax.platform_dependent(
+        x, cpu=functools.partial(apart, jax.nn.relu), default=jax.nn.relu
+    )
+    return y, y
+
+
+def _relu_backward(y: Array, dy: Array) -> tuple[Array]:
+    return (jnp.where(y > 0, dy, 0),)
+
+
+relu_of_sum.defvjp(_relu_forward, _relu_backward)
 
 
 class Conv(nnx.Module):
@@ -163,7 +184,9 @@ def _normalize_batch_forward(
     precise = at_least_float32(x)
     count = x.size // x.shape[-1]
     mean = _sum(precise, mesh) / count
-    centred = precise - mean
+    centred = jax.lax.platform_dependent(
+        precise, mean, cpu=functools.partial(apart, jnp.subtract), default=jnp.subtract
+    )
     var = _sum(jnp.square(centred), mesh) / count
     inverse = jax.lax.rsqrt(var + epsilon)
     # An infinite variance would normalise everything to `bias` unseen; 0 * inf is NaN, and shows.
