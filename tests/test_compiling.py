@@ -99,7 +99,7 @@ def faults():
     program(on_device).block_until_ready()
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-for _ in range(6):  # small blocks that stay may yet take their places where the program's memory was
+for _ in range(6):  # until small blocks that stay have found their places
     faults()
 print(sorted(faults() for _ in range(5))[2])  # other threads may ask for memory as well
 """
