@@ -5,6 +5,7 @@ import pytest
 from flax import nnx
 
 from hrnet_jax import models
+from hrnet_jax.compiling import compiler_options
 from hrnet_jax.models.blocks import BasicBlock, Bottleneck, recomputed
 from hrnet_jax.step import split
 
@@ -59,3 +60,21 @@ def test_what_is_computed_again_is_what_was_asked_for(remat, units):
 
     program = str(jax.make_jaxpr(loss)(jnp.zeros((1, 32, 32, 3))))
     assert program.count(" = checkpoint[") + program.count(" = remat2[") == units
+
+
+def test_the_backward_pass_keeps_four_arrays_of_a_block():
+    """Of each half: what batch normalisation centred, and what was rectified."""
+    blocks = nnx.List([BasicBlock(16, rng=np.random.default_rng(0)) for _ in range(6)])
+    blocks.train()
+    structure, params, stats = split(blocks)
+    x = jax.ShapeDtypeStruct((2, 64, 64, 16), jnp.float32)
+
+    def loss(params, stats, x):
+        for block in nnx.merge(structure, params, stats):
+            x = block(x)
+        return (x**2).sum()
+
+    gradient = jax.jit(jax.grad(loss), compiler_options=compiler_options("cpu"))
+    memory = gradient.lower(params, stats, x).compile().memory_analysis()
+    arrays = memory.temp_size_in_bytes / (x.size * x.dtype.itemsize)
+    assert 4 * 6 < arrays < 4 * 6 + 10  # copies for the product of one weight gradient
