@@ -42,6 +42,7 @@ def main() -> None:
                             cache=str(cache),
                         )  # fmt: skip
                         peak = server.call("run", times=1)["peak MB"]
+                        found |= server.call("loops")
                         server.close()
                     found.pop("result")
                     report[what] = {**found, "peak MB": peak}

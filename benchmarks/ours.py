@@ -33,8 +33,7 @@ def load_program(variant: str, batch: str, training: bool, cache: str) -> dict[s
         cache: folder of compiled programs; empty: none.
 
     Returns:
-        Seconds of tracing, lowering, compiling; fused loops, and how many differ from each other
-        (XLA makes machine code of these only); and the loss of the step or the largest logit.
+        Seconds of tracing, lowering, compiling, and the loss of the step or the largest logit.
     """
     jax.config.update("jax_default_matmul_precision", "highest")
     if cache:
@@ -42,22 +41,19 @@ def load_program(variant: str, batch: str, training: bool, cache: str) -> dict[s
     arrays = np.load(batch)
     image = np.ascontiguousarray(np.moveaxis(arrays["image"], 1, -1))
     begin = time.perf_counter()
-    structure, params, stats = split(published_model(variant))
+    model = split(published_model(variant))
     made = time.perf_counter()
     if training:
-        times, compiled, program = _training(structure, params, stats, image, arrays["label"])
+        times, compiled, program = _training(*model, image, arrays["label"])
     else:
-        times, compiled, program = _inference(structure, params, stats, image)
+        times, compiled, program = _inference(*model, image)
     traced, lower, compile_ = times
-    loops, unlike = _loops(compiled.as_text())
-    jobs.timed["program"] = program
+    jobs.timed["program"], jobs.timed["text"] = program, compiled.as_text
     return {
         "making the model": made - begin,
         "tracing": traced,
         "lowering": lower,
         "compiling": compile_,
-        "loops": loops,
-        "unlike loops": unlike,
         "result": program(),
     }
 
@@ -75,12 +71,16 @@ def _staged(function: Any, *arguments: Any) -> tuple[tuple[float, float, float],
     return (first, second, third), stage
 
 
-def _loops(text: str) -> tuple[int, int]:
-    """How many fused loops a compiled program has, and how many kinds of them."""
+def loops() -> dict[str, int]:
+    """Fused loops of the program, and how many kinds of them: XLA makes machine code of these only.
+
+    Comes after what is measured, since the text of a program takes memory.
+    """
+    text = jobs.timed["text"]()
     used = re.findall(r" fusion\(.*kind=kLoop, calls=%([\w.-]+)", text)
     bodies = dict(re.findall(r"^%([\w.-]+) \(.*?\n(.*?)^}", text, re.DOTALL | re.MULTILINE))
     nameless = {re.sub(r"%[\w.-]+|, metadata={.*?}", "", bodies[name]) for name in used}
-    return len(used), len(nameless)
+    return {"loops": len(used), "unlike loops": len(nameless)}
 
 
 def _inference(structure: Any, params: dict, stats: dict, image: np.ndarray):

@@ -122,13 +122,20 @@ def gradients(mesh, orders):
     return np.array(found), losses[0]
 
 
-@pytest.fixture(scope="module")
-def orders():
-    """One device against itself: its gradient and loss, and how far two orders lie apart."""
+def some_orders():
     rng = np.random.default_rng(0)
-    found, loss = gradients(mesh_of(1), [np.arange(8), *(rng.permutation(8) for _ in range(95))])
-    apart = max(np.linalg.norm(found - one, axis=1).max() for one in found)
-    return found[0], loss, apart
+    return [np.arange(8), *(rng.permutation(8) for _ in range(95))]
+
+
+def spread(found):
+    """The largest distance between two of them."""
+    return max(np.linalg.norm(found - one, axis=1).max() for one in found)
+
+
+@pytest.fixture(scope="module")
+def orders_alone():
+    """What one device finds for some orders of a batch."""
+    return gradients(mesh_of(1), some_orders())
 
 
 @pytest.mark.parametrize(
@@ -141,14 +148,15 @@ def orders():
         ),
     ],
 )
-def test_float32_gradients_differ_as_between_orders_of_the_batch(mesh, orders):
-    """From one device's no more than those of two orders of the batch on it, of 96."""
-    straight, loss, apart = orders
+def test_float32_gradients_differ_as_between_orders_of_the_batch(mesh, orders_alone):
+    """One device and a mesh lie no further apart than two orders of the batch, of 96, on either."""
+    alone, loss = orders_alone
     devices, height = MESHES[mesh]
-    (split_up,), split_loss = gradients(mesh_of(devices, height=height), [np.arange(8)])
+    found, split_loss = gradients(mesh_of(devices, height=height), some_orders())
     assert split_loss == pytest.approx(loss, rel=1e-5)
-    assert 0 < apart < 1e-6 * np.linalg.norm(straight)
-    assert np.linalg.norm(split_up - straight) <= apart
+    noise = max(spread(alone), spread(found))
+    assert 0 < noise < 1e-6 * np.linalg.norm(alone[0])
+    assert np.linalg.norm(found[0] - alone[0]) <= noise
 
 
 def momentum_of(state):
@@ -301,12 +309,15 @@ def test_what_is_computed_again_changes_nothing(remat):
 @pytest.mark.slow
 def test_what_is_computed_again_need_not_be_kept():
     def temporary(remat):
-        mesh, batch = mesh_of(1), random_batch(size=(128, 128), count=2)
-        program, state = program_and_state(mesh, model=tiny(), remat=remat)
+        mesh, batch = mesh_of(1), random_batch(size=(256, 512), count=2)
+        model = models.build("hr18s", num_classes=19)
+        program, state = program_and_state(mesh, model=model, remat=remat)
         compiled = program.lower(state, to_global(batch, mesh=mesh)).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
-    assert temporary("stage") < temporary("block") < 0.8 * temporary("none")
+    kept = temporary("none")
+    assert temporary("block") <= 0.65 * kept
+    assert temporary("stage") <= 0.6 * kept
 
 
 def test_every_kind_of_layer_learns():

@@ -82,6 +82,13 @@ def kernel_gradient(
         return jnp.einsum("bhwo,bhwi->boi", dy, x).sum(0).T[None, None]
     (above, _), (left, _) = padding
     height, width = dy.shape[1:3]
+    if stride == 1 and channels[0] > 2 * channels[1]:
+        # Nine copies of a dy with few channels, none of x: less than three of each.
+        turned = dy.transpose(3, 0, 1, 2)
+        moved = [_shifted(turned, above - r, axis=2, size=x.shape[1]) for r in range(size)]
+        taps = [_shifted(y, left - c, axis=3, size=x.shape[2]) for y in moved for c in range(size)]
+        product = jnp.einsum("tobhw,bhwi->tio", jnp.stack(taps), x)
+        return product.reshape(size, size, *channels)
     if stride == 1:
         # Tap (r, c) joins x[u + r - above, v + c - left] and dy[u, v], hence x[u + r - above, v']
         # and dy[u, v' - c + left]: three copies of each, where one side alone would need nine.
@@ -98,6 +105,9 @@ def kernel_gradient(
         for r in range(size)
         for c in range(size)
     ]
+    if channels[0] > 2 * channels[1]:
+        products = [jnp.einsum("bhwo,bhwi->oi", dy, tap) for tap in taps]
+        return jnp.stack(products).transpose(0, 2, 1).reshape(size, size, *channels)
     product = jnp.einsum("bhwo,bhwi->oi", dy, jnp.concatenate(taps, -1))
     return product.T.reshape(size, size, *channels)
 

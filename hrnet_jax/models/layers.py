@@ -8,7 +8,7 @@ made up 1.7 of the 2.0 seconds that building it took, at the start of every comm
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +51,12 @@ def _relu_forward(x: Array) -> tuple[Array, Array]:
 
 
 def _relu_backward(y: Array, dy: Array) -> tuple[Array]:
-    return (jnp.where(y > 0, dy, 0),)
+    def where_positive(y: Array, dy: Array) -> Array:
+        return jnp.where(y > 0, dy, 0)
+
+    # Apart: else XLA notes in the forward pass where `y` is positive, and keeps that beside it.
+    on_cpus = functools.partial(apart, where_positive)
+    return (jax.lax.platform_dependent(y, dy, cpu=on_cpus, default=where_positive),)
 
 
 relu_of_sum.defvjp(_relu_forward, _relu_backward)
@@ -184,31 +189,29 @@ def _normalize_batch_forward(
     precise = at_least_float32(x)
     count = x.size // x.shape[-1]
     mean = _sum(precise, mesh) / count
-    centred = jax.lax.platform_dependent(
-        precise, mean, cpu=functools.partial(apart, jnp.subtract), default=jnp.subtract
-    )
+    centred = precise - mean
     var = _sum(jnp.square(centred), mesh) / count
     inverse = jax.lax.rsqrt(var + epsilon)
     # An infinite variance would normalise everything to `bias` unseen; 0 * inf is NaN, and shows.
     y = centred * (inverse * scale) + (bias + 0 * var)
-    # CPUs have `centred` in memory already, for the sum; elsewhere it is made anew on the fly.
-    kept = jax.lax.platform_dependent(
-        x, centred, cpu=lambda x, centred: centred.astype(x.dtype), default=lambda x, _: x
-    )
-    return (y.astype(x.dtype), mean, var), (kept, scale, mean, inverse)
+    return (y.astype(x.dtype), mean, var), (x, scale, mean, inverse)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), inline=True)
 def _normalize_batch_backward(epsilon: float, mesh: Mesh | None, saved: tuple, gradients: tuple):
-    kept, scale, mean, inverse = saved
-    dy = at_least_float32(gradients[0])
-    centred = jax.lax.platform_dependent(
-        at_least_float32(kept), mean, cpu=lambda kept, _: kept, default=jnp.subtract
-    )
+    x, scale, mean, inverse = saved
+    precise, dy = at_least_float32(x), at_least_float32(gradients[0])
     count = dy.size // dy.shape[-1]
-    dbias, dscale = _sum(dy, mesh), inverse * _sum(dy * centred, mesh)
-    dx = (scale * inverse) * (dy - (dbias + centred * (inverse * dscale)) / count)
-    return dx.astype(kept.dtype), dscale, dbias
+
+    def dy_centred(dy: Array, x: Array, mean: Array) -> Array:
+        return dy * (x - mean)
+
+    # Apart: else XLA keeps `x - mean` since the forward pass, beside `x`.
+    on_cpus = functools.partial(apart, dy_centred)
+    products = jax.lax.platform_dependent(dy, precise, mean, cpu=on_cpus, default=dy_centred)
+    dbias, dscale = _sum(dy, mesh), inverse * _sum(products, mesh)
+    dx = (scale * inverse) * (dy - (dbias + (precise - mean) * (inverse * dscale)) / count)
+    return dx.astype(x.dtype), dscale, dbias
 
 
 def _sum(x: Float[Array, "b h w c"], mesh: Mesh | None) -> Float[Array, " c"]:
@@ -267,7 +270,11 @@ def _resize_axis(x: Array, size: int, *, axis: int) -> Array:
     if size == x.shape[axis]:
         return x
     if size % x.shape[axis] == 0:
-        enlarge = functools.partial(_enlarge_axis, factor=size // x.shape[axis], axis=axis)
+        factor = size // x.shape[axis]
+
+        def enlarge(x: Array) -> Array:
+            return _enlarge_axis(x, factor, axis)
+
         return rows.on_each_share(enlarge, x) if axis == 1 and rows.are_cut() else enlarge(x)
     lower, upper, fraction = bilinear_taps(x.shape[axis], size)
     shape = [-1 if a == axis else 1 for a in range(x.ndim)]
@@ -283,22 +290,67 @@ def bilinear_taps(size_in: int, size_out: int) -> tuple[np.ndarray, np.ndarray, 
     return lower, np.minimum(lower + 1, size_in - 1), position - lower
 
 
-def _enlarge_axis(x: Array, *, factor: int, axis: int) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _enlarge_axis(x: Float[Array, "_ _ _ _"], factor: int, axis: int) -> Float[Array, "_ _ _ _"]:
     """Each input position yields `factor` outputs, mixed from it and one of its neighbours.
 
     Shifted copies instead of gathers: faster, with a fast gradient, and a sharded axis needs one
     row of its neighbour only.
     """
-    size = x.shape[axis]
-    first, last = (jax.lax.slice_in_dim(x, i, i + 1, axis=axis) for i in (0, size - 1))
-    if axis == 1 and rows.are_cut():
-        first, last = rows.beyond(first=first, last=last)
-    before = jnp.concatenate([first, jax.lax.slice_in_dim(x, 0, size - 1, axis=axis)], axis)
-    after = jnp.concatenate([jax.lax.slice_in_dim(x, 1, size, axis=axis), last], axis)
-    phases = []
-    for phase in range(factor):
-        offset = (phase + 0.5) / factor - 0.5  # of the output's centre from the input's
-        neighbour = before if offset < 0 else after
-        phases.append((1 - abs(offset)) * x + abs(offset) * neighbour)
+    before, after = _neighbours(x, x, axis=axis)
+    phases = [
+        (1 - abs(offset)) * x + abs(offset) * (before if offset < 0 else after)
+        for offset in _offsets(factor)
+    ]
     shape = [n * factor if a == axis else n for a, n in enumerate(x.shape)]
     return jnp.stack(phases, axis + 1).reshape(shape)
+
+
+def _added(parts: Iterable[Array]) -> Array:
+    return functools.reduce(jnp.add, parts)
+
+
+def _offsets(factor: int) -> list[float]:
+    """Of the centres of `factor` outputs from that of their input, in inputs."""
+    return [(phase + 0.5) / factor - 0.5 for phase in range(factor)]
+
+
+def _neighbours(of_before: Array, of_after: Array, *, axis: int) -> tuple[Array, Array]:
+    """Each position's neighbour before it in one array, and after it in the other.
+
+    At the borders, where there is none, the position itself, in the array of the other side.
+    """
+    size = of_before.shape[axis]
+    first = jax.lax.slice_in_dim(of_after, 0, 1, axis=axis)
+    last = jax.lax.slice_in_dim(of_before, size - 1, size, axis=axis)
+    if axis == 1 and rows.are_cut():
+        first, last = rows.beyond(first=first, last=last)
+    before = [first, jax.lax.slice_in_dim(of_before, 0, size - 1, axis=axis)]
+    after = [jax.lax.slice_in_dim(of_after, 1, size, axis=axis), last]
+    return jnp.concatenate(before, axis), jnp.concatenate(after, axis)
+
+
+def _enlarge_axis_forward(x: Array, factor: int, axis: int) -> tuple[Array, None]:
+    return _enlarge_axis(x, factor, axis), None
+
+
+def _enlarge_axis_backward(factor: int, axis: int, _: None, dy: Array) -> tuple[Array]:
+    def collect(dy: Array) -> Array:
+        """What the outputs of a position, of the one before and of the one after owe to it."""
+        shape = (*dy.shape[:axis], -1, factor, *dy.shape[axis + 1 :])
+        phases = [
+            (offset, jax.lax.index_in_dim(dy.reshape(shape), phase, axis + 1, keepdims=False))
+            for phase, offset in enumerate(_offsets(factor))
+        ]
+        own = _added((1 - abs(offset)) * part for offset, part in phases)
+        to_next = _added(offset * part for offset, part in phases if offset > 0)
+        to_previous = _added(-offset * part for offset, part in phases if offset < 0)
+        from_before, from_after = _neighbours(to_next, to_previous, axis=axis)
+        return own + from_before + from_after
+
+    # Apart, axis by axis: else XLA computes sums along one axis anew for each along the other.
+    on_cpus = functools.partial(apart, collect)
+    return (jax.lax.platform_dependent(dy, cpu=on_cpus, default=collect),)
+
+
+_enlarge_axis.defvjp(_enlarge_axis_forward, _enlarge_axis_backward)

@@ -31,7 +31,7 @@ def plain(x, kernel, stride, padding):
     )
 
 
-@pytest.mark.parametrize(("channels"), [(3, 5), (5, 3)], ids=str)
+@pytest.mark.parametrize(("channels"), [(3, 5), (5, 3), (7, 2)], ids=str)
 @pytest.mark.parametrize(("size", "stride", "padding", "shape"), CASES, ids=str)
 def test_values_and_derivatives_are_those_of_xla(size, stride, padding, shape, channels, draw):
     with jax.enable_x64(True):

@@ -5,6 +5,7 @@ import pytest
 from flax import nnx
 
 from hrnet_jax.models.layers import BatchNorm, Conv, bilinear_taps, resize_bilinear
+from tests import bilinear
 
 
 def half_pixel_bilinear(x: np.ndarray, size: int, axis: int) -> np.ndarray:
@@ -29,6 +30,19 @@ def test_resize_is_half_pixel_bilinear_without_antialiasing(size):
     x = np.random.default_rng(0).standard_normal((2, 7, 10, 3)).astype(np.float32)
     expected = half_pixel_bilinear(half_pixel_bilinear(x.astype(float), size[0], 1), size[1], 2)
     np.testing.assert_allclose(resize_bilinear(jnp.asarray(x), size), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4, 8])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5)], ids=str)
+def test_the_derivative_of_enlargement_is_its_transpose(shape, factor):
+    size = tuple(n * factor for n in shape)
+    rows, columns = (bilinear.matrix(n, n * factor) for n in shape)
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        x, dy = rng.standard_normal((2, *shape, 3)), rng.standard_normal((2, *size, 3))
+        transpose = jax.jit(lambda x, dy: jax.vjp(lambda x: resize_bilinear(x, size), x)[1](dy)[0])
+        found = transpose(x, dy)
+    np.testing.assert_allclose(found, np.einsum("yh,xw,byxc->bhwc", rows, columns, dy), rtol=1e-12)
 
 
 def test_resize_of_a_single_pixel_repeats_it():
