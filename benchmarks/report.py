@@ -287,8 +287,8 @@ TRIED = """
 | XLA's own reductions instead of its library's | W18-Small's step x 0.97 to 0.99 |
 | Eigen's convolutions instead of that library's | W48 inference x 0.92 to 0.94, others slower |
 | running statistics as one vector | as many kernels: XLA repeats the update in every slice |
-| derivative of enlargement as products with two matrices | 1.1 to 8 times as long as slice by slice |
-| input gradients of stride 2 as one convolution of 4 phases | x 0.8 to 1.6, W18-Small's seven shapes |
+| derivative of enlargement as two products with matrices | 1 to 7 times as long as by slices |
+| input gradients of stride 2 as one convolution of 4 phases | x 0.8 to 1.6, by shape |
 | input gradients in calls of their own (`apart`) | step x 4: not the library's kernels |
 | full-size logits made anew for the backward pass | step x 1.0 to 1.05, memory x 1.01 |
 | rematerialisation in programs ordered for speed | 22 to 24 % more arithmetic, 4 % less memory |
