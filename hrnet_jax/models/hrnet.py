@@ -98,7 +98,7 @@ class HRNet(nnx.Module):
     """The backbone: an image to four features at strides 4, 8, 16, 32.
 
     Training sets `remat` of all modules that have it: "none", "block" (of each residual block only
-    the input is kept for the backward pass) or "stage" (the same of each of the four stages).
+    the input is kept for the backward pass) or "stage" (the same of the stem and of each stage).
     """
 
     def __init__(self, variant: Variant, *, rng: np.random.Generator):
@@ -126,8 +126,8 @@ class HRNet(nnx.Module):
         self.stage4 = _stage(variant, branches=4, rng=rng)
 
     def __call__(self, image: Float[Array, "b h w 3"]) -> list[Feature]:
-        x = nnx.relu(self.bn1(self.conv1(image)))
-        x = nnx.relu(self.bn2(self.conv2(x)))
+        stem = nnx.List([self.conv1, self.bn1, self.conv2, self.bn2])
+        x = recomputed(_stem, stem, image) if self.remat == "stage" else _stem(stem, image)
         x = self._stage(self.layer1, x)
         same: Any = self.transition1[0]
         down: Any = self.transition1[1]
@@ -143,6 +143,12 @@ class HRNet(nnx.Module):
             return recomputed(_in_sequence, modules, x)
         blocks = self.remat == "block" and modules is self.layer1
         return _in_sequence(modules, x, recompute=blocks)
+
+
+def _stem(modules: Sequence[Any], image: Float[Array, "b h w 3"]) -> Float[Array, "b h4 w4 c"]:
+    conv1, bn1, conv2, bn2 = modules
+    x = nnx.relu(bn1(conv1(image)))
+    return nnx.relu(bn2(conv2(x)))
 
 
 def _in_sequence(modules: Iterable[nnx.Module], x: Any, *, recompute: bool = False) -> Any:
