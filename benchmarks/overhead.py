@@ -39,7 +39,7 @@ from benchmarks.marks import Parts
 from hrnet_jax import recipes
 from hrnet_jax import train as loop
 from hrnet_jax.checkpoint import Checkpoints
-from hrnet_jax.compiling import enable_compilation_cache
+from hrnet_jax.compiling import enable_compilation_cache, prepare_process
 from hrnet_jax.data import minicity
 from hrnet_jax.evaluator import Evaluator
 from hrnet_jax.files import write_text
@@ -88,7 +88,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    # Not prepare_process: on CPUs a call would then wait for its step, and dispatch be all of it.
+    prepare_process()
+    # Else on CPUs a call would wait for its step, and dispatch be all of it.
+    jax.config.update("jax_cpu_enable_async_dispatch", True)
     enable_compilation_cache()
     jax.config.update("jax_default_matmul_precision", "highest")
     terminal = Terminal()

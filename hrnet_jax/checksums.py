@@ -62,10 +62,14 @@ def _size_and_crc32(path: AnyPath) -> tuple[int, int]:
 
 def leaf_checksums(tree: Any) -> dict[str, int]:
     """CRC-32 of every leaf's bytes: Orbax returns a flipped bit without an error."""
+
+    def checksum(leaf: Any) -> int:
+        # As bytes without a copy: some types of numbers are none to Python's buffers.
+        whole = np.ascontiguousarray(jax.device_get(leaf)).reshape(-1)
+        return zlib.crc32(whole.view(np.uint8).data)
+
     return {
-        jax.tree_util.keystr(path, simple=True, separator="."): zlib.crc32(
-            np.ascontiguousarray(jax.device_get(leaf)).tobytes()
-        )
+        jax.tree_util.keystr(path, simple=True, separator="."): checksum(leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
 
