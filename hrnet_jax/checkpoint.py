@@ -313,7 +313,7 @@ def load_weights(path: AnyPath) -> Weights:
         check_leaves(model, meta["checksums"]["model"])
     except Exception as error:  # Orbax raises many types on damage
         raise ValueError(
-            f"{place} is damaged ({_first_line(error)}); give another one with --checkpoint."
+            f"{place} is damaged ({_first_line(error)}); give another checkpoint."
         ) from error
     return Weights(
         params=with_int_keys(model["params"]),
@@ -340,8 +340,8 @@ def _locate(path: AnyPath) -> tuple[AnyPath, int]:
     )
     if not steps:
         raise FileNotFoundError(
-            f"There is no checkpoint in {path}. Train first (the same command with --mode train), "
-            "or point --checkpoint to a workdir or to one of its checkpoints."
+            f"There is no checkpoint in {path}. Train first (hrnet_jax.main --mode train), "
+            "or give a workdir or one of its checkpoints."
         )
     best = best_step(folder, steps)
     return folder, max(steps) if best is None else best

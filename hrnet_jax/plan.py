@@ -81,11 +81,6 @@ class Costs(NamedTuple):
         """Collectives per step."""
         return sum(c.times for c in self.collectives)
 
-    @property
-    def exchanged(self) -> int:
-        """Bytes that a device receives from collectives in a step."""
-        return sum(c.times * c.bytes for c in self.collectives)
-
 
 class Bound(NamedTuple):
     """The least time of each part of a step on a chip, in seconds."""

@@ -48,11 +48,6 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def share() -> tuple[int, int]:
-    """Which part of the data this process reads, and of how many."""
-    return jax.process_index(), jax.process_count()
-
-
 def gather(value: bytes) -> list[bytes]:
     """What every process gives, in their order; each must call this."""
     if jax.process_count() == 1:

@@ -1,7 +1,7 @@
 """The device mesh, and how arrays lie on it. The program is the same for one device and a pod.
 
 Training splits a batch by images over the axis `data` and each image by rows over the axis
-`height`; the compiler exchanges the rows that convolutions and resizing read beyond the cut.
+`height`; `models/rows.py` exchanges the rows that convolutions and enlargement read beyond the cut.
 """
 
 import functools
@@ -116,8 +116,7 @@ def check_batch_size(batch_size: int, *, field: str, mesh: Mesh, accumulate: int
 def check_height(height: int, *, field: str, mesh: Mesh) -> None:
     """Refuse images whose rows the devices cannot share equally at every stride.
 
-    With fewer than one row of the coarsest branch per device, or a broken share, the compiler
-    would gather whole activations instead of exchanging rows.
+    `models/rows.py` needs equal shares, down to one row of the coarsest branch on each device.
     """
     shares = mesh.shape["height"]
     unit = _STRIDE * shares

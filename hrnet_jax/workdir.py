@@ -70,7 +70,12 @@ def claim(workdir: AnyPath, config: ConfigDict, *, tell: Callable[[str], None]) 
     """
     path = workdir / "config.json"
     if path.exists() and any((workdir / FOLDER).glob("[0-9]*")):
-        old = from_json(path.read_text())
+        try:
+            old = from_json(path.read_text())
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{path} is damaged ({error}); restore it, or give another --workdir."
+            ) from error
         if changed := differences(old, config):
             listed = "\n  ".join(changed)
             raise ValueError(

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "hrnet_jax"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
-# A file imports from lower levels, from files before it on its own level, or from its own folder.
+# A file imports from lower levels or from its own folder.
 LEVELS = [
     ["hrnet_jax", "types", "files", "memory"],
     ["compiling"],
@@ -36,7 +36,6 @@ LEVELS = [
     ["main"],
 ]
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
-ROOMS = {"models", "data", "interop"}  # folders
 SLOW = {"matplotlib", "scipy", "tensorflow_datasets"}
 CONFIG_FILES = {
     "config", "recipes", "setup", "workdir", "train", "plan", "evaluate", "predict", "doctor",

@@ -215,7 +215,7 @@ def _normalize_batch_backward(epsilon: float, mesh: Mesh | None, saved: tuple, g
 
 
 def _sum(x: Float[Array, "b h w c"], mesh: Mesh | None) -> Float[Array, " c"]:
-    """Sum of each channel, axis by axis: shorter sums in float32, smaller errors."""
+    """Sum of each channel; on CPUs XLA makes one kernel of it (decision 44)."""
 
     def add(x: Array) -> Array:
         return x.sum(2).sum(1).sum(0)

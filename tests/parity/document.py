@@ -98,8 +98,9 @@ def store(name: str, *, rows: list[str], run: str, docs: Path = DOCS) -> None:
 def document(stored: dict[str, dict]) -> str:
     """The page of the sections that are there."""
     parts = [
-        "# Parity with mmsegmentation\n\nWritten by `make parity`, side by side on the same "
-        f"machine ({platform.machine()}, CPU).\nThe peer runs its released configs (BN instead "
+        "# Parity with mmsegmentation\n\nWritten by `make parity` (Learning: by `make learning`), "
+        f"side by side on the same\nmachine ({platform.machine()}, CPU).\nThe peer runs its "
+        "released configs (BN instead "
         "of SyncBN). Weights: of every published name,\ndrawn by `tests/published.py`, saved by "
         "the peer, converted by us. Each table is of one run, whose\nday and versions stand under "
         "it."
