@@ -11,6 +11,7 @@ from hrnet_jax.compiling import compile_program
 from hrnet_jax.config import protocol_of
 from hrnet_jax.evaluator import class_table
 from hrnet_jax.files import AnyPath
+from hrnet_jax.memory import uncollected
 from hrnet_jax.metrics import Scores
 from hrnet_jax.monitor import Monitor
 from hrnet_jax.processes import folder_of_this_process
@@ -56,6 +57,7 @@ def train(config: ConfigDict, *, workdir: AnyPath, terminal: Terminal) -> Scores
             terminal.line(f"All {last} steps are done; --mode eval scores the best checkpoint.")
             return None
         train_step = compile_step(setup, optimizer, state)
+        enter(uncollected())
         batches = enter(closing(setup.train_batches(start, workdir=workdir)))
         writer = enter(closing(MetricsWriter(own, start=start, scored=scored)))
         live = enter(terminal.live("Training", total=last, done=start))

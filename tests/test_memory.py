@@ -1,11 +1,12 @@
 """Whether the system has to clear pages again and again."""
 
+import gc
 import platform
 from pathlib import Path
 
 import pytest
 
-from hrnet_jax.memory import forget_peak, peak
+from hrnet_jax.memory import forget_peak, peak, uncollected
 from tests.command import run
 
 PROGRAM = """
@@ -59,3 +60,10 @@ def test_a_system_that_does_not_tell_is_no_error(status, monkeypatch):
     monkeypatch.setattr(Path, "write_text", lambda path, text: len(text))
     assert peak() is None
     assert forget_peak() is None
+
+
+def test_what_exists_is_left_alone_until_the_end_of_the_context():
+    before = gc.get_freeze_count()
+    with uncollected():
+        assert gc.get_freeze_count() > before + 10_000
+    assert gc.get_freeze_count() == 0
