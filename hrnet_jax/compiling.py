@@ -35,8 +35,8 @@ def prepare_process() -> None:
     is where programs must be called from, and not a thread of jax's. What runs beside the program
     then, reading data, has threads of its own.
 
-    Python hands its lock on every 5 ms, so that this thread, which saves, waits that long for each
-    of Orbax's threads: 107 ms for W18-Small, and 57 ms where it is handed on every 0.5 ms.
+    Python hands its lock on every 5 ms by default, and this thread, which saves, would wait that
+    long for each of Orbax's threads (`python -m benchmarks.overhead`).
     """
     sys.setswitchinterval(5e-4)
     keep_freed_memory()

@@ -43,8 +43,8 @@ def return_freed_memory() -> None:
 def uncollected() -> Iterator[None]:
     """Within this context Python's collector leaves alone what exists at its beginning.
 
-    That is all that tracing made, which lives as long as the run; looking through it took 0.1 s,
-    at every third save.
+    That is all that tracing made, which lives as long as the run; looking through it took as long
+    as a step of a small network, at every third save.
     """
     gc.collect()
     gc.freeze()
