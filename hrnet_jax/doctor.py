@@ -12,7 +12,15 @@ from hrnet_jax.config import dataset_of
 from hrnet_jax.copies import local_copy
 from hrnet_jax.data.dataset import Dataset
 from hrnet_jax.data.decode import decode
-from hrnet_jax.data.doctor import SUGGESTIONS, Finding, Statistics, class_weights, examine, spread
+from hrnet_jax.data.doctor import (
+    SUGGESTIONS,
+    Finding,
+    Statistics,
+    class_weights,
+    examine,
+    spread,
+    wrong_counts,
+)
 from hrnet_jax.data.opening import open_source
 from hrnet_jax.data.sources import Source
 from hrnet_jax.files import (
@@ -41,10 +49,7 @@ def doctor(config: ConfigDict, *, workdir: AnyPath, terminal: Terminal) -> list[
     total = sum(map(len, sources.values()))
     terminal.line(
         f"{dataset.name} in {absolute(to_path(config.data.root))}: "
-        + " and ".join(
-            f"{len(source)} {split}" + _expected(dataset.counts.get(split), len(source))
-            for split, source in sources.items()
-        )
+        + " and ".join(f"{len(source)} {split}" for split, source in sources.items())
         + " examples."
     )
     begin = time.perf_counter()
@@ -56,7 +61,7 @@ def doctor(config: ConfigDict, *, workdir: AnyPath, terminal: Terminal) -> list[
         f"Read every label and the header of every image in {seconds:.1f} s"
         f" ({total / max(seconds, 1e-9):.0f} examples/s)."
     )
-    findings += found
+    findings += [*wrong_counts(dataset, sources), *found]
     if any(sums.class_pixels.any() for sums in statistics.values()):
         _frequencies(dataset, statistics, terminal)
     for finding in findings:
@@ -95,10 +100,6 @@ def open_splits(root: str | AnyPath, dataset: Dataset) -> tuple[dict[str, Source
     if not sources:
         raise FileNotFoundError(findings[0].problem)
     return sources, findings
-
-
-def _expected(official: int | None, found: int) -> str:
-    return "" if official in (None, found) else f" (officially {official})"
 
 
 def _pairs(split: str, problem: str, names: list[str]) -> Finding:

@@ -12,6 +12,7 @@ from pathlib import Path
 from hrnet_jax.data.array_record import VERSION, ArrayRecordSource, write
 from hrnet_jax.data.context_labels import ANNOTATIONS, Annotations, write_labels
 from hrnet_jax.data.dataset import Dataset
+from hrnet_jax.data.doctor import wrong_counts
 from hrnet_jax.data.opening import open_source
 from hrnet_jax.data.sources import Record, Source
 from hrnet_jax.files import AnyPath, is_remote, make_folder, to_path
@@ -52,7 +53,8 @@ def prepare(
     partial = output / f".{dataset.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        _warn_of_counts(sources, dataset, terminal)
+        for finding in wrong_counts(dataset, sources):
+            terminal.warn(f"{finding.split}: {finding.problem}. {finding.suggestion}")
         records = {split: _tracked(source, split, terminal) for split, source in sources.items()}
         write(records, dataset, folder=partial)
         _check(partial, sources, dataset, terminal)
@@ -84,14 +86,6 @@ def _check(folder: Path, sources: dict[str, Source], dataset: Dataset, terminal:
                 f" first is {written[damaged[0]].id}; remove the folder and start again."
             )
         terminal.line(f"{split}: {len(written)} examples, every CRC-32 right")
-
-
-def _warn_of_counts(sources: dict[str, Source], dataset: Dataset, terminal: Terminal) -> None:
-    for split, source in sources.items():
-        if (official := dataset.counts.get(split, len(source))) != len(source):
-            terminal.warn(
-                f"{split} of {dataset.name} has {len(source)} examples here, {official} officially."
-            )
 
 
 def _make_context_labels(root: Path, dataset: Dataset, terminal: Terminal) -> bool:

@@ -39,7 +39,7 @@ def files(root, pattern):
 def test_a_clean_dataset_gets_frequencies_weights_and_a_picture(examined, tmp_path):
     findings, text, report = examined()
     assert findings == report["findings"] == []
-    assert "8 train (officially 200) and 4 val (officially 50) examples" in text
+    assert "8 train and 4 val examples." in text
     assert "No problem found." in text
     road = report["splits"]["train"]["classes"]["road"]
     share = road["pixels"] / sum(c["pixels"] for c in report["splits"]["train"]["classes"].values())
@@ -48,6 +48,18 @@ def test_a_clean_dataset_gets_frequencies_weights_and_a_picture(examined, tmp_pa
     with PILImage.open(tmp_path / "run/doctor/samples.png") as sheet:
         assert sheet.width > 900
         assert np.asarray(sheet).std() > 20
+
+
+def test_wrong_counts_are_findings(tiny_city, tmp_path):
+    config = recipes.cityscapes(variant="hr18s", schedule="40k")
+    config.data.root = str(tiny_city)
+    terminal = Terminal(Console(file=io.StringIO(), width=120, soft_wrap=True))
+    findings = doctor(config, workdir=tmp_path, terminal=terminal)
+    assert [(f.kind, f.split) for f in findings] == [("count", "train"), ("count", "val")]
+    text = terminal.console.file.getvalue()
+    assert "train: 8 examples, but cityscapes has 2975 officially" in text
+    assert "-> Unpack the whole archives again" in text
+    assert "2 problems found." in text
 
 
 def test_every_planted_fault_is_told_in_one_run(examined):

@@ -50,7 +50,8 @@ class Dataset:
     label_map: Mapping[int, int]  # every legal raw value -> class index or 255; others are errors
     splits: Mapping[str, tuple[Part, ...]]  # "train" and "val"
     test: tuple[Part, ...] = ()  # for evaluation only; may lack labels, see `Part.or_unlabelled`
-    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)  # official; empty: unknown
+    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)  # of images; empty: unknown
+    counts_are_official: bool = True  # else any number is as good
     obtain: str  # where to get it and what the folder must look like
 
     def __post_init__(self):

@@ -34,6 +34,8 @@ from hrnet_jax.types import IGNORE_LABEL, Label
 
 SUGGESTIONS = {  # by kind of fault
     "pairs": "",  # the problem tells
+    "count": "Unpack the whole archives again into an empty folder; scores of another set of images"
+    " are not comparable with published ones.",
     "unreadable": "Copy the files again from where they came. To train without them:"
     " --config.data.on_error=quarantine.",
     "too large": "Cut them into tiles of a few megapixels.",
@@ -232,6 +234,25 @@ def _sum(checked: Sequence[Checked], dataset: Dataset) -> Statistics:
         image_kinds=collections.Counter(item.image_kind for item in checked if item.image_kind),
         sizes=collections.Counter(item.size for item in checked if item.size != (0, 0)),
     )
+
+
+def wrong_counts(dataset: Dataset, sources: Mapping[str, Source]) -> list[Finding]:
+    """Find the splits that hold more or fewer examples than the dataset officially has."""
+    if not dataset.counts_are_official:
+        return []
+    return [
+        Finding(
+            kind="count",
+            split=split,
+            problem=f"{len(sources[split])} examples, but {dataset.name} has {official} officially",
+            files=[],
+            details=[],
+            suggestion=SUGGESTIONS["count"],
+            stops_training=False,
+        )
+        for split, official in dataset.counts.items()
+        if split in sources and len(sources[split]) != official
+    ]
 
 
 def _of_files(split: str, checked: Sequence[Checked]) -> Iterator[Finding]:

@@ -10,7 +10,14 @@ from PIL import Image as PILImage
 
 from hrnet_jax.data.cityscapes import DATASET as CITYSCAPES
 from hrnet_jax.data.dataset import folder_dataset
-from hrnet_jax.data.doctor import SUGGESTIONS, class_weights, count_values, examine, spread
+from hrnet_jax.data.doctor import (
+    SUGGESTIONS,
+    class_weights,
+    count_values,
+    examine,
+    spread,
+    wrong_counts,
+)
 from hrnet_jax.data.sources import FolderSource, Record
 
 PETS = folder_dataset(classes=("cat", "dog", "owl"))
@@ -196,6 +203,19 @@ def test_all_problems_with_pairs_are_heard_and_the_rest_is_read(tmp_path):
     assert "labels of dataset 'custom' have no image: c." in heard[0][0]
     assert "images of dataset 'custom' have no label: b." in heard[1][0]
     assert [files.paths(i)[0][-5:] for i in range(len(files))] == ["a.jpg"]
+
+
+def test_only_official_counts_can_be_wrong():
+    official = dataclasses.replace(PETS, counts={"train": 6, "val": 3})
+    train, val = source(labels([0, 1, 2])), source(labels([0, 1, 2], number=2))
+    assert wrong_counts(PETS, {"train": train, "val": val}) == []  # none are known
+    assert wrong_counts(official, {"train": train}) == []
+    (finding,) = wrong_counts(official, {"train": train, "val": val})
+    assert (finding.kind, finding.split, finding.stops_training) == ("count", "val", False)
+    assert finding.problem == "2 examples, but custom has 3 officially"
+    assert finding.suggestion == SUGGESTIONS["count"]
+    by_default = dataclasses.replace(official, counts_are_official=False)
+    assert wrong_counts(by_default, {"train": train, "val": val}) == []
 
 
 # What all labels together tell.
