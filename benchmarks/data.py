@@ -13,7 +13,6 @@ workers: its time is what it takes to make as many images as were taken out.
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 import platform
@@ -40,7 +39,7 @@ from hrnet_jax.data.minicity import entries
 from hrnet_jax.data.pipeline import train_batches
 from hrnet_jax.data.sources import FolderSource
 from hrnet_jax.data.transforms import Transform, train_transforms
-from hrnet_jax.files import write_text
+from hrnet_jax.files import make_folder, write_json
 from hrnet_jax.writer import Terminal
 from tests.parity.peer import PYTHON, Peer
 
@@ -84,7 +83,7 @@ def main() -> None:
         }
     show(report, terminal)
     if options.json:
-        write_text(options.json, json.dumps(report, indent=2) + "\n")
+        write_json(options.json, report)
 
 
 def draw(
@@ -104,7 +103,7 @@ def draw(
             (labels, raw),
             (train_ids, label),  # what the peer reads; we map the ids while reading
         ):
-            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            make_folder((root / path).parent)
             PILImage.fromarray(pixels).save(root / path)
     return root
 

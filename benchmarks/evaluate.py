@@ -9,7 +9,6 @@ take turns, so that a slow moment of the machine meets both; ratios are those of
 """
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
@@ -34,7 +33,7 @@ from hrnet_jax.data.pipeline import eval_examples
 from hrnet_jax.data.sources import FolderSource
 from hrnet_jax.data.transforms import ResizeViews, normalize
 from hrnet_jax.evaluator import Evaluator
-from hrnet_jax.files import write_text
+from hrnet_jax.files import write_json
 from hrnet_jax.inference import bucket_logits
 from hrnet_jax.protocol import MULTI_SCALE, Protocol
 from hrnet_jax.sharding import make_mesh
@@ -87,7 +86,7 @@ def main() -> None:
         report["shares"] = shares(root, images=options.images)
     show(report, terminal)
     if options.json:
-        write_text(options.json, json.dumps(report, indent=2) + "\n")
+        write_json(options.json, report)
 
 
 def draw(root: Path, *, images: int) -> Path:

@@ -28,7 +28,7 @@ from benchmarks.turns import conditions
 from hrnet_jax import recipes
 from hrnet_jax.compiling import prepare_process
 from hrnet_jax.data import minicity
-from hrnet_jax.files import write_text
+from hrnet_jax.files import write_json
 from hrnet_jax.setup import Setup
 from hrnet_jax.sharding import to_global
 from hrnet_jax.train import compile_step
@@ -58,7 +58,7 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as name:
         root = Path(name) / "city"
-        minicity.write(root, val=1, console=terminal.console)
+        minicity.write(root, val=1)
         report["images per second"] = {
             case: rates(case, root, rounds=options.rounds, terminal=terminal)
             for case in options.cases
@@ -67,7 +67,7 @@ def main() -> None:
             report["start"] = starts(root, rounds=options.rounds, terminal=terminal)
     show(report, terminal)
     if options.json:
-        write_text(options.json, json.dumps(report, indent=2) + "\n")
+        write_json(options.json, report)
 
 
 def rates(case: str, root: Path, *, rounds: int, terminal: Terminal) -> dict[str, list[float]]:

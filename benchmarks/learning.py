@@ -36,7 +36,7 @@ from hrnet_jax import models
 from hrnet_jax.checkpoint import save_weights
 from hrnet_jax.config import from_json
 from hrnet_jax.data.pipeline import train_stream
-from hrnet_jax.files import write_text
+from hrnet_jax.files import make_folder, write_json
 from hrnet_jax.interop.convert import to_file
 from hrnet_jax.setup import Setup
 from hrnet_jax.step import split
@@ -97,13 +97,13 @@ def main() -> None:
             if path.exists():
                 continue
             workdir = options.folder / f"{side}_{seed}"
-            workdir.mkdir(parents=True, exist_ok=True)
+            make_folder(workdir)
             weights = initial_weights(options.folder, seed=seed, terminal=terminal)
             terminal.line(f"\n{side}, seed {seed}")
             begin = time.perf_counter()
             more = run(options.root.absolute(), workdir, weights, settings, seed, terminal)
             result = result_of(workdir / "metrics.jsonl", batch_size=options.batch)
-            write_text(path, json.dumps(result | more) + "\n")
+            write_json(path, result | more)
             terminal.line(f"mIoU {result['mIoU']:.2f} after {time.perf_counter() - begin:.0f} s")
     runs = {
         side: [
@@ -124,7 +124,7 @@ def main() -> None:
     for line in (*rows, text):
         terminal.line(line)
     if not options.no_docs:
-        write_text(RESULTS, json.dumps(report, indent=1) + "\n")
+        write_json(RESULTS, report)
         draw(report, DOCS / "images" / "learning.png")
         store("learning", rows=rows, run=text)
 
@@ -137,8 +137,8 @@ def claim(folder: Path, settings: dict[str, Any]) -> None:
         changed = [f"{k} {before.get(k)} -> {now[k]}" for k in now if before.get(k) != now[k]]
         sys.exit(f"Error: {folder} holds runs of other settings ({', '.join(changed)}); give "
                  "those again to go on, or another --folder.")  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(now) + "\n")
+    make_folder(folder)
+    write_json(path, now)
 
 
 def initial_weights(folder: Path, *, seed: int, terminal: Terminal) -> Path:

@@ -21,7 +21,6 @@ processor with the writer; the steps after a save are therefore shown apart.
 
 import argparse
 import contextlib
-import json
 import os
 import platform
 import statistics
@@ -42,7 +41,7 @@ from hrnet_jax.checkpoint import Checkpoints
 from hrnet_jax.compiling import enable_compilation_cache, prepare_process
 from hrnet_jax.data import minicity
 from hrnet_jax.evaluator import Evaluator
-from hrnet_jax.files import write_text
+from hrnet_jax.files import write_json
 from hrnet_jax.monitor import Monitor
 from hrnet_jax.setup import Setup
 from hrnet_jax.writer import Terminal
@@ -111,7 +110,7 @@ def main() -> None:
     }
     show(report, terminal)
     if options.json:
-        write_text(options.json, json.dumps(report, indent=2) + "\n")
+        write_json(options.json, report)
 
 
 def measure(variant: str, count: int, *, folder: Path, terminal: Terminal) -> list[Row]:

@@ -11,7 +11,6 @@ between the two best classes is above rounding, stride-4 logits everywhere.
 
 import argparse
 import io
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from rich.console import Console
 from hrnet_jax.compiling import compiler_options, prepare_process
 from hrnet_jax.data.transforms import ResizeViews, normalize
 from hrnet_jax.evaluator import Evaluator
-from hrnet_jax.files import write_text
+from hrnet_jax.files import write_json
 from hrnet_jax.inference import bucket_logits, whole
 from hrnet_jax.protocol import Protocol, bucket_side
 from hrnet_jax.sharding import make_mesh
@@ -68,7 +67,7 @@ def main() -> None:
     for name, value in report.items():
         terminal.line(f"{name}: {value:.3g}" if isinstance(value, float) else f"{name}: {value}")
     if options.json:
-        write_text(options.json, json.dumps(report, indent=2) + "\n")
+        write_json(options.json, report)
 
 
 def draw_sizes(count: int) -> list[tuple[int, int]]:

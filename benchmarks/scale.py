@@ -27,7 +27,7 @@ from ml_collections import ConfigDict
 from hrnet_jax import recipes, zoo
 from hrnet_jax.compiling import enable_compilation_cache
 from hrnet_jax.config import dataset_of, from_dict
-from hrnet_jax.files import write_text
+from hrnet_jax.files import write_json, write_text
 from hrnet_jax.memory import forget_peak, peak
 from hrnet_jax.plan import CHIPS, Chip, Collective, Costs, bound, costs, simulate
 from hrnet_jax.setup import Setup
@@ -162,7 +162,7 @@ def published(terminal: Terminal) -> None:
             like = [Collective(*c) for c in stored["hr18 cityscapes"]["collectives"]]
             grouped = summed(setup.state_shape(setup.optimizer()[0]), like=like)
         stored[name] = found._replace(collectives=grouped)._asdict()
-        write_text(STEPS, json.dumps(stored) + "\n")
+        write_json(STEPS, stored)
     path = Path("docs/reproduce.md")
     write_text(path, zoo.with_table(path.read_text(), times(stored), mark="times"))
 

@@ -5,7 +5,6 @@ turn, so that a slow moment of the machine meets them all, and ratios are those 
 """
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -19,7 +18,7 @@ import jax
 import numpy as np
 from rich.table import Table
 
-from hrnet_jax.files import write_text
+from hrnet_jax.files import write_json
 from hrnet_jax.interop.weights import template
 from hrnet_jax.writer import Terminal
 from tests.parity.peer import PYTHON, Peer, Server
@@ -154,4 +153,4 @@ def show(title: str, result: dict[str, Any], terminal: Terminal) -> None:
 def write(report: dict[str, Any], options: argparse.Namespace) -> None:
     """Write the report as JSON, if asked to."""
     if options.json:
-        write_text(options.json, json.dumps(report, indent=2) + "\n")
+        write_json(options.json, report)

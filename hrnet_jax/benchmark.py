@@ -1,7 +1,6 @@
 """Memory and speed of a config on one device, by the definitions of the zoo's columns."""
 
 import dataclasses
-import json
 import time
 from typing import Any
 
@@ -15,7 +14,7 @@ from hrnet_jax.compiling import compile_program
 from hrnet_jax.config import from_dict, protocol_of
 from hrnet_jax.data.pipeline import REFERENCE_GPUS
 from hrnet_jax.data.transforms import ResizeViews, Size
-from hrnet_jax.files import AnyPath, make_folder, write_text
+from hrnet_jax.files import AnyPath, make_folder, write_json
 from hrnet_jax.memory import forget_peak, peak
 from hrnet_jax.setup import Setup
 from hrnet_jax.sharding import make_mesh, replicate, to_global
@@ -118,8 +117,7 @@ def benchmark(config: ConfigDict, *, images: int, workdir: AnyPath, terminal: Te
         f" warm up: {measured.protocol}."
     )
     make_folder(workdir)
-    text = json.dumps(dataclasses.asdict(measured), indent=2)
-    write_text(workdir / "benchmark.json", text + "\n")
+    write_json(workdir / "benchmark.json", dataclasses.asdict(measured))
     terminal.line(f"Figures: {workdir / 'benchmark.json'}")
     return measured
 

@@ -27,7 +27,7 @@ from hrnet_jax.files import (
     is_remote,
     move_folder,
     to_path,
-    write_text,
+    write_json,
 )
 from hrnet_jax.metrics import Scores
 from hrnet_jax.sharding import settled
@@ -365,7 +365,7 @@ def best_step(folder: AnyPath, steps: Sequence[int]) -> int | None:
 
 def _write_scores(place: AnyPath, scores: Mapping[str, float]) -> None:
     text = json.dumps(scores)
-    write_text(place / _SCORES, json.dumps({"scores": text, "crc32": zlib.crc32(text.encode())}))
+    write_json(place / _SCORES, {"scores": text, "crc32": zlib.crc32(text.encode())})
 
 
 def _read_scores(place: AnyPath) -> dict[str, float] | None:

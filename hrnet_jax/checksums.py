@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from hrnet_jax.files import AnyPath, files_below, write_text
+from hrnet_jax.files import AnyPath, files_below, write_json
 
 FILES = "files.json"  # in the folder of a checkpoint
 # Orbax's notes on when a checkpoint was committed: made last, and never read when one is restored.
@@ -25,7 +25,7 @@ def list_files(place: AnyPath) -> None:
         for path in files_below(place)
         if path.name not in _MARKERS
     }
-    write_text(place / FILES, json.dumps(files))
+    write_json(place / FILES, files)
 
 
 def check_files(place: AnyPath, *, among: Sequence[str]) -> None:

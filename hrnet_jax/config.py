@@ -329,13 +329,8 @@ def _palette(text: str) -> tuple[tuple[int, int, int], ...]:
     return tuple((int(c[:2], 16), int(c[2:4], 16), int(c[4:], 16)) for c in colors)
 
 
-def to_json(config: ConfigDict) -> str:
-    """Serialise a config; `from_json` is its inverse."""
-    return json.dumps(config.to_dict(), indent=2) + "\n"
-
-
 def from_json(text: str) -> ConfigDict:
-    """Read back what `to_json` wrote."""
+    """Read back a config's `to_dict()`, as the config.json of a run holds it."""
     return from_dict(json.loads(text))
 
 

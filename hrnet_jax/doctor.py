@@ -1,8 +1,8 @@
 """The report on a dataset: findings, class frequencies, a picture, and the same as JSON."""
 
-import json
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -23,13 +23,7 @@ from hrnet_jax.data.doctor import (
 )
 from hrnet_jax.data.opening import open_source
 from hrnet_jax.data.sources import Source
-from hrnet_jax.files import (
-    AnyPath,
-    absolute,
-    make_folder,
-    to_path,
-    write_text,
-)
+from hrnet_jax.files import AnyPath, absolute, make_folder, to_path, write_json
 from hrnet_jax.visualize import overlay, sheet, write_png
 from hrnet_jax.writer import Terminal
 
@@ -68,7 +62,7 @@ def doctor(config: ConfigDict, *, workdir: AnyPath, terminal: Terminal) -> list[
         _tell(finding, terminal)
     folder = workdir / "doctor"
     make_folder(folder)
-    write_text(folder / "report.json", _json(dataset, findings, statistics))
+    write_json(folder / "report.json", _report(dataset, findings, statistics))
     _draw(sources, dataset, folder / "samples.png")
     verdict = (
         f"{len(findings)} problem{'s' * (len(findings) > 1)} found"
@@ -168,35 +162,29 @@ def _bar(share: float) -> str:
     return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
 
 
-def _json(dataset: Dataset, findings: list[Finding], statistics: Mapping[str, Statistics]) -> str:
+def _report(
+    dataset: Dataset, findings: list[Finding], statistics: Mapping[str, Statistics]
+) -> dict[str, Any]:
     """Everything that was found, with all names."""
-    return (
-        json.dumps(
-            {
-                "dataset": dataset.name,
-                "findings": [vars(finding) for finding in findings],
-                "splits": {
-                    split: {
-                        "examples": sums.examples,
-                        "values": {
-                            int(v): int(sums.pixels[v]) for v in np.flatnonzero(sums.pixels)
-                        },
-                        "classes": {
-                            name: {"pixels": int(pixels), "labels": int(labels)}
-                            for name, pixels, labels in zip(
-                                dataset.classes, sums.class_pixels, sums.class_labels, strict=True
-                            )
-                        },
-                        "image_kinds": dict(sums.image_kinds),
-                        "sizes": {f"{h}x{w}": count for (h, w), count in sums.sizes.items()},
-                    }
-                    for split, sums in statistics.items()
-                },
-            },
-            indent=2,
-        )
-        + "\n"
-    )
+    return {
+        "dataset": dataset.name,
+        "findings": [vars(finding) for finding in findings],
+        "splits": {split: _of_split(dataset, sums) for split, sums in statistics.items()},
+    }
+
+
+def _of_split(dataset: Dataset, sums: Statistics) -> dict[str, Any]:
+    by_class = zip(dataset.classes, sums.class_pixels, sums.class_labels, strict=True)
+    return {
+        "examples": sums.examples,
+        "values": {int(value): int(sums.pixels[value]) for value in np.flatnonzero(sums.pixels)},
+        "classes": {
+            name: {"pixels": int(pixels), "labels": int(labels)}
+            for name, pixels, labels in by_class
+        },
+        "image_kinds": dict(sums.image_kinds),
+        "sizes": {f"{height}x{width}": count for (height, width), count in sums.sizes.items()},
+    }
 
 
 def _draw(sources: Mapping[str, Source], dataset: Dataset, path: AnyPath) -> None:

@@ -18,7 +18,7 @@ from hrnet_jax.checkpoint import Weights
 from hrnet_jax.checksums import leaf_checksums
 from hrnet_jax.config import protocol_of
 from hrnet_jax.evaluator import OnPrediction, class_table
-from hrnet_jax.files import AnyPath, make_folder, write_text
+from hrnet_jax.files import AnyPath, make_folder, write_json
 from hrnet_jax.metrics import Scores
 from hrnet_jax.per_image import ImageCounts, PerImage, confusion_of
 from hrnet_jax.report import Gallery, write_report
@@ -119,8 +119,7 @@ class Results:
             gallery=self._gallery.groups(),
         )
         counts.save(self._folder / "per_image.npz")
-        text = json.dumps(receipt, indent=2, allow_nan=False)
-        write_text(self._folder / "scores.json", text + "\n")
+        write_json(self._folder / "scores.json", receipt)
 
     def describe_label_maps(self, terminal: Terminal) -> None:
         """Say where label maps are, and whether a submission is not only of this evaluation."""

@@ -8,12 +8,13 @@ had: no folders, no renames, no locks, no adding to a file.
 import contextlib
 import importlib.util
 import io
+import json
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, BinaryIO, TypeAlias, TypeGuard
+from typing import IO, Any, BinaryIO, TypeAlias, TypeGuard
 
 import fsspec.config
 from etils import epath
@@ -190,6 +191,16 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file in one piece."""
     with written_in_one_piece(path) as file:
         file.write(text.encode())
+
+
+def write_json(path: str | os.PathLike[str], content: Any) -> None:
+    """Write a JSON file in one piece.
+
+    Raises:
+        ValueError: a number in it is not finite, which JSON has no word for.
+        TypeError: it holds what is not plain data.
+    """
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def append_text(path: AnyPath, text: str) -> None:

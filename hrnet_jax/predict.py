@@ -29,7 +29,7 @@ from hrnet_jax.files import (
     is_remote,
     make_folder,
     to_path,
-    write_text,
+    write_json,
     written_in_one_piece,
 )
 from hrnet_jax.sharding import make_mesh, settled
@@ -261,7 +261,7 @@ def claim(output: AnyPath, weights: Weights) -> None:
             f"{output} holds predictions of other weights or of another protocol "
             f"({old.get('checkpoint')}, {old.get('protocol')}); choose another --output."
         )
-    write_text(path, json.dumps(mark, indent=1) + "\n")
+    write_json(path, mark)
 
 
 def _remove_leftovers(output: AnyPath, names: set[str]) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from ml_collections import ConfigDict
 
 from hrnet_jax.checkpoint import FOLDER
-from hrnet_jax.config import differences, from_json, to_json
-from hrnet_jax.files import AnyPath, is_remote, lock, make_folder, write_text
+from hrnet_jax.config import differences, from_json
+from hrnet_jax.files import AnyPath, is_remote, lock, make_folder, write_json
 
 
 @contextlib.contextmanager
@@ -84,4 +84,4 @@ def claim(workdir: AnyPath, config: ConfigDict, *, tell: Callable[[str], None]) 
             )
         if changed := differences(old, config, operational=True):
             tell(f"Changed since the last start: {'; '.join(changed)}.")
-    write_text(path, to_json(config))
+    write_json(path, config.to_dict())

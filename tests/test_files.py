@@ -1,4 +1,6 @@
 import importlib.util
+import json
+import math
 import os
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from hrnet_jax.files import (
     move_folder,
     size_of,
     to_path,
+    write_json,
     write_text,
     written_in_one_piece,
 )
@@ -55,6 +58,16 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(folder):
 def test_text_is_written_as_utf8(folder):
     write_text(folder / "a", "Stra\xdfe")
     assert (folder / "a").read_bytes() == "Stra\xdfe".encode()
+
+
+def test_json_is_for_people_and_for_every_reader(folder):
+    write_json(folder / "a.json", {"mIoU": 22.5, "classes": ["road"]})
+    text = (folder / "a.json").read_text()
+    assert json.loads(text) == {"mIoU": 22.5, "classes": ["road"]}
+    assert text.splitlines()[1] == '  "mIoU": 22.5,'
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(folder / "a.json", math.nan)
+    assert (folder / "a.json").read_text() == text
 
 
 def test_text_is_added_to_what_is_there(folder):

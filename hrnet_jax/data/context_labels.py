@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from hrnet_jax.data.pascal_context import DATASET
-from hrnet_jax.files import write_text
+from hrnet_jax.files import make_folder, write_text
 
 ANNOTATIONS = "trainval_merged.json"
 
@@ -95,7 +95,7 @@ def write_labels(
             (partial / name).write_bytes(data.tobytes())
         for split, (split_part,) in DATASET.splits.items():
             names = [i["file_name"] for i in annotations.images if i["phase"] == split]
-            (root / split_part.lists[0]).parent.mkdir(parents=True, exist_ok=True)
+            make_folder((root / split_part.lists[0]).parent)
             stems = sorted(Path(name).stem for name in names)
             write_text(root / split_part.lists[0], "".join(f"{stem}\n" for stem in stems))
         os.rename(partial, final)

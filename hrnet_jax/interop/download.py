@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hrnet_jax import __version__
+from hrnet_jax.files import make_folder
 from hrnet_jax.writer import Terminal
 
 STALL = 30.0  # seconds without a byte after which a connection is given up
@@ -64,7 +65,7 @@ def download(url: str, target: Path, *, sha256: str, advice: str, terminal: Term
             )
         terminal.line(f"{target} is there already.")
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     part = target.with_name(f"{target.name}.part")
     terminal.line(f"Fetching {url}")
     try:
