@@ -34,7 +34,8 @@ import difflib
 import io
 import re
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 
 import jax
 from absl import app, flags, logging
@@ -300,9 +301,19 @@ def _draw_minicity(config: ConfigDict, terminal: Terminal) -> None:
     root = to_path(config.data.root)
     if config.data.name != "minicity" or is_remote(root):
         return
+    counts = configs.dataset_of(config).counts
+    total = sum(counts.values())
+
+    def track(scenes: Iterable[None]) -> Iterable[None]:
+        return terminal.track(scenes, "Drawing minicity", total=total)
+
     for first in (True, False):  # hosts may share a disk, or have one each
         if processes.is_first() == first and not root.exists():
-            minicity.write(root, console=terminal.console)
+            terminal.line_if_plain(f"Drawing {total} scenes into {root} ...")
+            begin = time.perf_counter()
+            minicity.write(root, **counts, track=track)
+            seconds = time.perf_counter() - begin
+            terminal.line(f"Drew {total} scenes into {root} in {seconds:.0f} s.")
         processes.wait_for_all(f"minicity {first}")
 
 

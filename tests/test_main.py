@@ -14,7 +14,7 @@ import pytest
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from hrnet_jax import main
+from hrnet_jax import main, recipes
 from hrnet_jax.writer import Terminal
 from tests.command import ROOT, TINY, run, run_each
 
@@ -151,6 +151,26 @@ def test_doctor_answers_scripts_with_its_exit_code(tiny_city, tmp_path):
     assert done.returncode == 1
     assert "1 problem found" in done.stdout
     assert done.stderr == ""
+
+
+def test_minicity_is_drawn_once_and_says_so(tmp_path, monkeypatch):
+    drawn = []
+
+    def write(root, *, train, val, track):
+        assert len(list(track([None] * (train + val)))) == 250
+        root.mkdir()
+        drawn.append(root)
+
+    monkeypatch.setattr(main.minicity, "write", write)
+    config = recipes.minicity(variant="hr18s")
+    config.data.root = str(tmp_path / "city")
+    terminal = Terminal(Console(file=io.StringIO(), soft_wrap=True))
+    for _ in range(2):
+        main._draw_minicity(config, terminal)
+    assert drawn == [tmp_path / "city"]
+    before, after = terminal.console.file.getvalue().splitlines()
+    assert before == f"Drawing 250 scenes into {tmp_path / 'city'} ..."
+    assert after.startswith(f"Drew 250 scenes into {tmp_path / 'city'} in ")
 
 
 def test_samples_are_drawn(tiny_city, tmp_path):

@@ -1,13 +1,11 @@
 """Writing minicity: the files, their names and bytes, wholly or not at all."""
 
 import glob
-import json
 import os
 import platform
 import shutil
 import sys
-import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -18,21 +16,10 @@ from types import ModuleType
 
 import cv2
 import numpy as np
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
 from hrnet_jax.data.minicity.scene import draw_scene
 from hrnet_jax.data.workers import begin_worker
-from hrnet_jax.files import has_ended, make_folder
+from hrnet_jax.files import has_ended, make_folder, write_json
 from hrnet_jax.types import Image, Label
 
 VERSION = 2  # of the drawings; raised whenever the same seed gives other pixels
@@ -85,7 +72,7 @@ def _write_png(path: Path, pixels: np.ndarray) -> None:
     good, data = cv2.imencode(".png", pixels, _PNG)
     if not good:
         raise OSError(f"cv2 could not encode {path.name}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     path.write_bytes(data.tobytes())
 
 
@@ -122,24 +109,6 @@ def _each(job: Callable[[Entry], None], todo: list[Entry]) -> Generator[None, No
         pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for hundreds of scenes
 
 
-def _write_all(job: Callable[[Entry], None], todo: list[Entry], *, console: Console) -> None:
-    columns = (TextColumn("minicity"), BarColumn(), MofNCompleteColumn(), _Rate(),
-               TimeRemainingColumn())  # fmt: skip
-    quiet = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=quiet) as bar:
-        task = bar.add_task("scenes", total=len(todo))
-        with closing(_each(job, todo)) as done:
-            for _ in done:
-                bar.advance(task)
-
-
-class _Rate(ProgressColumn):
-    """Scenes per second, once known."""
-
-    def render(self, task: Task) -> Text:
-        return Text("" if task.speed is None else f"{task.speed:.1f} scenes/s")
-
-
 def write(
     root: Path,
     *,
@@ -148,11 +117,10 @@ def write(
     seed: int = 0,
     height: int = 256,
     width: int = 512,
-    console: Console | None = None,
+    track: Callable[[Iterable[None]], Iterable[None]] = iter,  # shows progress, scene by scene
 ) -> None:
     """Write the dataset to the new folder `root`, wholly or not at all."""
-    root, console = Path(root), console or Console()
-    begin = time.perf_counter()
+    root = Path(root)
     if root.exists():
         raise FileExistsError(f"{root} exists; remove it to write minicity anew")
     make_folder(root.parent)
@@ -160,22 +128,17 @@ def write(
     for left in root.parent.glob(f".{glob.escape(root.name)}.{platform.node()}.*.tmp"):
         if has_ended(left):
             shutil.rmtree(left, ignore_errors=True)
-    if not console.is_terminal:
-        console.print(f"minicity: drawing {train + val} scenes into {root} ...", soft_wrap=True)
     part.mkdir()
     try:
         todo = entries(train=train, val=val, seed=seed)
         job = partial(_write_scene, root=part, height=height, width=width)
-        _write_all(job, todo, console=console)
+        with closing(_each(job, todo)) as done:
+            for _ in track(done):
+                pass
         facts = {"name": "minicity", "version": VERSION, "seed": seed, "train": train, "val": val,
                  "height": height, "width": width}  # fmt: skip
-        (part / "minicity.json").write_text(json.dumps(facts, indent=2) + "\n")
+        write_json(part / "minicity.json", facts)
         os.replace(part, root)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
-    seconds = time.perf_counter() - begin
-    console.print(
-        f"minicity: {train} train and {val} val scenes drawn into {root} in {seconds:.0f} s",
-        soft_wrap=True,
-    )
