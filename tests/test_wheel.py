@@ -1,7 +1,11 @@
-"""The wheel in an environment of its own, which has our dependencies but not our folder."""
+"""The wheel in environments of their own, which do not have our folder.
+
+One borrows the dependencies of this environment; the other has what the wheel's metadata asks for.
+"""
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -19,7 +23,7 @@ from hrnet_jax.interop.keys import torch_state_dict
 from hrnet_jax.interop.pth_write import write_pth
 from hrnet_jax.step import split
 
-pytestmark = pytest.mark.slow  # fetches the build backend
+pytestmark = pytest.mark.slow  # fetches the build backend, and once all dependencies
 
 ROOT = Path(__file__).parent.parent
 IMPORT_ALL = """
@@ -34,45 +38,66 @@ from hrnet_jax.predict import Predictor
 to_checkpoint("random.pth", "run")
 print(*Predictor.load("run").classes)
 """
+FIRST_STEPS = """
+from pathlib import Path
+from hrnet_jax.data import minicity
+from hrnet_jax.interop.convert import to_checkpoint
+from hrnet_jax.predict import Predictor
+minicity.write(Path("city"), train=1, val=1, height=64, width=128)
+to_checkpoint("random.pth", "run")
+predictor = Predictor.load("run")
+(photo,) = Path("city/leftImg8bit/val").rglob("*.png")
+print(*predictor(photo).shape)
+"""
+
+
+PIP = ["-m", "pip", "--quiet", "--disable-pip-version-check"]
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
-    """A folder with the wheel, the environment `env`, random weights and a photo."""
+def wheel(tmp_path_factory) -> Path:
+    """The wheel, and beside it random weights."""
+    folder = tmp_path_factory.mktemp("wheel")
+    arguments = ["wheel", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
+    subprocess.run([sys.executable, *PIP, *arguments], check=True, timeout=200)
+    _, params, stats = split(models.build("hr18s", num_classes=21))
+    write_pth(folder / "random.pth", {"state_dict": torch_state_dict(params, stats)})
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def home(wheel, tmp_path_factory) -> Path:
+    """A folder with the environment `env`, random weights and a photo."""
     home = tmp_path_factory.mktemp("home")
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    wheel = [*pip, "wheel", "--no-deps", "--wheel-dir", str(home), str(ROOT)]
-    subprocess.run(wheel, check=True, timeout=200)
+    shutil.copy(wheel.with_name("random.pth"), home)
     venv.create(home / "env")
     site = sysconfig.get_path(
         "purelib", vars={"base": str(home / "env"), "platbase": str(home / "env")}
     )
-    (built,) = home.glob("*.whl")
-    subprocess.run([*pip, "install", "--no-deps", "--target", site, str(built)], check=True)
+    install = ["install", "--no-deps", "--target", site, str(wheel)]
+    subprocess.run([sys.executable, *PIP, *install], check=True)
     # Files ending in .pth that lie in a folder named by one are not read: our editable
     # installation, which is such a file, stays out.
     Path(site, "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    _, params, stats = split(models.build("hr18s", num_classes=21))
-    write_pth(home / "random.pth", {"state_dict": torch_state_dict(params, stats)})
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     Image.fromarray(pixels).save(home / "photo.png")
     return home
 
 
-def run(home: Path, *arguments: str, code: int = 0) -> str:
+def run(home: Path, *arguments: str, code: int = 0, timeout: float = 230) -> str:
     """What a command prints, or what it complains of."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         [str(home / "env" / "bin" / "python"), *arguments],
-        cwd=home, env=environment, capture_output=True, text=True, timeout=230, check=False,
+        cwd=home, env=environment, capture_output=True, text=True, timeout=timeout, check=False,
     )  # fmt: skip
     assert done.returncode == code, done.stdout + done.stderr
     return done.stderr if code else done.stdout
 
 
-def test_the_wheel_has_every_file_of_the_package_and_no_other(home):
-    (built,) = home.glob("*.whl")
-    with zipfile.ZipFile(built) as archive:
+def test_the_wheel_has_every_file_of_the_package_and_no_other(wheel):
+    with zipfile.ZipFile(wheel) as archive:
         found = {name for name in archive.namelist() if ".dist-info/" not in name}
     expected = {path.relative_to(ROOT) for path in (ROOT / "hrnet_jax").rglob("*.py")}
     for folder in ("configs", "convert"):  # as names of packages they are too common
@@ -110,3 +135,16 @@ def test_it_lists_the_zoo_converts_and_predicts(home):
     with Image.open(home / "out" / "photo_label.png") as label:
         assert label.size == (64, 64)
         assert np.asarray(label).max() < 21
+
+
+def test_what_it_asks_for_is_enough(wheel, tmp_path):
+    """pip installs it with its dependencies; then a stranger draws, loads, labels."""
+    venv.create(tmp_path / "env", with_pip=True)
+    shutil.copy(wheel.with_name("random.pth"), tmp_path)
+    run(tmp_path, *PIP, "install", str(wheel), timeout=900)
+    run(tmp_path, "-m", "pip", "check")
+    assert run(tmp_path, "-c", FIRST_STEPS) == "64 128\n"
+    run(tmp_path, "-m", "hrnet_jax.main", "--mode=predict", "--checkpoint=run", "--input=city",
+        "--output=out")  # fmt: skip
+    assert run(tmp_path, "-c", IMPORT_ALL).split()[1] == hrnet_jax.__version__
+    assert list((tmp_path / "out").rglob("*_label.png"))
