@@ -39,7 +39,8 @@ def default(*, name: str, dataset: str, variant: str) -> ConfigDict:
     config.name = name  # of the recipe; the default workdir is runs/<name>
     # Whose rules hold where mmsegmentation 0.x ("v0", which produced the published numbers) and
     # 1.x ("v1") differ: the end of the learning-rate decay, the order of the examples, the
-    # denominator of the logged accuracy.
+    # denominator of the logged accuracy, and what `eval.ratios` scale: the size that images are
+    # fitted to, or the image itself.
     config.reference = "v0"
     config.seed = 0  # of initial weights, example order and augmentation
     # What a new run starts from: "" for random weights, else a .pth or .safetensors file (a whole

@@ -215,7 +215,7 @@ def _normalize_batch_backward(epsilon: float, mesh: Mesh | None, saved: tuple, g
 
 
 def _sum(x: Float[Array, "b h w c"], mesh: Mesh | None) -> Float[Array, " c"]:
-    """Sum of each channel: image by image, as on devices that have one each (decision 44)."""
+    """Sum of each channel: image by image, as on devices that have one each (decision 51)."""
 
     def add(x: Array) -> Array:
         return jax.lax.optimization_barrier(x.sum((1, 2))).sum(0)
