@@ -43,9 +43,10 @@ Relative differences; gradients by the L2 norm. Demanded in float64: loss 1e-10,
 1e-8; in float32, of each of {BACKWARD} batches: loss 1e-5, all gradients as one vector at most
 twice as far from the peer's float64 as the peer's float32 is. (Shown: medians, the worst ratio.)
 The table is of a CPU with AVX2, where all held. On one with AVX-512 (2026-11-28) both sides have
-other kernels, and two of eighteen batches did not: one of W18-Small with 2.44, one of W48 with 2.03. With sums
-of a batch in another order (decision 51) they were one of W18-Small with 3.74 and one of W18 with 2.19: a single rectifier
-that a rounding turns decides. Float64 and the loss held for all.
+other kernels, and two of eighteen batches did not: one of W18-Small with 2.44, one of W48 with
+2.03. With a batch summed in another order (decision 51) they were one of W18-Small with 3.74 and
+one of W18 with 2.19: a single rectifier, turned by a rounding, decides. Float64 and the loss held
+for all.
 
 | variant | float64 loss | float64 worst gradient | float32 worst loss | float32 gradients, ours \
 | float32 gradients, peer | worst ratio |
