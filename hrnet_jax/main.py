@@ -99,7 +99,7 @@ def main(argv: Sequence[str]) -> None:
         _refuse_empty()
         config = _CONFIG.value
         if config is not None:
-            configs.validate(config)
+            configs.validate(config)  # before processes wait for each other
         if _MODE.value in ("train", "eval"):
             if config is None:
                 processes.join()
@@ -249,7 +249,6 @@ def _use_weights(config: ConfigDict | None, terminal: Terminal) -> None:
     if config is None:
         config = configs.from_dict(weights.meta["config"])
     if _MODE.value == "eval":
-        configs.validate(config)  # that of a checkpoint, too
         _set_up(config, terminal)
         _draw_minicity(config, terminal)
         evaluate(config, weights, workdir=workdir, terminal=terminal)

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from hrnet_jax import models, zoo
-from hrnet_jax.config import dataset_of, protocol_of
+from hrnet_jax.config import dataset_of, protocol_of, validate
 from hrnet_jax.copies import local_copy
 from hrnet_jax.data.doctor import examine
 from hrnet_jax.data.opening import open_source
@@ -33,9 +33,14 @@ _EXAMINED = 32  # examples that are looked at before training starts
 
 
 class Setup:
-    """What training and evaluation build from a config. Configs stop here."""
+    """What training and evaluation build from a config. Configs stop here.
+
+    Raises:
+        ValueError: for a config that cannot work, see `config.validate`.
+    """
 
     def __init__(self, config: ConfigDict, *, terminal: Terminal, mesh: Mesh | None = None):
+        validate(config)
         self.config, self.terminal = config, terminal
         self.dataset = dataset_of(config)
         self.mesh = mesh or make_mesh(data=config.mesh.data, height=config.mesh.height)

@@ -57,6 +57,12 @@ def test_sizes_that_the_mesh_cannot_share_are_refused_before_anything_is_read(se
         Setup(setup.config, terminal=setup.terminal).check_training()
 
 
+def test_a_config_that_cannot_work_is_refused_whoever_made_it(setup):
+    setup.config.eval.stride = (500, 500)
+    with pytest.raises(ValueError, match=r"config.eval.stride=\(500, 500\) must not exceed"):
+        Setup(setup.config, terminal=setup.terminal)
+
+
 def test_the_shapes_of_a_state_are_those_of_the_state(setup):
     optimizer, _ = setup.optimizer()
     state = setup.initial_state(optimizer)
