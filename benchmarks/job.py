@@ -169,7 +169,7 @@ def serve() -> None:
     prepare_process()  # as hrnet_jax.main does
     from hrnet_jax import main as command
 
-    command._set_up(recipes.minicity(variant=VARIANT), Terminal())
+    command._keep_compiled_programs(Terminal())
     jobs.serve(globals(), jobs.take_stdout())
 
 

@@ -43,6 +43,21 @@ def prepare_process() -> None:
     jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
+def set_precision(dtype: str) -> None:
+    """Let jax compute as precisely as a network of this dtype needs; before its arrays are made.
+
+    It holds for the whole process, and is never taken back: what else computes there may need it.
+
+    Args:
+        dtype: as config.model.dtype: float32, bfloat16 or float64.
+    """
+    if dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
+    if dtype != "bfloat16":
+        # TPUs and recent GPUs would otherwise multiply float32 in fewer bits.
+        jax.config.update("jax_default_matmul_precision", "highest")
+
+
 def compiler_options(platform: str | None = None, *, saving_memory: bool = False) -> dict[str, str]:
     """Options for `jax.jit(..., compiler_options=...)` of programs that hold the network.
 

@@ -216,15 +216,15 @@ def _run(config: ConfigDict, terminal: Terminal) -> None:
     workdir, _ = _paths(config)
     if mode == "plan":
         devices = simulate(_DEVICES.value) if _DEVICES.value else None
-        _set_up(config, terminal)
+        _keep_compiled_programs(terminal)
         plan(config, devices=devices or jax.devices(), terminal=terminal)
         return
     if mode == "benchmark":
-        _set_up(config, terminal)
+        _keep_compiled_programs(terminal)
         benchmark(config, images=_IMAGES.value, workdir=workdir, terminal=terminal)
         return
     if mode == "train":
-        _set_up(config, terminal)
+        _keep_compiled_programs(terminal)
     _draw_minicity(config, terminal)
     if mode == "train":
         train(config, workdir=workdir, terminal=terminal)
@@ -249,11 +249,11 @@ def _use_weights(config: ConfigDict | None, terminal: Terminal) -> None:
     if config is None:
         config = configs.from_dict(weights.meta["config"])
     if _MODE.value == "eval":
-        _set_up(config, terminal)
+        _keep_compiled_programs(terminal)
         _draw_minicity(config, terminal)
         evaluate(config, weights, workdir=workdir, terminal=terminal)
         return
-    _set_up(config, terminal)
+    _keep_compiled_programs(terminal)
     failures = predict(
         dataclasses.replace(weights, meta={**weights.meta, "config": config.to_dict()}),
         _INPUT.value,
@@ -282,17 +282,12 @@ def _paths(config: ConfigDict | None) -> tuple[AnyPath, AnyPath]:
     return workdir, checkpoint
 
 
-def _set_up(config: ConfigDict, terminal: Terminal) -> None:
-    """Set jax up for a config."""
+def _keep_compiled_programs(terminal: Terminal) -> None:
+    """Let the next start be quicker, where there is a folder for it."""
     try:
         enable_compilation_cache()
     except (OSError, RuntimeError) as error:  # a read-only home, or none
         terminal.warn(f"no folder to keep compiled programs in ({error}); starts will be slower.")
-    if config.model.dtype == "float64":
-        jax.config.update("jax_enable_x64", True)
-    if config.model.dtype != "bfloat16":
-        # TPUs and recent GPUs would otherwise multiply float32 in fewer bits.
-        jax.config.update("jax_default_matmul_precision", "highest")
 
 
 def _draw_minicity(config: ConfigDict, terminal: Terminal) -> None:

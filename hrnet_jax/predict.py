@@ -18,6 +18,7 @@ from rich.console import Console
 
 from hrnet_jax import models, zoo
 from hrnet_jax.checkpoint import Weights, load_weights
+from hrnet_jax.compiling import set_precision
 from hrnet_jax.config import from_dict, protocol_of
 from hrnet_jax.data.decode import decode_image
 from hrnet_jax.data.transforms import Channels, ResizeViews, normalize
@@ -70,6 +71,7 @@ class Predictor:
     def __init__(self, weights: Weights, *, terminal: Terminal | None = None):
         meta = weights.meta
         config = from_dict(meta["config"])
+        set_precision(config.model.dtype)
         self.classes: tuple[str, ...] = tuple(meta["classes"])
         self.palette: list[tuple[int, int, int]] = [tuple(color) for color in meta["palette"]]
         self._protocol = protocol_of(config)

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from hrnet_jax import models, zoo
+from hrnet_jax.compiling import set_precision
 from hrnet_jax.config import dataset_of, protocol_of, validate
 from hrnet_jax.copies import local_copy
 from hrnet_jax.data.doctor import examine
@@ -41,6 +42,7 @@ class Setup:
 
     def __init__(self, config: ConfigDict, *, terminal: Terminal, mesh: Mesh | None = None):
         validate(config)
+        set_precision(config.model.dtype)
         self.config, self.terminal = config, terminal
         self.dataset = dataset_of(config)
         self.mesh = mesh or make_mesh(data=config.mesh.data, height=config.mesh.height)

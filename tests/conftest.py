@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from hrnet_jax.compiling import enable_compilation_cache
+from hrnet_jax.compiling import enable_compilation_cache, set_precision
 from hrnet_jax.data import minicity
 from tests import tiny
 from tests.google_storage import Storage, serving
@@ -17,7 +17,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parent.parent / ".pytest_cache" / "xdg")
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_default_matmul_precision", "highest")  # as the command line does
+set_precision("float32")
 enable_compilation_cache()
 assert "tiny" in tiny.VARIANTS  # for every test file, also when it runs alone
 
@@ -33,6 +33,18 @@ def pytest_collection_modifyitems(items):
         "test_ragged.py",
     )
     items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else 9)
+
+
+@pytest.fixture
+def default_precision() -> Iterator[None]:
+    """jax as a user of the library finds it; what the test makes of it ends with the test."""
+    default = {"jax_enable_x64": False, "jax_default_matmul_precision": None}
+    before = {name: getattr(jax.config, name) for name in default}
+    for name, value in default.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
 
 
 @pytest.fixture(scope="session")

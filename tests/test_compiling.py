@@ -6,7 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hrnet_jax.compiling import compiler_options, enable_compilation_cache, split_vector
+from hrnet_jax.compiling import (
+    compiler_options,
+    enable_compilation_cache,
+    set_precision,
+    split_vector,
+)
 from tests.command import run
 
 
@@ -17,6 +22,23 @@ def test_our_options_are_known_to_the_compiler(saving_memory):
     doubled = jax.jit(lambda x: x * 2, compiler_options=options)
     assert float(doubled(2.0)) == 4
     assert compiler_options("tpu", saving_memory=saving_memory) == {}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "is_wide", "product"),
+    [("float32", False, "highest"), ("float64", True, "highest"), ("bfloat16", False, None)],
+)
+def test_jax_computes_as_precisely_as_a_dtype_needs(default_precision, dtype, is_wide, product):
+    set_precision(dtype)
+    assert jax.config.jax_default_matmul_precision == product
+    assert (jnp.zeros(1, float).dtype == jnp.float64) == is_wide
+
+
+def test_precision_that_something_needs_is_not_taken_back(default_precision):
+    for dtype in ("float64", "float32", "bfloat16"):
+        set_precision(dtype)
+    assert jax.config.jax_default_matmul_precision == "highest"
+    assert jax.config.jax_enable_x64
 
 
 def test_parts_of_one_length_are_one_kind_of_kernel_on_cpus():

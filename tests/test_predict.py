@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import cv2
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -42,6 +43,14 @@ def test_a_label_for_every_pixel_of_any_size(weights, tmp_path):
     stored = Image.open(tmp_path / "new" / "x_label.png")
     np.testing.assert_array_equal(np.asarray(stored), label)
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["x_label.png", "x_overlay.png"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_it_computes_in_the_precision_of_the_checkpoint(default_precision, weights, dtype):
+    config = {**weights.meta["config"], "model": {"dtype": dtype}}
+    Predictor(dataclasses.replace(weights, meta={**weights.meta, "config": config}))
+    assert jax.config.jax_enable_x64 == (dtype == "float64")
+    assert jax.config.jax_default_matmul_precision == (None if dtype == "bfloat16" else "highest")
 
 
 def test_folders_keep_their_inner_structure(weights, tmp_path):

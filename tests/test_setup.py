@@ -71,12 +71,12 @@ def test_the_shapes_of_a_state_are_those_of_the_state(setup):
     )
 
 
-def test_float64_is_float64_throughout(setup):
-    with jax.enable_x64(True):
-        setup.config.model.dtype = "float64"
-        again = Setup(setup.config, terminal=setup.terminal)
-        state = again.initial_state(again.optimizer()[0])
-        assert {leaf.dtype.name for leaf in (state.weights, state.running)} == {"float64"}
+def test_float64_is_float64_throughout(default_precision, setup):
+    setup.config.model.dtype = "float64"
+    again = Setup(setup.config, terminal=setup.terminal)
+    state = again.initial_state(again.optimizer()[0])
+    assert {leaf.dtype.name for leaf in (state.weights, state.running)} == {"float64"}
+    assert jax.config.jax_default_matmul_precision == "highest"
 
 
 def test_a_checkpoint_says_all_that_prediction_needs(setup):
