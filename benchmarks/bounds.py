@@ -22,7 +22,7 @@ import numpy as np
 import psutil
 from rich.console import Console
 
-from hrnet_jax.compiling import prepare_process
+from hrnet_jax.compiling import prepare_process, set_precision
 from hrnet_jax.data import minicity
 from hrnet_jax.data.cityscapes import DATASET
 from hrnet_jax.data.pipeline import eval_examples, train_batches
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes of the soak")
     options = parser.parse_args()
     prepare_process()  # as hrnet_jax.main does
-    jax.config.update("jax_default_matmul_precision", "highest")
+    set_precision("float32")
     terminal = Terminal()
     if options.what == "classes":
         for classes in (150, 1000):

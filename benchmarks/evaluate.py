@@ -25,7 +25,12 @@ from PIL import Image as PILImage
 from rich.table import Table
 
 from benchmarks.turns import conditions, save_weights
-from hrnet_jax.compiling import compiler_options, enable_compilation_cache, prepare_process
+from hrnet_jax.compiling import (
+    compiler_options,
+    enable_compilation_cache,
+    prepare_process,
+    set_precision,
+)
 from hrnet_jax.data import minicity
 from hrnet_jax.data.cityscapes import DATASET
 from hrnet_jax.data.decode import decode, map_label
@@ -60,7 +65,7 @@ def main() -> None:
     prepare_process()  # as hrnet_jax.main does
     os.environ.setdefault(PYTHON, ".venv-parity/bin/python")
     enable_compilation_cache()
-    jax.config.update("jax_default_matmul_precision", "highest")
+    set_precision("float32")
     terminal = Terminal()
     report: dict[str, Any] = {
         "conditions": {

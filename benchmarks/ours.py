@@ -14,7 +14,12 @@ import numpy as np
 import optax
 from flax import nnx
 
-from hrnet_jax.compiling import compiler_options, enable_compilation_cache, prepare_process
+from hrnet_jax.compiling import (
+    compiler_options,
+    enable_compilation_cache,
+    prepare_process,
+    set_precision,
+)
 from hrnet_jax.memory import return_freed_memory
 from hrnet_jax.optim import sgd
 from hrnet_jax.sharding import make_mesh, replicate, to_global
@@ -35,7 +40,7 @@ def load_program(variant: str, batch: str, training: bool, cache: str) -> dict[s
     Returns:
         Seconds of tracing, lowering, compiling, and the loss of the step or the largest logit.
     """
-    jax.config.update("jax_default_matmul_precision", "highest")
+    set_precision("float32")
     if cache:
         enable_compilation_cache(Path(cache))
     arrays = np.load(batch)

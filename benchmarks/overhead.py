@@ -38,7 +38,7 @@ from benchmarks.marks import Parts
 from hrnet_jax import recipes
 from hrnet_jax import train as loop
 from hrnet_jax.checkpoint import Checkpoints
-from hrnet_jax.compiling import enable_compilation_cache, prepare_process
+from hrnet_jax.compiling import enable_compilation_cache, prepare_process, set_precision
 from hrnet_jax.data import minicity
 from hrnet_jax.evaluator import Evaluator
 from hrnet_jax.files import write_json
@@ -91,7 +91,7 @@ def main() -> None:
     # Else on CPUs a call would wait for its step, and dispatch be all of it.
     jax.config.update("jax_cpu_enable_async_dispatch", True)
     enable_compilation_cache()
-    jax.config.update("jax_default_matmul_precision", "highest")
+    set_precision("float32")
     terminal = Terminal()
     with tempfile.TemporaryDirectory() as name:
         minicity.write(Path(name) / "city", train=16, val=1)

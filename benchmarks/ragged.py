@@ -21,7 +21,7 @@ import numpy as np
 from flax import nnx
 from rich.console import Console
 
-from hrnet_jax.compiling import compiler_options, prepare_process
+from hrnet_jax.compiling import compiler_options, prepare_process, set_precision
 from hrnet_jax.data.transforms import ResizeViews, normalize
 from hrnet_jax.evaluator import Evaluator
 from hrnet_jax.files import write_json
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write all figures into this file")
     options = parser.parse_args()
     prepare_process()  # as hrnet_jax.main does
-    jax.config.update("jax_default_matmul_precision", "highest")
+    set_precision("float32")
     terminal = Terminal()
     sizes = draw_sizes(options.images)
     structure, params, stats = split(published_model(VARIANT, num_classes=CLASSES))

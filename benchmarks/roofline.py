@@ -30,7 +30,7 @@ from rich.table import Table
 from benchmarks.layers import Kernel, kernels_of
 from benchmarks.turns import conditions, options_of, random_batch, write
 from hrnet_jax import models
-from hrnet_jax.compiling import enable_compilation_cache
+from hrnet_jax.compiling import enable_compilation_cache, set_precision
 from hrnet_jax.optim import sgd
 from hrnet_jax.plan import CHIPS, Chip
 from hrnet_jax.sharding import make_mesh
@@ -47,7 +47,7 @@ def main() -> None:
     """Measure, count, print, write."""
     options, terminal = options_of(__doc__, rounds=5), Terminal()
     cache = str(enable_compilation_cache())
-    jax.config.update("jax_default_matmul_precision", "highest")
+    set_precision("float32")
     report: dict[str, Any] = {"conditions": conditions(options), "paper": {}, "measured": {}}
     with terminal.announced("Peaks of this machine"):
         report["peaks"] = peaks()

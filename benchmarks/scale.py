@@ -25,7 +25,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from hrnet_jax import recipes, zoo
-from hrnet_jax.compiling import enable_compilation_cache
+from hrnet_jax.compiling import enable_compilation_cache, set_precision
 from hrnet_jax.config import dataset_of, from_dict
 from hrnet_jax.files import write_json, write_text
 from hrnet_jax.memory import forget_peak, peak
@@ -61,7 +61,7 @@ def main() -> None:
     # No `prepare_process`: memory that is kept would not be seen by `check`.
     enable_compilation_cache()
     simulate("8" if options.table in ("rows", "chips", "zoo") else "1")
-    jax.config.update("jax_default_matmul_precision", "highest")
+    set_precision("float32")
     config = recipes.cityscapes(variant=options.variant, schedule="40k")
     config.train.crop_size = tuple(options.crop)
     config.train.batch_size = options.batch

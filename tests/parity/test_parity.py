@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from hrnet_jax.checkpoint import Weights, load_weights
-from hrnet_jax.compiling import enable_compilation_cache
+from hrnet_jax.compiling import enable_compilation_cache, set_precision
 from hrnet_jax.interop.convert import to_checkpoint, to_file
 from hrnet_jax.interop.sources import read_source
 from hrnet_jax.interop.weights import template
@@ -38,7 +38,7 @@ OTHER_CLASSES = (150, 21, 60, 59)
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory) -> Path:
-    jax.config.update("jax_default_matmul_precision", "highest")
+    set_precision("float32")
     enable_compilation_cache()
     return tmp_path_factory.mktemp("parity")
 
