@@ -291,7 +291,7 @@ def save_weights(folder: AnyPath, params: dict, stats: dict, *, meta: Mapping[st
     return folder / FOLDER / "0"
 
 
-def load_weights(path: AnyPath) -> Weights:
+def load_weights(path: str | AnyPath) -> Weights:
     """Load the weights of a workdir (best by mIoU, else newest) or of one checkpoint folder.
 
     Raises:

@@ -18,7 +18,7 @@ from hrnet_jax.checkpoint import Weights
 from hrnet_jax.checksums import leaf_checksums
 from hrnet_jax.config import protocol_of
 from hrnet_jax.evaluator import OnPrediction, class_table
-from hrnet_jax.files import AnyPath, make_folder, write_json
+from hrnet_jax.files import AnyPath, make_folder, to_path, write_json
 from hrnet_jax.metrics import Scores
 from hrnet_jax.per_image import ImageCounts, PerImage, confusion_of
 from hrnet_jax.report import Gallery, write_report
@@ -30,7 +30,7 @@ from hrnet_jax.writer import Terminal
 
 
 def evaluate(
-    config: ConfigDict, weights: Weights, *, workdir: AnyPath, terminal: Terminal
+    config: ConfigDict, weights: Weights, *, workdir: str | AnyPath, terminal: Terminal
 ) -> Scores:
     """Score weights on a split of the config's dataset, into the folder `eval` of the workdir.
 
@@ -40,7 +40,7 @@ def evaluate(
     """
     setup = Setup(config, terminal=terminal)
     check_weights_fit(weights, setup)
-    folder = workdir / "eval"
+    folder = to_path(workdir) / "eval"
     results = Results(setup, folder=folder)
     terminal.line(
         f"Evaluating {weights.path} on {len(setup.validation)} {config.eval.split} images of "

@@ -60,6 +60,18 @@ def to_path(text: str | os.PathLike[str]) -> AnyPath:
     return epath.Path(text)
 
 
+def to_local_path(text: str | os.PathLike[str]) -> Path:
+    """Turn what a user gave into a path, where only a local disk will do.
+
+    Raises:
+        ValueError: it lies in a bucket, or is another kind of address.
+    """
+    path = to_path(text)
+    if is_remote(path):
+        raise ValueError(f"{path} is in a bucket; copy it to a local disk first.")
+    return path
+
+
 def is_remote(path: str | os.PathLike[str]) -> TypeGuard[epath.Path]:
     """Whether a path lies in a bucket."""
     return os.fspath(path).startswith("gs://")

@@ -29,6 +29,7 @@ from hrnet_jax.files import (
     has_ended,
     is_remote,
     make_folder,
+    to_local_path,
     to_path,
     write_json,
     written_in_one_piece,
@@ -90,12 +91,12 @@ class Predictor:
             terminal=terminal or Terminal(Console(quiet=True)),
         )
 
-    def __call__(self, image: Image | str | Path) -> Label:
+    def __call__(self, image: Image | str | AnyPath) -> Label:
         """Return the class index of every pixel of an RGB image, or of an image file."""
         (batch,) = self._evaluator.label(self._params, self._stats, [self._example(image)])
         return batch.labels[0]
 
-    def probabilities(self, image: Image | str | Path) -> Float16[np.ndarray, "k h w"]:
+    def probabilities(self, image: Image | str | AnyPath) -> Float16[np.ndarray, "k h w"]:
         """Return the probability of every class at every pixel, as the label map weighs them."""
         example = self._example(image)
         return self._evaluator.probabilities(self._params, self._stats, example)
@@ -114,26 +115,27 @@ class Predictor:
         """Bring an RGB image from 0 to 255 to what the network takes."""
         return normalize(image, mean=self._mean, std=self._std)
 
-    def _example(self, image: Image | str | Path) -> Example:
+    def _example(self, image: Image | str | AnyPath) -> Example:
         pixels = _pixels(image)
         nothing = np.full(pixels.shape[:2], IGNORE_LABEL, np.uint8)
         example = Example(id="", image=pixels, label=nothing)
         return ResizeViews(sizes=self._protocol.view_sizes).map(example)
 
-    def save(self, image: Image | str | Path, label: Label, path: str | AnyPath) -> None:
+    def save(self, image: Image | str | AnyPath, label: Label, path: str | AnyPath) -> None:
         """Write `<path>_label.png` (class indices, with palette) and `<path>_overlay.png`."""
         path = to_path(path)
         blended = PILImage.fromarray(overlay(_pixels(image), label, self.palette))
         for kind, picture in (("label", indexed(label, self.palette)), ("overlay", blended)):
             write_png(path.with_name(f"{path.name}_{kind}.png"), picture)
 
-    def video(self, source: Path, target: AnyPath, *, terminal: Terminal) -> None:
+    def video(self, source: str | Path, target: str | AnyPath, *, terminal: Terminal) -> None:
         """Write a video with the colours of the classes over every frame.
 
         Raises:
             ValueError: for one that cannot be read to its end. The frames before are written, but
                 under another name, `<target>_partial`: the video is not done.
         """
+        source, target = to_local_path(source), to_path(target)
         film = cv2.VideoCapture(str(source))
         total, rate = int(film.get(cv2.CAP_PROP_FRAME_COUNT)), film.get(cv2.CAP_PROP_FPS)
         size = int(film.get(cv2.CAP_PROP_FRAME_WIDTH)), int(film.get(cv2.CAP_PROP_FRAME_HEIGHT))
@@ -177,10 +179,10 @@ def _frames(film: cv2.VideoCapture) -> Iterator[Image]:
         yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
 
 
-def _pixels(image: Image | str | Path) -> Image:
+def _pixels(image: Image | str | AnyPath) -> Image:
     if isinstance(image, np.ndarray):
         return image
-    return decode_image(Path(image).read_bytes(), path=str(image))
+    return decode_image(to_path(image).read_bytes(), path=str(image))
 
 
 def _channels(values: Sequence[float | int]) -> Channels:
@@ -192,7 +194,7 @@ def predict(
     weights: Weights,
     inputs: list[str],
     *,
-    output: AnyPath,
+    output: str | AnyPath,
     terminal: Terminal,
     probabilities: bool = False,
 ) -> list[str]:
@@ -201,6 +203,7 @@ def predict(
     A folder that was begun with the same weights is gone on with. A file that cannot be read is
     named and left out.
     """
+    output = to_path(output)
     predictor = Predictor(weights, terminal=terminal)
     files = input_files(inputs, output=output)
     claim(output, weights)

@@ -6,6 +6,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from hrnet_jax.config import default
+from hrnet_jax.files import to_local_path
 
 _SCHEDULES = {"20k": 20_000, "40k": 40_000, "80k": 80_000, "160k": 160_000}
 
@@ -93,7 +94,7 @@ def locate(name: str) -> Path:
         FileNotFoundError: there is neither; names the files that were probably meant.
     """
     package = Path(__file__).parent
-    for path in (Path(name), package / name):
+    for path in (to_local_path(name), package / name):
         if path.is_file():
             return path
     here = Path("configs")

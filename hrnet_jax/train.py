@@ -10,7 +10,7 @@ from hrnet_jax.checkpoint import Checkpoints
 from hrnet_jax.compiling import compile_program
 from hrnet_jax.config import protocol_of
 from hrnet_jax.evaluator import class_table
-from hrnet_jax.files import AnyPath
+from hrnet_jax.files import AnyPath, to_path
 from hrnet_jax.memory import uncollected
 from hrnet_jax.metrics import Scores
 from hrnet_jax.monitor import Monitor
@@ -24,7 +24,7 @@ from hrnet_jax.workdir import claim, owned
 from hrnet_jax.writer import MetricsWriter, Terminal
 
 
-def train(config: ConfigDict, *, workdir: AnyPath, terminal: Terminal) -> Scores | None:
+def train(config: ConfigDict, *, workdir: str | AnyPath, terminal: Terminal) -> Scores | None:
     """Train from the newest checkpoint in `workdir`, else from what the config starts with.
 
     Returns the scores of the last evaluation; None if nothing was left to do.
@@ -32,6 +32,7 @@ def train(config: ConfigDict, *, workdir: AnyPath, terminal: Terminal) -> Scores
     Raises:
         Stopped: after SIGTERM or SIGINT, when the step they interrupted is saved.
     """
+    workdir = to_path(workdir)
     setup = Setup(config, terminal=terminal)
     setup.check_training()
     optimizer, schedule = setup.optimizer()

@@ -36,6 +36,14 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture
+def home(tmp_path, monkeypatch) -> Path:
+    """An empty folder, which ~ means."""
+    for name in ("HOME", "USERPROFILE"):  # the second on Windows
+        monkeypatch.setenv(name, str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
 def default_precision() -> Iterator[None]:
     """jax as a user of the library finds it; what the test makes of it ends with the test."""
     default = {"jax_enable_x64": False, "jax_default_matmul_precision": None}

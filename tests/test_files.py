@@ -20,6 +20,7 @@ from hrnet_jax.files import (
     make_folder,
     move_folder,
     size_of,
+    to_local_path,
     to_path,
     write_json,
     write_text,
@@ -41,6 +42,12 @@ def test_the_cache_lies_where_the_user_wants_it(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path / "hrnet_jax"
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     assert cache_folder() == Path.home() / ".cache" / "hrnet_jax"
+
+
+def test_the_home_folder_is_known_and_a_bucket_is_no_local_disk(home, bucket):
+    assert to_path("~/a") == to_local_path("~/a") == to_local_path(Path("~/a")) == home / "a"
+    with pytest.raises(ValueError, match=r"^gs://bucket/a is in a bucket; copy it to a local disk"):
+        to_local_path("gs://bucket/a")
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(folder):

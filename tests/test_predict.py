@@ -53,6 +53,17 @@ def test_it_computes_in_the_precision_of_the_checkpoint(default_precision, weigh
     assert jax.config.jax_default_matmul_precision == (None if dtype == "bfloat16" else "highest")
 
 
+def test_paths_may_be_text_and_begin_at_home(home, weights):
+    Image.new("RGB", (40, 20), (90, 60, 30)).save(home / "x.png")
+    predictor = Predictor(weights)
+    predictor.save("~/x.png", predictor("~/x.png"), "~/one/x")
+    assert (home / "one" / "x_overlay.png").exists()
+    assert not predict(weights, ["~/x.png"], output="~/all", terminal=quiet())
+    assert (home / "all" / "x_overlay.png").exists()
+    with pytest.raises(ValueError, match=re.escape(f"Cannot read the video {home / 'x.mp4'}")):
+        predictor.video("~/x.mp4", "~/x_overlay.mp4", terminal=quiet())
+
+
 def test_folders_keep_their_inner_structure(weights, tmp_path):
     (tmp_path / "in" / "deep").mkdir(parents=True)
     for name in ("one.png", "deep/two.jpg", "deep/notes.txt"):

@@ -132,6 +132,11 @@ def test_pascal_context_has_two_numbers_of_classes():
         recipes.pascal_context(variant="hr48", schedule="40k", classes=33)
 
 
+def test_a_recipe_may_lie_in_the_home_folder(home):
+    (home / "mine.py").touch()
+    assert recipes.locate("~/mine.py") == home / "mine.py"
+
+
 def test_a_recipe_is_found_here_else_in_the_installed_package(tmp_path, monkeypatch):
     assert recipes.locate("configs/custom.py") == Path("configs/custom.py")
     installed = tmp_path / "site" / "hrnet_jax"

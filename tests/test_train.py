@@ -1,5 +1,27 @@
-from hrnet_jax.train import is_due
+import io
+
+from rich.console import Console
+
+from hrnet_jax.checkpoint import load_weights
+from hrnet_jax.evaluate import evaluate
+from hrnet_jax.predict import Predictor
+from hrnet_jax.train import is_due, train
+from hrnet_jax.writer import Terminal
+from tests.tiny_config import get_config
 
 
 def test_things_happen_every_so_often_and_at_the_end():
     assert [done for done in range(1, 8) if is_due(done, 3, last=7)] == [3, 6, 7]
+
+
+def test_a_workdir_may_be_text_and_begin_at_home(home, tiny_city):
+    config, terminal = get_config(), Terminal(Console(file=io.StringIO(), width=200))
+    config.data.root, config.train.steps = str(tiny_city), 2
+    scores = train(config, workdir="~/run", terminal=terminal)
+    weights = load_weights("~/run")
+    assert weights.path == home / "run" / "checkpoints" / "2"
+    again = evaluate(config, weights, workdir="~/run", terminal=terminal)
+    assert (home / "run" / "eval" / "scores.json").exists()
+    assert scores is not None
+    assert again.summary() == scores.summary()
+    assert len(Predictor.load("~/run").classes) == 19

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from hrnet_jax.data.dataset import Dataset
 from hrnet_jax.data.sources import Complain, FileSource
+from hrnet_jax.files import to_local_path
 
 MAX_ENTRIES = 250_000  # in one archive
 MAX_FILE_BYTES = 2**28  # of one file, unpacked
@@ -39,7 +40,7 @@ class ZipSource(FileSource):
         *,
         complain: Complain | None = None,
     ):
-        paths = [Path(path).expanduser().absolute() for path in archives]
+        paths = [to_local_path(path).absolute() for path in archives]
         super().__init__(_Zips(paths, dataset), dataset, split, complain=complain)
 
 

@@ -7,7 +7,7 @@ from hrnet_jax.data.archives import ZipSource
 from hrnet_jax.data.array_record import ArrayRecordSource, prepared_folder
 from hrnet_jax.data.dataset import Dataset
 from hrnet_jax.data.sources import Complain, FolderSource, Source
-from hrnet_jax.files import is_remote, to_path
+from hrnet_jax.files import to_local_path
 
 _TARS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 
@@ -28,10 +28,7 @@ def open_source(
         FileNotFoundError: if none of these is there, naming what is missing.
         ValueError: if it is something else, naming what to do.
     """
-    path = to_path(root)
-    if is_remote(path):
-        raise ValueError(f"{path} is in a bucket; copy it to a local disk first.")
-    path = path.absolute()
+    path = to_local_path(root).absolute()
     if path.is_file():
         if path.name.endswith(_TARS):
             raise ValueError(

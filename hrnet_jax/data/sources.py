@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from hrnet_jax.data.dataset import Dataset, Part
+from hrnet_jax.files import to_local_path
 
 HOW_TO_POINT = (
     "Point to the folder with --config.data.root=/path/to/{name}; to try the program without"
@@ -136,7 +137,7 @@ class FolderSource(FileSource):
         complain: Complain | None = None,
     ):
         dataset.parts(split)  # a mistyped split comes first
-        folder = Path(root).expanduser().absolute()
+        folder = to_local_path(root).absolute()
         if not folder.is_dir():
             raise FileNotFoundError(_not_found(str(folder), "folder", dataset))
         super().__init__(_Folder(folder), dataset, split, complain=complain)
