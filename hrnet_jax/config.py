@@ -281,6 +281,21 @@ def protocol_of(config: ConfigDict) -> Protocol:
     )
 
 
+def describe_protocol(config: ConfigDict) -> str:
+    """Say in one line what a label map belongs to: protocol, precision."""
+    return f"{protocol_of(config).describe()}, in {config.model.dtype}"
+
+
+def describe_evaluation(config: ConfigDict) -> str:
+    """Say in one line what a number belongs to: protocol, precision, which images."""
+    text = describe_protocol(config)
+    if config.eval.split != "val":
+        text += f", on the {config.eval.split} split"
+    if config.eval.limit:
+        text += f", the first {config.eval.limit} images only"
+    return text
+
+
 def _class_names(items: tuple[Any, ...]) -> tuple[str, ...]:
     # Commas separate also within a name: the command line makes ("road,car",) of road,car.
     names = [name.strip() for item in items for name in str(item).split(",")]

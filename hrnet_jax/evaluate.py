@@ -16,7 +16,7 @@ import hrnet_jax
 from hrnet_jax import processes, zoo
 from hrnet_jax.checkpoint import Weights
 from hrnet_jax.checksums import leaf_checksums
-from hrnet_jax.config import protocol_of
+from hrnet_jax.config import describe_evaluation, protocol_of
 from hrnet_jax.evaluator import OnPrediction, class_table
 from hrnet_jax.files import AnyPath, make_folder, to_path, write_json
 from hrnet_jax.metrics import Scores
@@ -63,7 +63,7 @@ def evaluate(
             f"no pixel of {setup.dataset.name} {config.eval.split} has a label; there are label "
             "maps, but no scores."
         )
-    terminal.line(f"Protocol: {describe_protocol(config)}.")
+    terminal.line(f"Protocol: {describe_evaluation(config)}.")
     if comparison := beside_published(scores, weights=weights, setup=setup):
         terminal.line(f"mIoU: {comparison.describe()}.")
     terminal.line(f"Report: {folder / 'report.html'}    Scores: {folder / 'scores.json'}")
@@ -147,7 +147,7 @@ class Results:
             "images": len(counts.ids),
             "data": counts.fingerprint(),
             "classes": setup.dataset.classes,
-            "protocol": describe_protocol(setup.config),
+            "protocol": describe_evaluation(setup.config),
             "dtype": setup.config.model.dtype,
             "seconds": seconds,  # compilation included
             "images_per_second": len(counts.ids) / seconds,
@@ -169,16 +169,6 @@ class Results:
             text = {"text": comparison.describe()}
             receipt["published"] = dataclasses.asdict(comparison) | text
         return receipt
-
-
-def describe_protocol(config: ConfigDict) -> str:
-    """Say in one line what a number belongs to: protocol, precision, which images."""
-    text = f"{protocol_of(config).describe()}, in {config.model.dtype}"
-    if config.eval.split != "val":
-        text += f", on the {config.eval.split} split"
-    if config.eval.limit:
-        text += f", the first {config.eval.limit} images only"
-    return text
 
 
 def beside_published(scores: Scores, *, weights: Weights, setup: Setup) -> zoo.Comparison | None:

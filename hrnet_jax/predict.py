@@ -19,7 +19,7 @@ from rich.console import Console
 from hrnet_jax import models, zoo
 from hrnet_jax.checkpoint import Weights, load_weights
 from hrnet_jax.compiling import set_precision
-from hrnet_jax.config import from_dict, protocol_of
+from hrnet_jax.config import describe_protocol, from_dict, protocol_of
 from hrnet_jax.data.decode import decode_image
 from hrnet_jax.data.transforms import Channels, ResizeViews, normalize
 from hrnet_jax.evaluator import Evaluator
@@ -249,9 +249,12 @@ def predict(
 
 
 def claim(output: AnyPath, weights: Weights) -> None:
-    """Mark a folder as holding predictions of these weights by their protocol; refuse another's."""
+    """Mark a folder as holding predictions of these weights by their protocol; refuse another's.
+
+    The precision is part of it.
+    """
     mark = {"checkpoint": str(weights.path), "checksums": weights.meta.get("checksums", {})}
-    mark["protocol"] = protocol_of(from_dict(weights.meta["config"])).describe()
+    mark["protocol"] = describe_protocol(from_dict(weights.meta["config"]))
     path = output / "predict.json"
     make_folder(output)
     try:

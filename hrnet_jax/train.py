@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from hrnet_jax.checkpoint import Checkpoints
 from hrnet_jax.compiling import compile_program
-from hrnet_jax.config import protocol_of
+from hrnet_jax.config import describe_evaluation
 from hrnet_jax.evaluator import class_table
 from hrnet_jax.files import AnyPath, to_path
 from hrnet_jax.memory import uncollected
@@ -113,7 +113,7 @@ def train(config: ConfigDict, *, workdir: str | AnyPath, terminal: Terminal) -> 
                 scores = evaluate(done)
     assert scores is not None, "the last step is always evaluated"
     terminal.table(class_table(scores, setup.dataset))
-    terminal.line(f"Protocol: {protocol_of(config).describe()}.")
+    terminal.line(f"Protocol: {describe_evaluation(config)}.")
     terminal.line(f"Pictures: {workdir / 'pictures'}    Curves: {workdir / 'curves.png'}")
     return scores
 

@@ -173,3 +173,11 @@ def test_custom_fields_that_cannot_work_are_refused_by_name(custom, field, value
     custom.data[field] = value
     with pytest.raises(ValueError, match=message):
         configs.validate(custom)
+
+
+def test_a_number_belongs_to_protocol_precision_and_images_a_label_map_to_the_first_two():
+    config = recipes.minicity(variant="hr18s")
+    config.model.dtype, config.eval.split, config.eval.limit = "bfloat16", "train", 5
+    labelled, scored = configs.describe_protocol(config), configs.describe_evaluation(config)
+    assert labelled == f"{configs.protocol_of(config).describe()}, in bfloat16"
+    assert scored == f"{labelled}, on the train split, the first 5 images only"

@@ -15,13 +15,7 @@ from hrnet_jax import models, zoo
 from hrnet_jax.checkpoint import Weights
 from hrnet_jax.compare import read_evaluation
 from hrnet_jax.data.decode import decode
-from hrnet_jax.evaluate import (
-    Results,
-    beside_published,
-    describe_protocol,
-    evaluate,
-    weights_hash,
-)
+from hrnet_jax.evaluate import Results, beside_published, evaluate, weights_hash
 from hrnet_jax.metrics import Scores
 from hrnet_jax.per_image import PerImage, confusion_of
 from hrnet_jax.setup import Setup
@@ -171,12 +165,6 @@ def test_a_hash_knows_weights_by_their_values(config):
     changed = jax.tree.map(np.array, weights.params)
     changed["first"]["conv"]["kernel"][0, 0, 0, 0] += 1e-3
     assert weights_hash(weights) != weights_hash(dataclasses.replace(weights, params=changed))
-
-
-def test_the_protocol_names_precision_and_subset(config):
-    config.model.dtype, config.eval.split, config.eval.limit = "bfloat16", "train", 5
-    text = describe_protocol(config)
-    assert text.endswith("in bfloat16, on the train split, the first 5 images only")
 
 
 ROW = zoo.get("fcn_hr18_512x1024_160k_cityscapes")

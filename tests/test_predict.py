@@ -211,12 +211,13 @@ def test_a_damaged_mark_is_named(weights, tmp_path, text):
         claim(tmp_path, weights)
 
 
-def test_predictions_of_another_protocol_are_not_mixed_in(weights, tmp_path):
+@pytest.mark.parametrize("changes", [{"eval": {"mode": "slide"}}, {"model": {"dtype": "bfloat16"}}])
+def test_predictions_of_another_protocol_are_not_mixed_in(weights, tmp_path, changes):
     (tmp_path / "predict.json").write_text(json.dumps({"checkpoint": str(weights.path)}))
     claim(tmp_path, weights)  # one written before protocols were noted
-    config = {**weights.meta["config"], "eval": {"mode": "slide"}}
+    config = {**weights.meta["config"], **changes}
     other = dataclasses.replace(weights, meta={**weights.meta, "config": config})
-    with pytest.raises(ValueError, match=r"or of another protocol \(.*, whole images, one scale"):
+    with pytest.raises(ValueError, match=r"of another protocol \(.*, whole .* in float32\);"):
         claim(tmp_path, other)
 
 

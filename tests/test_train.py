@@ -3,6 +3,7 @@ import io
 from rich.console import Console
 
 from hrnet_jax.checkpoint import load_weights
+from hrnet_jax.config import describe_evaluation
 from hrnet_jax.evaluate import evaluate
 from hrnet_jax.predict import Predictor
 from hrnet_jax.train import is_due, train
@@ -24,4 +25,6 @@ def test_a_workdir_may_be_text_and_begin_at_home(home, tiny_city):
     assert (home / "run" / "eval" / "scores.json").exists()
     assert scores is not None
     assert again.summary() == scores.summary()
+    said = terminal.console.file.getvalue()
+    assert said.count(f"Protocol: {describe_evaluation(config)}.") == 2  # of both
     assert len(Predictor.load("~/run").classes) == 19
