@@ -150,6 +150,14 @@ def validate(config: ConfigDict) -> None:
     Raises:
         ValueError: for the first field that cannot work.
     """
+    _check_choices(config)
+    _check_numbers(config)
+    _check_evaluation(config)
+    _check_data(config)
+    _check_training(config)
+
+
+def _check_choices(config: ConfigDict) -> None:
     _one_of(config, "reference", ("v0", "v1"))
     _one_of(config, "init_head", ("strict", "match", "new"))
     _one_of(config, "model.variant", tuple(VARIANTS))
@@ -161,6 +169,10 @@ def validate(config: ConfigDict) -> None:
     _one_of(config, "train.remat", ("none", "block", "stage"))
     _one_of(config, "data.on_error", ("stop", "quarantine"))
     _one_of(config, "train.on_bad_step", ("skip", "stop"))
+
+
+def _check_numbers(config: ConfigDict) -> None:
+    """Sizes, counts and ranges: each field alone."""
     for field in (
         "train.image_size", "train.crop_size", "eval.image_size", "eval.crop_size", "eval.stride",
     ):  # fmt: skip
@@ -187,6 +199,9 @@ def validate(config: ConfigDict) -> None:
         )
     for field in _RANGES:
         _in_range(config, field)
+
+
+def _check_evaluation(config: ConfigDict) -> None:
     if config.eval.every_steps % config.checkpoint.every_steps:
         raise ValueError(
             f"config.eval.every_steps={config.eval.every_steps} must be a multiple of "
@@ -200,15 +215,12 @@ def validate(config: ConfigDict) -> None:
         )
     if not config.eval.ratios:
         raise ValueError("config.eval.ratios is empty; give scales, such as '(1.0,)'.")
+
+
+def _check_data(config: ConfigDict) -> None:
     for field in ("data.mean", "data.std"):
         if len(get(config, field)) != 3:
             raise ValueError(f"config.{field}={get(config, field)} must be three numbers.")
-    ratios = config.train.ratio_range
-    if len(ratios) != 2 or ratios[0] > ratios[1]:
-        raise ValueError(
-            f"config.train.ratio_range={ratios} must be two numbers, the lower one first, for "
-            "example '(0.5, 2.0)'."
-        )
     for field in ("data.images", "data.labels"):
         # A list file tells the splits apart as well.
         if "{split}" not in get(config, field) + config.data.list_file:
@@ -217,6 +229,15 @@ def validate(config: ConfigDict) -> None:
                 "train and val: training images must not be scored. If all lie in one folder, name "
                 "lists with --config.data.list_file={split}.txt."
             )
+
+
+def _check_training(config: ConfigDict) -> None:
+    ratios = config.train.ratio_range
+    if len(ratios) != 2 or ratios[0] > ratios[1]:
+        raise ValueError(
+            f"config.train.ratio_range={ratios} must be two numbers, the lower one first, for "
+            "example '(0.5, 2.0)'."
+        )
     weights, num_classes = config.train.class_weights, dataset_of(config).num_classes
     if weights and (len(weights) != num_classes or not any(weights)):
         raise ValueError(
