@@ -66,24 +66,7 @@ def to_checkpoint(
         report["published"] = (
             f"{row.name}: mIoU {upload.miou:.2f}, ms+flip {upload.miou_ms_flip:.2f}"
         )
-    meta = {
-        "variant": variant,
-        "dataset": wanted.dataset if wanted else "",
-        "classes": wanted.names if wanted else (),
-        "palette": wanted.palette if wanted else (),
-        "mean": config["data"]["mean"],
-        "std": config["data"]["std"],
-        "config": config,
-        "source": {
-            "file": source.path.name,
-            "sha256": source.sha256,
-            "bytes": source.size,
-            "format": source.format,
-            "family": source.family,
-        },
-        "report": report,
-        "batches_tracked": {key: int(value) for key, value in source.counters.items()},
-    }
+    meta = _meta(source, config, variant=variant, names=wanted) | {"report": report}
     if published and head == "strict":  # with another head the published figures mean nothing
         meta["zoo"] = {"name": row.name, "file": row.file(upload)}
     params, stats = loaded.params, loaded.stats
@@ -185,6 +168,29 @@ def _recipe(variant: str, names: ClassNames | None) -> dict[str, Any]:
     if names is not None and names.dataset.startswith("pascal_context"):
         config.eval.image_size = (520, 520)
     return config.to_dict()
+
+
+def _meta(
+    source: Source, config: dict[str, Any], *, variant: str, names: ClassNames | None
+) -> dict[str, Any]:
+    """What the checkpoint tells of itself and of the file."""
+    return {
+        "variant": variant,
+        "dataset": names.dataset if names else "",
+        "classes": names.names if names else (),
+        "palette": names.palette if names else (),
+        "mean": config["data"]["mean"],
+        "std": config["data"]["std"],
+        "config": config,
+        "source": {
+            "file": source.path.name,
+            "sha256": source.sha256,
+            "bytes": source.size,
+            "format": source.format,
+            "family": source.family,
+        },
+        "batches_tracked": {key: int(value) for key, value in source.counters.items()},
+    }
 
 
 def _report(source: Source, loaded: Loaded, *, variant: str, names: ClassNames | None) -> Report:
