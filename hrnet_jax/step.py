@@ -125,52 +125,20 @@ def make_train_step(
         accumulate: micro-batches, one after the other, whose gradients are averaged.
         remat: what is computed again for the backward pass instead of being kept.
     """
-
-    def loss_fn(params: dict, stats: dict, batch: dict[str, jax.Array]):
-        model = nnx.merge(structure, params, stats)
-        model.train()
-        model.set_attributes(remat=remat, raise_if_not_found=False)
-        logits = at_least_float32(model(batch["image"].astype(dtype)))
-        logits = resize_bilinear(logits, batch["label"].shape[1:])
-        scores = cross_entropy(
-            logits,
-            batch["label"],
-            ignore_label=ignore_label,
-            class_weights=class_weights,
-            reference=reference,
-        )
-        return scores.loss, (scores.accuracy, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
-
-    def evaluated(state: State, running: jax.Array, batch: dict[str, jax.Array]) -> _Evaluated:
-        of_weights, of_running = state.layouts
-        params, stats = of_weights.part(state.weights), of_running.part(running)
-        with rows_over(mesh):  # around the backward pass too, which is traced here
-            (loss, (accuracy, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-                params, stats, batch
-            )
-        return _Evaluated(loss, accuracy, of_weights.join(grads), of_running.join(stats))
+    criterion = functools.partial(
+        cross_entropy,
+        ignore_label=ignore_label,
+        class_weights=class_weights,
+        reference=reference,
+    )
+    evaluated = _evaluated_by(structure, criterion, mesh=mesh, dtype=dtype, remat=remat)
 
     def train_step(state: State, batch: dict[str, jax.Array]) -> tuple[State, Metrics]:
         if accumulate > 1:
-            loss, accuracy, gradient, running = _mean_over_micro_batches(
-                evaluated, state, batch, count=accumulate
-            )
+            found = _mean_over_micro_batches(evaluated, state, batch, count=accumulate)
         else:
-            loss, accuracy, gradient, running = evaluated(state, state.running, batch)
-        grad_norm = optax.tree.norm(gradient)
-        update, opt_state = optimizer.update(gradient, state.optimizer, state.weights)
-        weights = state.weights + update
-        # The statistics need no look of their own: one that is infinite makes the loss NaN.
-        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(weights).all()
-        # A step that is not finite changes nothing but the optimiser's count of steps.
-        keep = functools.partial(_keep_unless, finite)
-        new = State(
-            keep(weights, state.weights),
-            keep(running, state.running),
-            jax.tree.map(keep, opt_state, state.optimizer),
-            state.layouts,
-        )
-        return new, Metrics(loss, accuracy, grad_norm, finite)
+            found = evaluated(state, state.running, batch)
+        return _updated(state, found, optimizer)
 
     same = replicated(mesh)
     return jax.jit(
@@ -191,6 +159,32 @@ class _Evaluated(NamedTuple):
     accuracy: jax.Array
     gradient: jax.Array  # [p]
     running: jax.Array  # [s], the statistics after it
+
+
+def _evaluated_by(
+    structure: nnx.GraphDef, criterion: Callable, *, mesh: Mesh, dtype: DTypeLike, remat: str
+) -> Callable[[State, jax.Array, dict[str, jax.Array]], _Evaluated]:
+    """Build (state, running statistics, batch) -> what one pass forwards and backwards finds."""
+
+    def loss_fn(params: dict, stats: dict, batch: dict[str, jax.Array]):
+        model = nnx.merge(structure, params, stats)
+        model.train()
+        model.set_attributes(remat=remat, raise_if_not_found=False)
+        logits = at_least_float32(model(batch["image"].astype(dtype)))
+        logits = resize_bilinear(logits, batch["label"].shape[1:])
+        scores = criterion(logits, batch["label"])
+        return scores.loss, (scores.accuracy, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
+
+    def evaluated(state: State, running: jax.Array, batch: dict[str, jax.Array]) -> _Evaluated:
+        of_weights, of_running = state.layouts
+        params, stats = of_weights.part(state.weights), of_running.part(running)
+        with rows_over(mesh):  # around the backward pass too, which is traced here
+            (loss, (accuracy, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+                params, stats, batch
+            )
+        return _Evaluated(loss, accuracy, of_weights.join(grads), of_running.join(stats))
+
+    return evaluated
 
 
 def _mean_over_micro_batches(
@@ -217,6 +211,28 @@ def _mean_over_micro_batches(
     sums, _ = jax.lax.scan(add, start, jnp.arange(count))
     loss, accuracy, gradient = (total / count for total in sums[:3])
     return _Evaluated(loss, accuracy, gradient, sums.running)
+
+
+def _updated(
+    state: State, found: _Evaluated, optimizer: optax.GradientTransformation
+) -> tuple[State, Metrics]:
+    """The state after a step, unless the step is not finite.
+
+    Such a step changes nothing but the optimiser's count of steps.
+    """
+    grad_norm = optax.tree.norm(found.gradient)
+    update, opt_state = optimizer.update(found.gradient, state.optimizer, state.weights)
+    weights = state.weights + update
+    # The statistics need no look of their own: one that is infinite makes the loss NaN.
+    finite = jnp.isfinite(found.loss) & jnp.isfinite(grad_norm) & jnp.isfinite(weights).all()
+    keep = functools.partial(_keep_unless, finite)
+    new = State(
+        keep(weights, state.weights),
+        keep(found.running, state.running),
+        jax.tree.map(keep, opt_state, state.optimizer),
+        state.layouts,
+    )
+    return new, Metrics(found.loss, found.accuracy, grad_norm, finite)
 
 
 def _keep_unless(finite: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
