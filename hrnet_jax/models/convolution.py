@@ -97,7 +97,8 @@ def kernel_gradient(
         columns = [_shifted(dy, left - c, axis=2, size=x.shape[2]) for c in range(size)]
         product = jnp.einsum("ribhw,bhwo->rio", rows, jnp.concatenate(columns, -1))
         return product.reshape(size, channels[0], size, channels[1]).transpose(0, 2, 1, 3)
-    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    borders = [(before, after, 0) for before, after in ((0, 0), *padding, (0, 0))]
+    padded = jax.lax.pad(x, jnp.zeros((), x.dtype), borders)
     taps = [
         padded[
             :, r : r + stride * (height - 1) + 1 : stride, c : c + stride * (width - 1) + 1 : stride

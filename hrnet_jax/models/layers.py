@@ -44,15 +44,17 @@ def relu_of_sum(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def _relu_forward(x: Array) -> tuple[Array, Array]:
-    y = jax.lax.platform_dependent(
-        x, cpu=functools.partial(apart, jax.nn.relu), default=jax.nn.relu
-    )
+    # Not `jax.nn.relu` and `jnp.where`: they are calls of their own, and would stay apart as well.
+    def rectify(x: Array) -> Array:
+        return jax.lax.max(x, jnp.zeros_like(x))
+
+    y = jax.lax.platform_dependent(x, cpu=functools.partial(apart, rectify), default=rectify)
     return y, y
 
 
 def _relu_backward(y: Array, dy: Array) -> tuple[Array]:
     def where_positive(y: Array, dy: Array) -> Array:
-        return jnp.where(y > 0, dy, 0)
+        return jax.lax.select(y > 0, dy, jnp.zeros_like(dy))
 
     # Apart: else XLA notes in the forward pass where `y` is positive, and keeps that beside it.
     on_cpus = functools.partial(apart, where_positive)
