@@ -339,13 +339,25 @@ def suspicions(dataset: Dataset, statistics: Iterable[Statistics]) -> list[Findi
 
 def _meaning(dataset: Dataset, present: set[int], *, num_labels: int) -> tuple[str, str] | None:
     """Return problem and suggestion; only one, because the first explains the others."""
+    are_indices = all(raw == index for raw, index in _classes(dataset).items())
+    as_values = _meaning_of_indices if are_indices else _meaning_of_raw_values
+    return _meaning_of_pictures(dataset, present, num_labels=num_labels) or as_values(
+        dataset, present
+    )
+
+
+def _classes(dataset: Dataset) -> dict[int, int]:
+    """The raw values of a dataset that mean a class, and which."""
+    return {raw: index for raw, index in dataset.label_map.items() if index != IGNORE_LABEL}
+
+
+def _meaning_of_pictures(
+    dataset: Dataset, present: set[int], *, num_labels: int
+) -> tuple[str, str] | None:
+    """Labels whose values are no classes at all, but colours or a single one."""
     count = dataset.num_classes
-    classes = {raw: index for raw, index in dataset.label_map.items() if index != IGNORE_LABEL}
-    are_indices = all(raw == index for raw, index in classes.items())
-    illegal = present - set(dataset.label_map)
-    values = present - {IGNORE_LABEL}
     step = math.gcd(*present)
-    if present == {0, 255} and count > 1 and 255 not in classes:
+    if present == {0, 255} and count > 1 and 255 not in _classes(dataset):
         return (
             "the labels hold 0 and 255 only: binary masks?",
             "Map 255 to class 1 in the label map ({0: 0, 255: 1}), or save them with 0 and 1.",
@@ -356,7 +368,7 @@ def _meaning(dataset: Dataset, present: set[int], *, num_labels: int) -> tuple[s
             "Are these the right label files?",
         )
     if (
-        illegal
+        present - set(dataset.label_map)
         and len(present) > 2
         and step >= 5
         and max(present) // step < max(count, 256 // step)
@@ -365,28 +377,35 @@ def _meaning(dataset: Dataset, present: set[int], *, num_labels: int) -> tuple[s
             f"all label values are multiples of {step}: drawn to be looked at?",
             f"Map each value to a {step}th of it, or use the files with class values.",
         )
-    if are_indices and count == 19 and values <= set(range(34)) and len(illegal) > 1:
+    return None
+
+
+def _meaning_of_indices(dataset: Dataset, present: set[int]) -> tuple[str, str] | None:
+    """Labels of another numbering, where each value should be the class of this number."""
+    count = dataset.num_classes
+    illegal = present - set(dataset.label_map)
+    values = present - {IGNORE_LABEL}
+    if count == 19 and values <= set(range(34)) and len(illegal) > 1:
         return (
             f"the labels hold values up to {max(values)} where 19 classes are expected:"
             " they look like Cityscapes' labelIds",
             "Use --config.data.name=cityscapes, which reads labelIds, or the *_labelTrainIds.png.",
         )
-    if are_indices and illegal == {count} and 0 in present:
+    if illegal == {count} and 0 in present:
         known = {59: "Pascal Context's 60 classes", 150: "ADE20K's files"}.get(count, "ADE20K")
         return (
             f"the labels hold 0 to {count}, one value more than there are classes: they look like"
             f" classes counted from 1, with 0 for unlabelled or background (as in {known})",
             "Map 0 to 255 and each other value to one less, or add a class for 0 at the front.",
         )
-    if are_indices and count == 150 and 0 in present and IGNORE_LABEL not in present:
+    if count == 150 and 0 in present and IGNORE_LABEL not in present:
         return (
             "no pixel of 150 classes is 255: they look like ADE20K's own files, where 0 means"
             " unlabelled and classes count from 1",
             "Map 0 to 255 and each other value to one less.",
         )
     if (
-        are_indices
-        and count == 60
+        count == 60
         and dataset.classes[0] == "background"
         and IGNORE_LABEL in present
         and 59 not in present
@@ -396,14 +415,21 @@ def _meaning(dataset: Dataset, present: set[int], *, num_labels: int) -> tuple[s
             " background",
             "Use the dataset with 59 classes, or the files with 60.",
         )
-    beyond = {raw for raw in classes if raw >= count}
-    if not are_indices and len(beyond) >= 3 and values and max(values) < count:
+    return None
+
+
+def _meaning_of_raw_values(dataset: Dataset, present: set[int]) -> tuple[str, str] | None:
+    """Labels that hold class indices already, where the dataset's label map makes them."""
+    count = dataset.num_classes
+    values = present - {IGNORE_LABEL}
+    beyond = {raw for raw in _classes(dataset) if raw >= count}
+    if len(beyond) >= 3 and values and max(values) < count:
         return (
             f"no label holds a value above {count - 1}, although {len(beyond)} classes have such"
             " raw values: they look like class indices (for Cityscapes: trainIds)",
             f"Give the files with raw ids, which {dataset.name!r} maps itself.",
         )
-    if not are_indices and illegal == {IGNORE_LABEL} and max(values, default=0) < count:
+    if present - set(dataset.label_map) == {IGNORE_LABEL} and max(values, default=0) < count:
         return (
             "the labels hold 255 and no value above the last class index: they look already mapped"
             " (zero label reduced)",
