@@ -44,7 +44,7 @@ def to_path(text: str | os.PathLike[str]) -> AnyPath:
     text = os.fspath(text)
     address = re.match(r"([A-Za-z][\w+.-]+)://", text)
     if address is None:
-        return Path(text).expanduser()
+        return Path(os.path.expanduser(text))  # leaves ~name of no user, as shells do
     if address[1] != "gs":
         raise ValueError(
             f"{text} is an address of a kind that is not read here; give a local path, or one of "

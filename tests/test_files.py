@@ -120,6 +120,7 @@ def test_every_object_was_written_whole_and_once(bucket):
 def test_a_users_text_becomes_a_path(bucket, monkeypatch):
     assert to_path("~/runs/a") == Path.home() / "runs" / "a"
     assert to_path("runs") == Path("runs")
+    assert to_path("~no-such-user.mp4") == Path("~no-such-user.mp4")  # a file of this name
     local, remote = to_path("a/b"), to_path("gs://bucket/a/b")
     assert isinstance(local, Path)
     assert [is_remote(path) for path in (local, remote)] == [False, True]

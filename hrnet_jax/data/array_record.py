@@ -19,6 +19,7 @@ from PIL import Image as PILImage
 from hrnet_jax.data.dataset import Dataset
 from hrnet_jax.data.decode import decode_label, is_mat
 from hrnet_jax.data.sources import Record
+from hrnet_jax.files import to_local_path
 
 VERSION = "1.0.0"  # of the stored form
 _SHARD = 500  # examples per file: 1.3 GB of Cityscapes, 25 MB of ADE20K
@@ -43,7 +44,7 @@ class ArrayRecordSource:
         import tensorflow_datasets as tfds
 
         dataset.parts(split)  # a mistyped split comes first
-        self._folder = Path(folder)
+        self._folder = to_local_path(folder)
         self._split = split
         info = _read_json(self._folder / "dataset_info.json")
         self._keys = _keys(self._folder, info, dataset)

@@ -66,6 +66,11 @@ def test_many_shards_keep_the_order_and_little_is_held_in_memory(tmp_path, monke
     assert [r.id for r in source] == [f"{number}" for number in range(10)]
 
 
+def test_a_folder_at_home_is_found(home, written):
+    (home / "data").symlink_to(written[1])
+    assert len(ArrayRecordSource("~/data", PETS, "train")) > 0
+
+
 def test_a_full_disk_is_an_error_of_the_folder(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
