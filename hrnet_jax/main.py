@@ -214,17 +214,15 @@ def _run(config: ConfigDict, terminal: Terminal) -> None:
         prepare(config.data.root, configs.dataset_of(config), output=output, terminal=terminal)
         return
     workdir, _ = _paths(config)
+    if mode in ("plan", "benchmark", "train"):
+        _keep_compiled_programs(terminal)
     if mode == "plan":
         devices = simulate(_DEVICES.value) if _DEVICES.value else None
-        _keep_compiled_programs(terminal)
         plan(config, devices=devices or jax.devices(), terminal=terminal)
         return
     if mode == "benchmark":
-        _keep_compiled_programs(terminal)
         benchmark(config, images=_IMAGES.value, workdir=workdir, terminal=terminal)
         return
-    if mode == "train":
-        _keep_compiled_programs(terminal)
     _draw_minicity(config, terminal)
     if mode == "train":
         train(config, workdir=workdir, terminal=terminal)
@@ -248,12 +246,11 @@ def _use_weights(config: ConfigDict | None, terminal: Terminal) -> None:
         )
     if config is None:
         config = configs.from_dict(weights.meta["config"])
+    _keep_compiled_programs(terminal)
     if _MODE.value == "eval":
-        _keep_compiled_programs(terminal)
         _draw_minicity(config, terminal)
         evaluate(config, weights, workdir=workdir, terminal=terminal)
         return
-    _keep_compiled_programs(terminal)
     failures = predict(
         dataclasses.replace(weights, meta={**weights.meta, "config": config.to_dict()}),
         _INPUT.value,
