@@ -248,6 +248,7 @@ def _use_weights(config: ConfigDict | None, terminal: Terminal) -> None:
         config = configs.from_dict(weights.meta["config"])
     _keep_compiled_programs(terminal)
     if _MODE.value == "eval":
+        configs.validate(config)  # that of a checkpoint, too, before anything is drawn
         _draw_minicity(config, terminal)
         evaluate(config, weights, workdir=workdir, terminal=terminal)
         return

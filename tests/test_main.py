@@ -218,6 +218,21 @@ def given(monkeypatch):
     return give
 
 
+def test_a_faulty_config_of_a_checkpoint_is_named_before_anything_is_drawn(
+    given, tmp_path, monkeypatch
+):
+    config = recipes.minicity(variant="hr18s")
+    config.eval.ratios, config.data.root = (), str(tmp_path / "minicity")
+    meta = {"classes": ["road"], "config": config.to_dict()}
+    weights = SimpleNamespace(meta=meta, path=tmp_path / "run")
+    monkeypatch.setattr(main, "load_weights", lambda _: weights)
+    monkeypatch.setattr(main, "_keep_compiled_programs", lambda _: None)
+    given(mode="eval", checkpoint=str(tmp_path / "run"))
+    with pytest.raises(ValueError, match=r"config\.eval\.ratios is empty"):
+        main._use_weights(None, Terminal(Console(quiet=True)))
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_advice_of_predict_fits_what_it_takes(given):
     given(mode="predict")
     advice = main._out_of_memory("RESOURCE_EXHAUSTED: Out of memory")
