@@ -44,7 +44,7 @@ benchmark: $(VENV)/.installed-test .venv-parity/.installed  ## speed and memory 
 		$(BIN)/python -m benchmarks.$$name --json benchmarks/results/$$name.json || exit 1; done
 	@$(BIN)/python -m benchmarks.report benchmarks/results
 
-learning: $(VENV)/.installed-test .venv-parity/.installed  ## learn photographs beside mmsegmentation (ROOT=folder, 90 min)
+learning: $(VENV)/.installed-test .venv-parity/.installed  ## learn photographs beside mmsegmentation (ROOT=folder, half an hour or more)
 	@HRNET_PARITY_PYTHON=.venv-parity/bin/python $(BIN)/python -m benchmarks.learning --root "$(ROOT)"
 
 kill-campaign: $(VENV)/.installed-test  ## kill a run 50 times at random; it must end as if never killed
