@@ -20,7 +20,7 @@ from hrnet_jax.compiling import (
     prepare_process,
     set_precision,
 )
-from hrnet_jax.memory import return_freed_memory
+from hrnet_jax.memory import collector_off, return_freed_memory
 from hrnet_jax.optim import sgd
 from hrnet_jax.sharding import make_mesh, replicate, to_global
 from hrnet_jax.step import initial_state, make_train_step, split
@@ -65,12 +65,13 @@ def load_program(variant: str, batch: str, training: bool, cache: str) -> dict[s
 
 def _staged(function: Any, *arguments: Any) -> tuple[tuple[float, float, float], Any]:
     """Trace, lower and compile; return the seconds of each, and the program."""
-    marks, stage = [time.perf_counter()], function.trace(*arguments)
-    marks.append(time.perf_counter())
-    stage = stage.lower()
-    marks.append(time.perf_counter())
-    stage = stage.compile()
-    return_freed_memory()  # as `compile_program` does, whose parts these are
+    with collector_off():  # as `compile_program` does, whose parts these are
+        marks, stage = [time.perf_counter()], function.trace(*arguments)
+        marks.append(time.perf_counter())
+        stage = stage.lower()
+        marks.append(time.perf_counter())
+        stage = stage.compile()
+    return_freed_memory()
     marks.append(time.perf_counter())
     first, second, third = np.diff(marks).tolist()
     return (first, second, third), stage

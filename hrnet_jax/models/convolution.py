@@ -11,20 +11,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from hrnet_jax.compiling import apart
+from hrnet_jax.compiling import apart, traced_once
 
 Padding = tuple[tuple[int, int], tuple[int, int]]  # zeros above and below, left and right
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@traced_once(2, 3)
 def convolve(
     x: Float[Array, "b h w i"], kernel: Float[Array, "n n i o"], stride: int, padding: Padding
 ) -> Float[Array, "b h2 w2 o"]:
     """Correlate images with a square kernel, as every framework's convolution does."""
-    return _convolve(x, kernel, stride=stride, padding=padding)
+    return _differentiable(x, kernel, stride, padding)
 
 
-def _convolve(x: Array, kernel: Array, *, stride: int, padding: Padding) -> Array:
+@traced_once(2, 3)
+def _convolve(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
     if kernel.shape[0] == stride == 1:
         return jnp.einsum("bhwi,io->bhwo", x, kernel[0, 0])
     return jax.lax.conv_general_dilated(
@@ -37,18 +38,16 @@ def _convolve(x: Array, kernel: Array, *, stride: int, padding: Padding) -> Arra
 
 
 def _forward(x: Array, kernel: Array, stride: int, padding: Padding):
-    return convolve(x, kernel, stride, padding), (x, kernel)
+    return _convolve(x, kernel, stride, padding), (x, kernel)
 
 
-# Traced once for all convolutions of one shape.
-@functools.partial(jax.jit, static_argnums=(0, 1), inline=True)
+@traced_once(0, 1)
 def _backward(stride: int, padding: Padding, saved: tuple[Array, Array], dy: Array):
     x, kernel = saved
-    plain = functools.partial(_convolve, stride=stride, padding=padding)
-    _, by_image = jax.vjp(lambda x: plain(x, kernel), x)
+    by_image = jax.linear_transpose(lambda x: _convolve(x, kernel, stride, padding), x)
 
     def by_convolution(x: Array, dy: Array) -> Array:
-        return jax.vjp(lambda kernel: plain(x, kernel), kernel)[1](dy)[0]
+        return jax.linear_transpose(lambda k: _convolve(x, k, stride, padding), kernel)(dy)[0]
 
     by_products = functools.partial(
         kernel_gradient, size=kernel.shape[0], stride=stride, padding=padding
@@ -59,7 +58,8 @@ def _backward(stride: int, padding: Padding, saved: tuple[Array, Array], dy: Arr
     return by_image(dy)[0], dkernel
 
 
-convolve.defvjp(_forward, _backward)
+_differentiable = jax.custom_vjp(_convolve, nondiff_argnums=(2, 3))
+_differentiable.defvjp(_forward, _backward)
 
 
 def kernel_gradient(

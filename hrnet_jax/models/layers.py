@@ -17,7 +17,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from hrnet_jax.compiling import apart
+from hrnet_jax.compiling import apart, traced_once
 from hrnet_jax.models import rows
 from hrnet_jax.models.convolution import convolve
 from hrnet_jax.models.ragged import current_sizes
@@ -37,12 +37,13 @@ def at_least_float32(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-@jax.custom_vjp
+@traced_once()
 def relu_of_sum(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """max(x, 0); for its derivative the result is kept, which what follows keeps as well, not x."""
-    return jax.nn.relu(x)
+    return _relu(x)
 
 
+@traced_once()
 def _relu_forward(x: Array) -> tuple[Array, Array]:
     # Not `jax.nn.relu` and `jnp.where`: they are calls of their own, and would stay apart as well.
     def rectify(x: Array) -> Array:
@@ -52,6 +53,7 @@ def _relu_forward(x: Array) -> tuple[Array, Array]:
     return y, y
 
 
+@traced_once()
 def _relu_backward(y: Array, dy: Array) -> tuple[Array]:
     def where_positive(y: Array, dy: Array) -> Array:
         return jax.lax.select(y > 0, dy, jnp.zeros_like(dy))
@@ -61,7 +63,8 @@ def _relu_backward(y: Array, dy: Array) -> tuple[Array]:
     return (jax.lax.platform_dependent(y, dy, cpu=on_cpus, default=where_positive),)
 
 
-relu_of_sum.defvjp(_relu_forward, _relu_backward)
+_relu = jax.custom_vjp(jax.nn.relu)
+_relu.defvjp(_relu_forward, _relu_backward)
 
 
 class Conv(nnx.Module):
@@ -151,18 +154,36 @@ class BatchNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         scale, bias = jnp.asarray(self.scale[...]), jnp.asarray(self.bias[...])
+        running = jnp.asarray(self.mean[...]), jnp.asarray(self.var[...])
         if self.use_running_average:
-            gain = scale * jax.lax.rsqrt(self.var[...] + self.epsilon)
-            return ((at_least_float32(x) - self.mean[...]) * gain + bias).astype(x.dtype)
+            return _normalize(x, scale, bias, *running, self.epsilon)
         y, mean, var = _normalize_batch(x, scale, bias, self.epsilon, rows.cutting_mesh())
         count = x.size // x.shape[-1]
-        self._update(self.mean, mean)
-        self._update(self.var, var * (count / max(count - 1, 1)))
+        mean, var = _moved(running, (mean, var), count, self.momentum)
+        # `self.mean[...] = mean` would ask the tracer for its sharding: 40 ms for each statistic.
+        self.mean.set_value(mean)
+        self.var.set_value(var)
         return y
 
-    def _update(self, running: nnx.BatchStat, batch: Float[Array, " c"]) -> None:
-        # `running[...] = x` would ask the tracer for its sharding: 40 ms for each statistic.
-        running.set_value((1 - self.momentum) * running[...] + self.momentum * batch)
+
+@traced_once(5)
+def _normalize(x: Array, scale: Array, bias: Array, mean: Array, var: Array, epsilon: float):
+    gain = scale * jax.lax.rsqrt(var + epsilon)
+    return ((at_least_float32(x) - mean) * gain + bias).astype(x.dtype)
+
+
+@traced_once(2, 3)
+def _moved(
+    running: tuple[Array, Array], batch: tuple[Array, Array], count: int, momentum: float
+) -> tuple[Array, Array]:
+    """Running mean and variance, moved towards those of a batch of `count` values per channel."""
+    mean, var = batch
+    unbiased = mean, var * (count / max(count - 1, 1))
+    old, new = running
+    return (
+        (1 - momentum) * old + momentum * unbiased[0],
+        (1 - momentum) * new + momentum * unbiased[1],
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -183,8 +204,7 @@ def _normalize_batch(
     return _normalize_batch_forward(x, scale, bias, epsilon, mesh)[0]
 
 
-# Traced once for all layers of one shape: half the time of tracing a training step.
-@functools.partial(jax.jit, static_argnums=(3, 4), inline=True)
+@traced_once(3, 4)
 def _normalize_batch_forward(
     x: Array, scale: Array, bias: Array, epsilon: float, mesh: Mesh | None
 ):
@@ -199,7 +219,7 @@ def _normalize_batch_forward(
     return (y.astype(x.dtype), mean, var), (x, scale, mean, inverse)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), inline=True)
+@traced_once(0, 1)
 def _normalize_batch_backward(epsilon: float, mesh: Mesh | None, saved: tuple, gradients: tuple):
     x, scale, mean, inverse = saved
     precise, dy = at_least_float32(x), at_least_float32(gradients[0])
@@ -274,10 +294,12 @@ def _resize_axis(x: Array, size: int, *, axis: int) -> Array:
     if size % x.shape[axis] == 0:
         factor = size // x.shape[axis]
 
-        def enlarge(x: Array) -> Array:
-            return _enlarge_axis(x, factor, axis)
+        cut = axis == 1 and rows.are_cut()
 
-        return rows.on_each_share(enlarge, x) if axis == 1 and rows.are_cut() else enlarge(x)
+        def enlarge(x: Array) -> Array:
+            return _enlarge_axis(x, factor, axis, cut)
+
+        return rows.on_each_share(enlarge, x) if cut else enlarge(x)
     lower, upper, fraction = bilinear_taps(x.shape[axis], size)
     shape = [-1 if a == axis else 1 for a in range(x.ndim)]
     weight = jnp.asarray(fraction, x.dtype).reshape(shape)
@@ -292,14 +314,21 @@ def bilinear_taps(size_in: int, size_out: int) -> tuple[np.ndarray, np.ndarray, 
     return lower, np.minimum(lower + 1, size_in - 1), position - lower
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _enlarge_axis(x: Float[Array, "_ _ _ _"], factor: int, axis: int) -> Float[Array, "_ _ _ _"]:
+@traced_once(1, 2, 3)
+def _enlarge_axis(
+    x: Float[Array, "_ _ _ _"], factor: int, axis: int, cut: bool
+) -> Float[Array, "_ _ _ _"]:
     """Each input position yields `factor` outputs, mixed from it and one of its neighbours.
 
-    Shifted copies instead of gathers: faster, with a fast gradient, and a sharded axis needs one
-    row of its neighbour only.
+    Shifted copies instead of gathers: faster, with a fast gradient, and an axis that is cut, so
+    that other devices have its other positions, needs one row of its neighbour only.
     """
-    before, after = _neighbours(x, x, axis=axis)
+    return _enlarge(x, factor, axis, cut)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _enlarge(x: Array, factor: int, axis: int, cut: bool) -> Array:
+    before, after = _neighbours(x, x, axis=axis, cut=cut)
     phases = [
         (1 - abs(offset)) * x + abs(offset) * (before if offset < 0 else after)
         for offset in _offsets(factor)
@@ -317,7 +346,7 @@ def _offsets(factor: int) -> list[float]:
     return [(phase + 0.5) / factor - 0.5 for phase in range(factor)]
 
 
-def _neighbours(of_before: Array, of_after: Array, *, axis: int) -> tuple[Array, Array]:
+def _neighbours(of_before: Array, of_after: Array, *, axis: int, cut: bool) -> tuple[Array, Array]:
     """Each position's neighbour before it in one array, and after it in the other.
 
     At the borders, where there is none, the position itself, in the array of the other side.
@@ -325,18 +354,19 @@ def _neighbours(of_before: Array, of_after: Array, *, axis: int) -> tuple[Array,
     size = of_before.shape[axis]
     first = jax.lax.slice_in_dim(of_after, 0, 1, axis=axis)
     last = jax.lax.slice_in_dim(of_before, size - 1, size, axis=axis)
-    if axis == 1 and rows.are_cut():
+    if cut:
         first, last = rows.beyond(first=first, last=last)
     before = [first, jax.lax.slice_in_dim(of_before, 0, size - 1, axis=axis)]
     after = [jax.lax.slice_in_dim(of_after, 1, size, axis=axis), last]
     return jnp.concatenate(before, axis), jnp.concatenate(after, axis)
 
 
-def _enlarge_axis_forward(x: Array, factor: int, axis: int) -> tuple[Array, None]:
-    return _enlarge_axis(x, factor, axis), None
+def _enlarge_forward(x: Array, factor: int, axis: int, cut: bool) -> tuple[Array, None]:
+    return _enlarge_axis(x, factor, axis, cut), None
 
 
-def _enlarge_axis_backward(factor: int, axis: int, _: None, dy: Array) -> tuple[Array]:
+@traced_once(0, 1, 2)
+def _enlarge_backward(factor: int, axis: int, cut: bool, _: None, dy: Array) -> tuple[Array]:
     def collect(dy: Array) -> Array:
         """What the outputs of a position, of the one before and of the one after owe to it."""
         shape = (*dy.shape[:axis], -1, factor, *dy.shape[axis + 1 :])
@@ -347,7 +377,7 @@ def _enlarge_axis_backward(factor: int, axis: int, _: None, dy: Array) -> tuple[
         own = _added((1 - abs(offset)) * part for offset, part in phases)
         to_next = _added(offset * part for offset, part in phases if offset > 0)
         to_previous = _added(-offset * part for offset, part in phases if offset < 0)
-        from_before, from_after = _neighbours(to_next, to_previous, axis=axis)
+        from_before, from_after = _neighbours(to_next, to_previous, axis=axis, cut=cut)
         return own + from_before + from_after
 
     # Apart, axis by axis: else XLA computes sums along one axis anew for each along the other.
@@ -355,4 +385,4 @@ def _enlarge_axis_backward(factor: int, axis: int, _: None, dy: Array) -> tuple[
     return (jax.lax.platform_dependent(dy, cpu=on_cpus, default=collect),)
 
 
-_enlarge_axis.defvjp(_enlarge_axis_forward, _enlarge_axis_backward)
+_enlarge.defvjp(_enlarge_forward, _enlarge_backward)
