@@ -70,11 +70,7 @@ def kernel_gradient(
     stride: int,
     padding: Padding,
 ) -> Float[Array, "n n i o"]:
-    """Derivative by the kernel, as one product of matrices as tall as there are pixels.
-
-    Its left matrix is transposed in memory, so the array with fewer channels stands there, where
-    there is a choice.
-    """
+    """Derivative by the kernel, as one product of matrices as tall as there are pixels."""
     channels = x.shape[-1], dy.shape[-1]
     if size == stride == 1:  # image by image: shorter sums in float32, smaller errors
         if channels[0] <= channels[1]:
@@ -84,18 +80,16 @@ def kernel_gradient(
     height, width = dy.shape[1:3]
     if stride == 1 and channels[0] > 2 * channels[1]:
         # Nine copies of a dy with few channels, none of x: less than three of each.
-        turned = dy.transpose(3, 0, 1, 2)
-        moved = [_shifted(turned, above - r, axis=2, size=x.shape[1]) for r in range(size)]
-        taps = [_shifted(y, left - c, axis=3, size=x.shape[2]) for y in moved for c in range(size)]
-        product = jnp.einsum("tobhw,bhwi->tio", jnp.stack(taps), x)
-        return product.reshape(size, size, *channels)
+        moved = [_shifted(dy, above - r, axis=1, size=x.shape[1]) for r in range(size)]
+        taps = [_shifted(y, left - c, axis=2, size=x.shape[2]) for y in moved for c in range(size)]
+        product = _over_pixels(x, jnp.concatenate(taps, -1))
+        return product.reshape(channels[0], size, size, channels[1]).transpose(1, 2, 0, 3)
     if stride == 1:
         # Tap (r, c) joins x[u + r - above, v + c - left] and dy[u, v], hence x[u + r - above, v']
         # and dy[u, v' - c + left]: three copies of each, where one side alone would need nine.
-        turned = x.transpose(3, 0, 1, 2)
-        rows = jnp.stack([_shifted(turned, r - above, axis=2, size=height) for r in range(size)])
+        rows = [_shifted(x, r - above, axis=1, size=height) for r in range(size)]
         columns = [_shifted(dy, left - c, axis=2, size=x.shape[2]) for c in range(size)]
-        product = jnp.einsum("ribhw,bhwo->rio", rows, jnp.concatenate(columns, -1))
+        product = _over_pixels(jnp.concatenate(rows, -1), jnp.concatenate(columns, -1))
         return product.reshape(size, channels[0], size, channels[1]).transpose(0, 2, 1, 3)
     borders = [(before, after, 0) for before, after in ((0, 0), *padding, (0, 0))]
     padded = jax.lax.pad(x, jnp.zeros((), x.dtype), borders)
@@ -109,8 +103,12 @@ def kernel_gradient(
     if channels[0] > 2 * channels[1]:
         products = [jnp.einsum("bhwo,bhwi->oi", dy, tap) for tap in taps]
         return jnp.stack(products).transpose(0, 2, 1).reshape(size, size, *channels)
-    product = jnp.einsum("bhwo,bhwi->oi", dy, jnp.concatenate(taps, -1))
-    return product.T.reshape(size, size, *channels)
+    return _over_pixels(jnp.concatenate(taps, -1), dy).reshape(size, size, *channels)
+
+
+def _over_pixels(x: Float[Array, "b h w i"], y: Float[Array, "b h w o"]) -> Float[Array, "i o"]:
+    """Sum of x[..., i] * y[..., o] over all pixels, of which neither is transposed in memory."""
+    return jnp.einsum("pi,po->io", x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]))
 
 
 def _shifted(

@@ -161,8 +161,8 @@ class BatchNorm(nnx.Module):
         count = x.size // x.shape[-1]
         mean, var = _moved(running, (mean, var), count, self.momentum)
         # `self.mean[...] = mean` would ask the tracer for its sharding: 40 ms for each statistic.
-        self.mean.set_value(mean)
-        self.var.set_value(var)
+        self.mean.set_value(mean)  # type: ignore[arg-type]
+        self.var.set_value(var)  # type: ignore[arg-type]
         return y
 
 
