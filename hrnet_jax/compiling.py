@@ -14,7 +14,7 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array, Float
 
 from hrnet_jax.files import cache_folder
-from hrnet_jax.memory import collector_off, keep_freed_memory, return_freed_memory
+from hrnet_jax.memory import collector_off, keep_freed_memory, reserve, return_freed_memory
 
 T = TypeVar("T")
 
@@ -72,15 +72,23 @@ def compiler_options(platform: str | None = None, *, saving_memory: bool = False
 
 
 def compile_program(function: jax.stages.Wrapped, *arguments: Any) -> jax.stages.Compiled:
-    """Compile a function of `jax.jit` for such arguments; arrays, or their shapes.
-
-    What the compiler freed goes back to the system. It is as much as a training step needs, but in
-    pieces, so that a program's own memory would come on top of it.
-    """
+    """Compile a function of `jax.jit` for such arguments; arrays, or their shapes."""
     with collector_off():
         compiled = function.lower(*arguments).compile()
-    return_freed_memory()
+    make_room_for(compiled)
     return compiled
+
+
+def make_room_for(program: jax.stages.Compiled) -> None:
+    """Prepare this process's memory for a program that it will call.
+
+    What the compiler freed goes back to the system. It is as much as a training step needs, but in
+    pieces, so that a program's own memory comes on top of it. That has its place from now on.
+    """
+    if jax.default_backend() == "cpu":
+        need: Any = program.memory_analysis()
+        reserve(need.temp_size_in_bytes)
+    return_freed_memory()
 
 
 def traced_once(*static: int) -> Callable[[Callable[..., T]], Callable[..., T]]:

@@ -8,6 +8,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+_MEGABYTE = 2**20
+_MIDDLING = 64 * _MEGABYTE  # images of a batch, logits
+_MOST_GAPS = 10_000  # of a megabyte each
+
+_keeps_freed_memory = False
+
 # From glibc's malloc.h: which setting, and its value.
 _SETTINGS = {
     "M_MMAP_MAX": (-4, 0),  # large blocks come from the heap, not from the system one by one
@@ -25,18 +31,48 @@ def keep_freed_memory() -> None:
     For programs, not for libraries: it holds for the whole process, which keeps the memory that it
     once needed.
     """
+    global _keeps_freed_memory
     if platform.libc_ver()[0] != "glibc":
         return
     library = ctypes.CDLL(None)
     for name, (setting, value) in _SETTINGS.items():
         if not library.mallopt(setting, value):
             raise RuntimeError(f"glibc's mallopt refused {name}={value}")
+    _keeps_freed_memory = True
 
 
 def return_freed_memory() -> None:
     """Give the system back what is kept now, where the C library is glibc."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def reserve(size: int) -> None:
+    """Let a block of `size` bytes that is asked for again and again always find the same place.
+
+    Only after `keep_freed_memory`. glibc looks for aligned blocks in holes that are a little larger
+    than the block, so the hole that it left is too small for it as soon as anything lies behind it:
+    programs held a second and a third copy of their temporary memory. So a hole is made that stays
+    larger, and another beside it for what is of middling size and would be put into the first.
+    Neither takes memory before it is used.
+    """
+    if not _keeps_freed_memory:
+        return
+    library = ctypes.CDLL(None)
+    library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    library.free.restype, library.free.argtypes = None, [ctypes.c_void_p]
+    holes = []
+    for room in (_MIDDLING, size + _MEGABYTE):
+        holes.append(library.malloc(room))
+        # What comes to lie behind the hole ends it; what fills gaps before it is given back.
+        walls = [library.malloc(_MEGABYTE)]
+        while walls[-1] < holes[-1] and len(walls) < _MOST_GAPS:
+            walls.append(library.malloc(_MEGABYTE))
+        for gap in walls[:-1]:
+            library.free(gap)
+    for hole in holes:
+        library.free(hole)
+    return_freed_memory()
 
 
 @contextlib.contextmanager
