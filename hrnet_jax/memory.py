@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _MEGABYTE = 2**20
-_MIDDLING = 64 * _MEGABYTE  # images of a batch, logits
+_OTHERS = 64 * _MEGABYTE  # for images of a batch, logits, and all that is small
 _MOST_GAPS = 10_000  # of a megabyte each
 
 _keeps_freed_memory = False
@@ -48,13 +48,12 @@ def return_freed_memory() -> None:
 
 
 def reserve(size: int) -> None:
-    """Let a block of `size` bytes that is asked for again and again always find the same place.
+    """Let a block of `size` bytes that is asked for again and again find its place again.
 
-    Only after `keep_freed_memory`. glibc looks for aligned blocks in holes that are a little larger
-    than the block, so the hole that it left is too small for it as soon as anything lies behind it:
-    programs held a second and a third copy of their temporary memory. So a hole is made that stays
-    larger, and another beside it for what is of middling size and would be put into the first.
-    Neither takes memory before it is used.
+    Only after `keep_freed_memory`. Else what is asked for in between may come to lie where the
+    block was, or right behind, where glibc needs room to align it: programs held a second and a
+    third copy of their temporary memory. So a larger hole is made, and a smaller one, which glibc
+    prefers for all that fits there. Neither takes memory before it is used.
     """
     if not _keeps_freed_memory:
         return
@@ -62,7 +61,7 @@ def reserve(size: int) -> None:
     library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     library.free.restype, library.free.argtypes = None, [ctypes.c_void_p]
     holes = []
-    for room in (_MIDDLING, size + _MEGABYTE):
+    for room in (_OTHERS, size + 2 * _OTHERS):
         holes.append(library.malloc(room))
         # What comes to lie behind the hole ends it; what fills gaps before it is given back.
         walls = [library.malloc(_MEGABYTE)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hrnet_jax.memory import forget_peak, peak, uncollected
+from hrnet_jax.memory import collector_off, forget_peak, peak, reserve, uncollected
 from tests.command import run
 
 PROGRAM = """
@@ -31,6 +31,47 @@ def test_a_large_block_that_was_freed_is_used_again():
     kept, returned = (int(run(how, module=("-c", PROGRAM)).stdout) for how in ("kept", "returned"))
     assert returned > 20_000  # 100 MB in pages of 4 kB
     assert kept < 1_000
+
+
+PLACE = """
+import ctypes, sys
+from hrnet_jax.memory import keep_freed_memory, reserve
+
+keep_freed_memory()
+if sys.argv[1] == "reserved":
+    reserve(100_000_000)
+library = ctypes.CDLL(None)
+library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+library.free.restype, library.free.argtypes = None, [ctypes.c_void_p]
+places = set()
+for _ in range(5):
+    places.add(block := library.malloc(100_000_000))
+    library.malloc(3_000_000)
+    library.free(block)
+    library.malloc(5_000_000)
+print(len(places))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_a_block_keeps_its_place_whatever_is_asked_for_in_between():
+    reserved, not_reserved = (
+        int(run(how, module=("-c", PLACE)).stdout) for how in ("reserved", "not reserved")
+    )
+    assert reserved == 1
+    assert not_reserved > 1
+
+
+def test_without_kept_memory_nothing_is_reserved(monkeypatch):
+    monkeypatch.setattr("hrnet_jax.memory._keeps_freed_memory", False)
+    monkeypatch.setattr("ctypes.CDLL", None)
+    reserve(100_000_000)
+
+
+def test_the_collector_rests_and_goes_on():
+    with collector_off():
+        assert not gc.isenabled()
+    assert gc.isenabled()
 
 
 GROWTH = """
