@@ -14,7 +14,7 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array, Float
 
 from hrnet_jax.files import cache_folder
-from hrnet_jax.memory import collector_off, keep_freed_memory, reserve, return_freed_memory
+from hrnet_jax.memory import Room, collector_off, keep_freed_memory, return_freed_memory
 
 T = TypeVar("T")
 
@@ -71,24 +71,36 @@ def compiler_options(platform: str | None = None, *, saving_memory: bool = False
     return _CPU_OPTIONS | (_CPU_SAVING_MEMORY if saving_memory else {})
 
 
-def compile_program(function: jax.stages.Wrapped, *arguments: Any) -> jax.stages.Compiled:
+class Program:
+    """A compiled function; call it with arrays of the shapes that it was compiled for."""
+
+    def __init__(self, compiled: jax.stages.Compiled):
+        """Prepare this process's memory for it.
+
+        What the compiler freed goes back to the system. It is as much as a training step needs, but
+        in pieces, so that a program's own memory comes on top of it.
+        """
+        self.compiled = compiled
+        self._temporary = 0
+        if jax.default_backend() == "cpu":
+            need: Any = compiled.memory_analysis()
+            self._temporary = need.temp_size_in_bytes
+        return_freed_memory()
+        _room.enlarge(self._temporary)
+
+    def __call__(self, *arguments: Any) -> Any:
+        """What the function returns."""
+        with _room.held(self._temporary):
+            return self.compiled(*arguments)
+
+
+_room = Room()
+
+
+def compile_program(function: jax.stages.Wrapped, *arguments: Any) -> Program:
     """Compile a function of `jax.jit` for such arguments; arrays, or their shapes."""
     with collector_off():
-        compiled = function.lower(*arguments).compile()
-    make_room_for(compiled)
-    return compiled
-
-
-def make_room_for(program: jax.stages.Compiled) -> None:
-    """Prepare this process's memory for a program that it will call.
-
-    What the compiler freed goes back to the system. It is as much as a training step needs, but in
-    pieces, so that a program's own memory comes on top of it. That has its place from now on.
-    """
-    if jax.default_backend() == "cpu":
-        need: Any = program.memory_analysis()
-        reserve(need.temp_size_in_bytes)
-    return_freed_memory()
+        return Program(function.lower(*arguments).compile())
 
 
 def traced_once(*static: int) -> Callable[[Callable[..., T]], Callable[..., T]]:

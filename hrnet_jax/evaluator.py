@@ -17,7 +17,7 @@ from rich.text import Text
 
 from hrnet_jax import processes
 from hrnet_jax.batching import Batch, Batcher, Plan
-from hrnet_jax.compiling import compile_program, compiler_options
+from hrnet_jax.compiling import Program, compile_program, compiler_options
 from hrnet_jax.data.dataset import Dataset
 from hrnet_jax.data.transforms import Channels
 from hrnet_jax.files import AnyPath
@@ -59,7 +59,7 @@ class Evaluator:
         self._batcher = Batcher(protocol, mean=mean, std=std, batch_size=batch_size)
         self.num_classes = num_classes
         self._mesh, self._terminal = mesh, terminal
-        self._programs: dict[tuple, jax.stages.Compiled] = {}
+        self._programs: dict[tuple, Program] = {}
 
         def network(params: dict, stats: dict, images: Array, sizes: Array | None) -> Array:
             model = nnx.merge(structure, params, stats)
@@ -221,9 +221,9 @@ class Labelled(NamedTuple):
     confusion: np.ndarray  # [k k]
 
 
-def _memory(program: jax.stages.Compiled) -> int:
+def _memory(program: Program) -> int:
     """Bytes per device, weights and images included."""
-    need: Any = program.memory_analysis()
+    need: Any = program.compiled.memory_analysis()
     return need.temp_size_in_bytes + need.output_size_in_bytes + need.argument_size_in_bytes
 
 

@@ -2,15 +2,22 @@
 
 import contextlib
 import ctypes
+import functools
 import gc
 import platform
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-_MEGABYTE = 2**20
-_OTHERS = 64 * _MEGABYTE  # for images of a batch, logits, and all that is small
-_MOST_GAPS = 10_000  # of a megabyte each
+_PAGE = 4096
+_ALIGNING = 96  # bytes more that glibc looks for to align a block to 64
+_OWN = 8  # bytes of glibc's own before each block
+_BEFORE = 2**26  # bytes of space before a program's memory
+_WALL = 2**20
+_LEAST_BLOCK = 2**23  # smaller ones are let be
+_MOST_GAPS = 10_000
+_MOST_MOVES = 16
 
 _keeps_freed_memory = False
 
@@ -47,31 +54,104 @@ def return_freed_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def reserve(size: int) -> None:
-    """Let a block of `size` bytes that is asked for again and again find its place again.
+class Room:
+    """A place for programs' temporary memory, of which one at a time needs some.
 
-    Only after `keep_freed_memory`. Else what is asked for in between may come to lie where the
-    block was, or right behind, where glibc needs room to align it: programs held a second and a
-    third copy of their temporary memory. So a larger hole is made, and a smaller one, which glibc
-    prefers for all that fits there. Neither takes memory before it is used.
+    Only after `keep_freed_memory`; else it does nothing. glibc puts an aligned block into a hole
+    that is a little larger and gives back the rest, which then belongs to something small: where
+    the block was, its hole is too small for it the next time. Programs held a second and a third
+    copy of their temporary memory, after 2 to 30 calls. Here the hole has space before it, of
+    which it takes a page whenever that has happened. Nothing takes memory before it is used.
     """
-    if not _keeps_freed_memory:
-        return
+
+    def __init__(self) -> None:
+        self._size = 0  # of the largest block
+        self._hole = 0  # where it begins, at a multiple of 64
+        self._before = 0  # where the space before it begins, which is kept; 0: nowhere
+        self._moves = _MOST_MOVES
+
+    def enlarge(self, size: int) -> None:
+        """From now on blocks may have so many bytes."""
+        if _keeps_freed_memory and size > max(self._size, _LEAST_BLOCK):
+            self._size = size
+            self._move()
+
+    @contextlib.contextmanager
+    def held(self, size: int) -> Iterator[None]:
+        """Within this context the first aligned block of `size` bytes finds its place."""
+        if not self._before or size < _LEAST_BLOCK or size > self._size:
+            yield
+            return
+        _, free, realloc = _allocator()
+        taken = self._take()
+        if not taken:
+            self._grow()
+            taken = self._take()
+        if not taken and self._moves:
+            self._moves -= 1
+            self._move()
+            taken = self._take()
+        # All blocks end at one place, so that what lies behind one lies within no other.
+        beside = (self._size - size) // 64 * 64
+        if taken:
+            realloc(taken, beside - _OWN) if beside else free(taken)
+        try:
+            yield
+        finally:
+            if taken and beside:
+                free(taken)
+
+    def _take(self) -> int:
+        """Take the hole and what glibc needs to align a block there; 0 if it is not free."""
+        malloc, free = _allocator()[:2]
+        block = malloc(self._size + _ALIGNING)
+        if block == self._hole:
+            return block
+        free(block)
+        return 0
+
+    def _grow(self) -> None:
+        """Take a page of the space before the hole."""
+        if self._hole - _PAGE > self._before + _PAGE:
+            self._hole -= _PAGE
+            self._keep_before()
+
+    def _keep_before(self) -> None:
+        _allocator()[2](self._before, self._hole - self._before - _OWN)
+
+    def _move(self) -> None:
+        malloc, free = _allocator()[:2]
+        if self._before:
+            free(self._before)
+        others = malloc(_BEFORE)  # a hole of its own for what is asked for between the calls
+        gaps = _wall_behind(others)
+        self._before = malloc(_BEFORE + self._size + _PAGE)
+        gaps += _wall_behind(self._before)
+        self._hole = (self._before + _BEFORE) // 64 * 64
+        self._keep_before()
+        for gap in (*gaps, others):
+            free(gap)
+        return_freed_memory()
+
+
+def _wall_behind(block: int) -> list[int]:
+    """Let something lie behind a block for good; return what only fills gaps before it."""
+    malloc = _allocator()[0]
+    walls = [malloc(_WALL)]
+    while walls[-1] < block and len(walls) < _MOST_GAPS:
+        walls.append(malloc(_WALL))
+    return walls[:-1]
+
+
+@functools.cache
+def _allocator() -> tuple[Any, Any, Any]:
+    """malloc, free and realloc of the C library."""
     library = ctypes.CDLL(None)
-    library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
-    library.free.restype, library.free.argtypes = None, [ctypes.c_void_p]
-    holes = []
-    for room in (_OTHERS, size + 2 * _OTHERS):
-        holes.append(library.malloc(room))
-        # What comes to lie behind the hole ends it; what fills gaps before it is given back.
-        walls = [library.malloc(_MEGABYTE)]
-        while walls[-1] < holes[-1] and len(walls) < _MOST_GAPS:
-            walls.append(library.malloc(_MEGABYTE))
-        for gap in walls[:-1]:
-            library.free(gap)
-    for hole in holes:
-        library.free(hole)
-    return_freed_memory()
+    pointer, size = ctypes.c_void_p, ctypes.c_size_t
+    library.malloc.restype, library.malloc.argtypes = pointer, [size]
+    library.free.restype, library.free.argtypes = None, [pointer]
+    library.realloc.restype, library.realloc.argtypes = pointer, [pointer, size]
+    return library.malloc, library.free, library.realloc
 
 
 @contextlib.contextmanager

@@ -169,7 +169,7 @@ def costs(setup: Setup) -> tuple[Costs, jax.stages.Compiled]:
         )
         flops = alone.lower(state, shape).cost_analysis()["flops"]
     with terminal.announced(f"Compiling the training step for {setup.mesh.size} devices"):
-        compiled = compile_program(setup.train_step(optimizer), state, shape)
+        compiled = compile_program(setup.train_step(optimizer), state, shape).compiled
     memory: Any = compiled.memory_analysis()
     analysis: Any = compiled.cost_analysis()
     text = compiled.as_text() or ""

@@ -2,12 +2,11 @@
 
 from contextlib import ExitStack, closing
 
-import jax
 import optax
 from ml_collections import ConfigDict
 
 from hrnet_jax.checkpoint import Checkpoints
-from hrnet_jax.compiling import compile_program
+from hrnet_jax.compiling import Program, compile_program
 from hrnet_jax.config import describe_evaluation
 from hrnet_jax.evaluator import class_table
 from hrnet_jax.files import AnyPath, to_path
@@ -118,9 +117,7 @@ def train(config: ConfigDict, *, workdir: str | AnyPath, terminal: Terminal) -> 
     return scores
 
 
-def compile_step(
-    setup: Setup, optimizer: optax.GradientTransformation, state: State
-) -> jax.stages.Compiled:
+def compile_step(setup: Setup, optimizer: optax.GradientTransformation, state: State) -> Program:
     """Compile the training step before the first batch is there, and say how long it took."""
     with setup.terminal.announced("Compiling the training step"):
         return compile_program(setup.train_step(optimizer), state, setup.batch_shape())

@@ -147,7 +147,7 @@ def test_the_step_of_full_size_compiles_and_its_memory_is_known(row, record_prop
     optimizer, _ = setup.optimizer()
     model = models.build(row.variant, num_classes=setup.dataset.num_classes)
     state = jax.eval_shape(lambda: initial_state(*split(model)[1:], optimizer))
-    memory = compile_step(setup, optimizer, state).memory_analysis()
+    memory = compile_step(setup, optimizer, state).compiled.memory_analysis()
     sizes = {
         name: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
         for name, tree in (("state", state), ("batch", setup.batch_shape()))
