@@ -16,6 +16,7 @@ import matplotlib.pyplot as plt
 
 from benchmarks.compile import STAGES
 from benchmarks.job import medians, shares
+from benchmarks.scaling import KINDS, per_pixel
 from hrnet_jax.files import write_text
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -94,22 +95,23 @@ def scaling(report: dict[str, Any]) -> Iterator[str]:
     for title, cases in report.items():
         if title == "conditions":
             continue
-        costs = {
-            name: 1e6 * statistics.median(case["seconds"]) / case["pixels"]
-            for name, case in cases.items()
-        }
-        rows += [
-            [title, name, f"{cost:.3f}", f"{cost / min(costs.values()):.2f}"]
-            for name, cost in costs.items()
-        ]
+        costs = {kind: per_pixel(cases, kind) for kind in KINDS}
+        for name in cases:
+            row = [title, name]
+            for cost in costs.values():
+                row += [f"{1e6 * cost[name]:.3f}", f"{cost[name] / min(cost.values()):.2f}"]
+            rows.append(row)
         axis = axes[0 if title.endswith("size") else 1]
-        axis.plot(list(costs), list(costs.values()), marker="o", label=title.split()[0])
+        for kind, cost in costs.items():
+            values = [1e6 * value for value in cost.values()]
+            axis.plot(list(cost), values, marker="o", label=f"{title.split()[0]}, {kind}")
         axis.set(xlabel=title.split()[1], ylabel="µs per pixel", ylim=(0, None))
         axis.tick_params("x", rotation=30)
         axis.legend()
     figure.savefig(DOCS / "images" / "scaling.png", dpi=110)
     plt.close(figure)
-    yield table(["", "", "µs per pixel", "of the cheapest"], rows)
+    heads = [name for kind in KINDS for name in (f"{kind} per megapixel", "of the cheapest")]
+    yield table(["", "", *heads], rows)
     yield "\n![Cost against pixels and batch](images/scaling.png)\n"
 
 
