@@ -103,6 +103,8 @@ def watch(parts: Parts, *, steps: int, finish: Callable[[], None]) -> None:
     from hrnet_jax import main as command
     from hrnet_jax import models, train
     from hrnet_jax.checkpoint import Checkpoints
+    from hrnet_jax.compiling import Program
+    from hrnet_jax.memory import collector_off
     from hrnet_jax.monitor import Monitor
     from hrnet_jax.setup import Setup
 
@@ -121,13 +123,13 @@ def watch(parts: Parts, *, steps: int, finish: Callable[[], None]) -> None:
         setattr(owner, function, parts.timed(name, getattr(owner, function)))
 
     def compile_step(setup: Setup, optimizer: Any, state: Any) -> Callable:
-        with setup.terminal.announced("Compiling the training step"):
+        with setup.terminal.announced("Compiling the training step"), collector_off():
             with parts.of("step: trace"):
                 traced = setup.train_step(optimizer).trace(state, setup.batch_shape())
             with parts.of("step: lower"):
                 lowered = traced.lower()
             with parts.of("step: compile, or read from the cache"):
-                program = lowered.compile()
+                program = Program(lowered.compile())
 
         def step(*inputs: Any) -> Any:
             with parts.of("first step"):
