@@ -16,6 +16,7 @@ import matplotlib.pyplot as plt
 
 from benchmarks.compile import STAGES
 from benchmarks.job import medians, shares
+from benchmarks.kernels import HEADS, rows_of
 from benchmarks.scaling import KINDS, per_pixel
 from hrnet_jax.files import write_text
 
@@ -49,7 +50,7 @@ def conditions(report: dict[str, Any]) -> str:
     return "; ".join(f"{name} {_text(value)}" for name, value in said.items()) + ".\n"
 
 
-def compared(report: dict[str, Any], *, picture: str, note: str = "") -> Iterator[str]:
+def compared(report: dict[str, Any], *, picture: str) -> Iterator[str]:
     """Tables and ratio bars of programs that took turns."""
     bars: dict[str, dict[str, list[float]]] = {}
     rows: Rows = []
@@ -69,8 +70,6 @@ def compared(report: dict[str, Any], *, picture: str, note: str = "") -> Iterato
     yield table(["network", "program", "s", "CPU s", "peak MB", "times ours [min, max]"], rows)
     draw_bars(bars, DOCS / "images" / picture)
     yield f"\n![Ratios](images/{picture})\n"
-    if note:
-        yield note
 
 
 def compile_(report: dict[str, Any]) -> Iterator[str]:
@@ -174,6 +173,15 @@ def ragged(report: dict[str, Any]) -> Iterator[str]:
     yield table(["", ""], [[name, _text(value)] for name, value in report.items()])
 
 
+def kernels(report: dict[str, Any]) -> Iterator[str]:
+    """Kinds of kernels of each program."""
+    for what, found in report.items():
+        if what != "conditions":
+            middle = statistics.median(found["seconds"])
+            yield table([f"{what}, {1e3 * middle:.0f} ms", *HEADS], rows_of(found)) + "\n"
+    yield KERNELS_NOTE
+
+
 def roofline(report: dict[str, Any]) -> Iterator[str]:
     """This machine, then accelerators by layer group."""
     peaks = "; ".join(f"{name}: {value:.0f}" for name, value in report["peaks"].items())
@@ -245,14 +253,17 @@ def _together(groups: Iterable[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-SCALING_NOTE = """Small images cost more seconds than seconds of the processor: XLA's library gives one thread to a
-convolution of few pixels, and only branches that do not wait for each other run side by side.
+SCALING_NOTE = """Small images cost more seconds than seconds of the processor: XLA's library gives
+one thread to a convolution of few pixels, and only branches that do not wait for each other run
+side by side.
 """
 
-INFERENCE_NOTE = """Both cores are busy with W48, nearly all the time with convolutions, and these come closer to the
-fastest product of this machine than those of the narrow networks do ("How near to the limits",
-below): there is less to gain on the peer. W18's and W18-Small's 18 and 36 channels fill registers of
-16 badly, on both sides; convolutions of few pixels keep one thread.
+KERNELS_NOTE = """
+What binds inference is convolutions, and those of W48 run as fast as this machine multiplies:
+halve the peak of all threads (next section) for that of one, which is what such a convolution gets.
+Left is that threads wait for each other: thread-ms over threads is less than the ms that pass. The
+peer, all of whose threads share each convolution, is as near to the peak only with W48's channels,
+so that there is least to gain on it there.
 """
 
 ROOFLINE_NOTE = """
@@ -293,7 +304,7 @@ TRIED = """
 | XLA's default preset for CPUs | W18 inference 2.5 times as long, compiling 3 times |
 | derivatives by kernel as convolutions (XLA's own) | W18-Small's step 1 / 0.84 times as long |
 | that derivative from transposed copies, in XLA's library | W18's step 1 / 0.89 times as long |
-| that derivative as a convolution over rows, columns as channels | 1.7 to 3.1 times as long, by shape |
+| that derivative as a convolution over rows | 1.7 to 3.1 times as long, by shape |
 | that derivative in 4 to 32 pieces of the image | 0.9 to 30 times as long, by shape |
 | huge pages for the kept heap (`madvise`) | W18-Small's step x 1.00 to 1.02 |
 | LLVM's -O1 | W18-Small's step x 1.00 to 1.02, compiling x 0.9 |
@@ -309,14 +320,17 @@ TRIED = """
 | full-size logits made anew for the backward pass | step x 1.0 to 1.05, memory x 1.01 |
 | rematerialisation in programs ordered for speed | 22 to 24 % more arithmetic, 4 % less memory |
 | accumulation in a loop on CPUs | memory / 5.5, time x 2.5 ([scale.md](scale.md)) |
-| room for temporary memory by larger holes alone | a second copy within 30 calls in 1 process of 6 |
+| room for temporary memory by larger holes alone | a second copy in 1 process of 6 |
 | the same, and full lists of small blocks before each call | in 4 of 6 |
 | one arena of memory for all threads | steps as fast as with kept memory, compiling slower |
 | updating 437 tensors one by one | 5,000 of 7,800 kernels, more than half of the compile time |
 """
 
 SECTIONS = {
-    "inference": ("Inference", functools.partial(compared, picture="inference.png", note=INFERENCE_NOTE)),
+    "inference": (
+        "Inference",
+        functools.partial(compared, picture="inference.png"),
+    ),
     "training": ("Training step", functools.partial(compared, picture="training.png")),
     "compile": ("Compiling", compile_),
     "scaling": ("Cost against pixels and batch", scaling),
@@ -324,6 +338,7 @@ SECTIONS = {
     "evaluate": ("Full evaluation, files to confusion matrix", evaluate),
     "job": ("The whole job", job),
     "ragged": ("Images of many sizes", ragged),
+    "kernels": ("Where the time goes", kernels),
     "roofline": ("How near to the limits", roofline),
 }
 

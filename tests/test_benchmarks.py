@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from benchmarks import job, learning, marks, scale
+from benchmarks import job, kernels, learning, marks, scale
 from benchmarks import report as page
 from hrnet_jax import models, zoo
+from hrnet_jax.compiling import compiler_options
 from hrnet_jax.models.hrnet import VARIANTS
 from hrnet_jax.optim import sgd
 from hrnet_jax.plan import Collective, collectives
@@ -239,3 +240,18 @@ def test_sums_are_those_of_a_network_of_another_width(monkeypatch):
     assert {name: totals(sums) for name, sums in found.items()} == {
         name: totals(sums) for name, sums in rule.items()
     }
+
+
+def test_kernels_are_told_apart_by_what_they_compute():
+    def program(x, kernel, matrix):
+        y = jax.lax.conv_general_dilated(
+            x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return y.reshape(-1, 48) @ matrix
+
+    arrays = jnp.ones((1, 64, 64, 32)), jnp.ones((3, 3, 32, 48)), jnp.ones((48, 64))
+    options = compiler_options("cpu")
+    text = jax.jit(program, compiler_options=options).lower(*arrays).compile().as_text()
+    found = list(kernels.kernels_of(text).values())
+    assert ("convolutions to 48 channels", 2 * 32 * 32 * 48 * 9 * 32) in found
+    assert "products of matrices" in {kind for kind, _ in found}

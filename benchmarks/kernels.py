@@ -1,0 +1,162 @@
+"""Where the time of a program goes: the kernels of each kind, by XLA's own profile.
+
+    python -m benchmarks.kernels [--variants hr48] [--json FILE]
+
+Inference of 512x1024 and, but for W48, a training step of 2 crops of 256x512. Thread-milliseconds
+add up what kernels took on whichever thread they ran; beside seconds that passed times threads they
+tell how long threads waited. A kernel of several threads counts once.
+"""
+
+import collections
+import math
+import re
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.table import Table
+
+from benchmarks.ours import load_program
+from benchmarks.turns import conditions, options_of, random_batch, write
+from hrnet_jax.compiling import prepare_process
+from hrnet_jax.writer import Terminal
+from tests.parity import jobs
+
+INFERENCE, TRAINING = ((512, 1024), 1), ((256, 512), 2)
+PROFILED = 3  # calls
+_NO_KERNELS = ("call", "parameter", "constant", "bitcast", "get-tuple-element", "tuple")
+
+
+def main() -> None:
+    """Measure, print, write."""
+    options, terminal = options_of(__doc__, rounds=7), Terminal()
+    prepare_process()
+    report: dict[str, Any] = {"conditions": conditions(options)}
+    for variant in options.variants or ("hr18s", "hr18", "hr48"):
+        for training in (False, True)[: 1 if variant == "hr48" else 2]:
+            what = f"{variant} {'training' if training else 'inference'}"
+            with terminal.announced(what):
+                report[what] = profiled(variant, training=training, rounds=options.rounds)
+            show(what, report[what], terminal)
+    write(report, options)
+
+
+def profiled(variant: str, *, training: bool, rounds: int) -> dict[str, Any]:
+    """Seconds of calls, and thread-milliseconds and GFLOP of each kind of kernel in one."""
+    (height, width), batch = TRAINING if training else INFERENCE
+    with tempfile.TemporaryDirectory() as name:
+        arrays = random_batch(Path(name), height=height, width=width, batch=batch)
+        load_program(variant, arrays, training, cache="")
+        run = jobs.timed["program"]
+        seconds = [_seconds(run) for _ in range(rounds)]
+        with jax.profiler.trace(name):
+            for _ in range(PROFILED):
+                run()
+        took = durations(next(Path(name).rglob("*.xplane.pb")))
+    kinds: dict[str, dict[str, float]] = collections.defaultdict(
+        lambda: {"kernels": 0, "thread-ms": 0.0, "GFLOP": 0.0}
+    )
+    for kernel, (kind, flops) in kernels_of(jobs.timed["text"]()).items():
+        if kernel in took:
+            found = kinds[kind]
+            found["kernels"] += 1
+            found["thread-ms"] += took[kernel] / PROFILED
+            found["GFLOP"] += flops / 1e9
+    return {"seconds": seconds, "kinds": kinds}
+
+
+def _seconds(run: Any) -> float:
+    begin = time.perf_counter()
+    run()
+    return time.perf_counter() - begin
+
+
+def durations(profile: Path) -> dict[str, float]:
+    """Milliseconds of each instruction of a program in a profile, all calls together."""
+    took: dict[str, float] = collections.defaultdict(float)
+    for plane in jax.profiler.ProfileData.from_file(str(profile)).planes:
+        for line in plane.lines:
+            for event in line.events:
+                stats = dict(event.stats)
+                if "hlo_op" in stats:
+                    took[stats["hlo_op"]] += event.duration_ns / 1e6
+    return took
+
+
+def kernels_of(program: str) -> dict[str, tuple[str, float]]:
+    """Kind and arithmetic of each kernel in the text of a compiled program (HLO).
+
+    Calls are left out: what they call is counted.
+    """
+    bodies = dict(re.findall(r"^%([\w.-]+) \(.*?\n(.*?)^}", program, re.DOTALL | re.MULTILINE))
+    found = {}
+    for line in program.splitlines():
+        match = re.match(r" +(?:ROOT )?%([\w.-]+) = \S+ ([a-z-]+)\(", line)
+        if match and match[2] not in _NO_KERNELS:
+            called = re.search(r"calls=%([\w.-]+)", line)
+            library = called is None or "kind=kCustom" in line
+            found[match[1]] = _kind(bodies[called[1]] if called else line, library=library)
+    return found
+
+
+def _kind(text: str, *, library: bool) -> tuple[str, float]:
+    convolution = re.search(
+        r"f32\[([\d,]+)\]\S* convolution\(%?[\w.-]+, %?([\w.-]+)\), (.*?dim_labels=\S+)", text
+    )
+    if convolution:
+        return _convolution(text, *convolution.groups())
+    if re.search(r" dot\(", text):
+        return "products of matrices", 0
+    if re.search(r" (reduce|reduce-window)\(", text) and library:
+        return "sums", 0
+    if re.search(r" (concatenate|pad|copy|transpose|slice|dynamic-slice)\(", text):
+        return "copies, shifts, enlargement", 0
+    return "element by element", 0
+
+
+def _convolution(text: str, out: str, kernel: str, attributes: str) -> tuple[str, float]:
+    size = re.search(r"size=(\d+)x(\d+)", attributes)
+    shape = re.search(rf"%?{re.escape(kernel)} = f32\[([\d,]+)\]", text)
+    labels = re.search(r"_([\dio]+)->", attributes)
+    flops = 0.0
+    if size and shape and labels:
+        channels = int(shape[1].split(",")[labels[1].index("i")])
+        window = int(size[1]) * int(size[2]) * channels
+        skipped = re.search(r"lhs_dilate=(\d+)x(\d+)", attributes)  # zeros between inputs
+        holes = int(skipped[1]) * int(skipped[2]) if skipped else 1
+        flops = 2.0 * math.prod(map(int, out.split(","))) * window / holes
+    return f"convolutions to {out.split(',')[-1]} channels", flops
+
+
+def show(what: str, found: dict[str, Any], terminal: Terminal) -> None:
+    """Print one program's table."""
+    middle = statistics.median(found["seconds"])
+    table = Table(f"{what}, {1e3 * middle:.0f} ms", *HEADS)
+    for row in rows_of(found):
+        table.add_row(*row)
+    terminal.table(table)
+
+
+HEADS = ("kernels", "thread-ms", "share", "GFLOP/s")
+
+
+def rows_of(found: dict[str, Any]) -> list[list[str]]:
+    """Of each kind, the longest first; then of all."""
+    total = sum(kind["thread-ms"] for kind in found["kinds"].values())
+    rows = []
+    for name, kind in sorted(found["kinds"].items(), key=lambda item: -item[1]["thread-ms"]):
+        if kind["thread-ms"] > 0.01 * total:
+            rate = 1e3 * kind["GFLOP"] / kind["thread-ms"]
+            rows.append([
+                name, f"{kind['kernels']:,.0f}", f"{kind['thread-ms']:.1f}",
+                f"{kind['thread-ms'] / total:.0%}", f"{rate:.0f}" if rate else "",
+            ])  # fmt: skip
+    rows.append(["all", "", f"{total:.1f}", "", ""])
+    return rows
+
+
+if __name__ == "__main__":
+    main()
