@@ -69,6 +69,8 @@ def compared(report: dict[str, Any], *, picture: str) -> Iterator[str]:
             ])  # fmt: skip
     yield table(["network", "program", "s", "CPU s", "peak MB", "times ours [min, max]"], rows)
     draw_bars(bars, DOCS / "images" / picture)
+    if any("torch.compile" in row[1] for row in rows):
+        yield "\nRows of `torch.compile` come with `--compile`."
     yield f"\n![Ratios](images/{picture})\n"
 
 
