@@ -121,26 +121,28 @@ class Room:
 
     def _move(self) -> None:
         malloc, free = _allocator()[:2]
-        if self._before:
-            free(self._before)
+        free(self._before or None)
         others = malloc(_BEFORE)  # a hole of its own for what is asked for between the calls
         gaps = _wall_behind(others)
-        self._before = malloc(_BEFORE + self._size + _PAGE)
-        gaps += _wall_behind(self._before)
-        self._hole = (self._before + _BEFORE) // 64 * 64
-        self._keep_before()
+        self._before = malloc(_BEFORE + self._size + _PAGE) or 0
+        if self._before:  # there may be a limit to the addresses of a process
+            gaps += _wall_behind(self._before)
+            self._hole = (self._before + _BEFORE) // 64 * 64
+            self._keep_before()
         for gap in (*gaps, others):
             free(gap)
         return_freed_memory()
 
 
-def _wall_behind(block: int) -> list[int]:
+def _wall_behind(block: int | None) -> list[int]:
     """Let something lie behind a block for good; return what only fills gaps before it."""
-    malloc = _allocator()[0]
-    walls = [malloc(_WALL)]
-    while walls[-1] < block and len(walls) < _MOST_GAPS:
-        walls.append(malloc(_WALL))
-    return walls[:-1]
+    malloc, gaps = _allocator()[0], []
+    for _ in range(_MOST_GAPS):
+        wall = malloc(_WALL)
+        if not block or not wall or wall > block:
+            break
+        gaps.append(wall)
+    return gaps
 
 
 @functools.cache

@@ -72,6 +72,24 @@ def test_blocks_end_at_one_place_but_for_pages_whatever_is_asked_for_beside():
     assert moved["not kept"] != 0  # no error there
 
 
+LIMITED = """
+import resource
+from hrnet_jax.memory import Room, keep_freed_memory
+
+keep_freed_memory()
+resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30, 4 * 2**30))
+room = Room()
+room.enlarge(8 * 2**30)
+with room.held(8 * 2**30):
+    print("went on")
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_without_addresses_enough_there_is_no_room_and_no_error():
+    assert run(module=("-c", LIMITED)).stdout.strip() == "went on"
+
+
 def test_the_collector_rests_and_goes_on():
     with collector_off():
         assert not gc.isenabled()
