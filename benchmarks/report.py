@@ -306,8 +306,8 @@ TRIED = """
 | XLA's default preset for CPUs | W18 inference 2.5 times as long, compiling 3 times |
 | derivatives by kernel as convolutions (XLA's own) | W18-Small's step 1 / 0.84 times as long |
 | that derivative from transposed copies, in XLA's library | W18's step 1 / 0.89 times as long |
-| that derivative as a convolution over rows | 1.7 to 3.1 times as long, by shape |
-| that derivative in 4 to 32 pieces of the image | 0.9 to 30 times as long, by shape |
+| that derivative as a convolution over rows | 2.3 to 3.6 times as long, by shape |
+| that derivative in 8 to 32 pieces of a batch | 1.0 to 39 times as long, by shape |
 | huge pages for the kept heap (`madvise`) | W18-Small's step x 1.00 to 1.02 |
 | LLVM's -O1 | W18-Small's step x 1.00 to 1.02, compiling x 0.9 |
 | no "expensive" passes of LLVM; codegen in 4 parts | compiling x 1.0 to 1.1 |
