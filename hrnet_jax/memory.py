@@ -6,20 +6,21 @@ import functools
 import gc
 import platform
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+# Sizes in bytes.
 _PAGE = 4096
-_ALIGNING = 96  # bytes more that glibc looks for to align a block to 64
-_OWN = 8  # bytes of glibc's own before each block
-_BEFORE = 2**26  # bytes of space before a program's memory
-_WALL = 2**20
+_OWN = 8  # glibc's own, before each block
+_ALIGNING = 128  # as much more than a block glibc looks for at most, to align it to 64
+_BEFORE = 2**26  # space before the place of programs' memory
+_WALL = 2**20  # larger than most holes, so that few are tried
 _LEAST_BLOCK = 2**23  # smaller ones are let be
-_MOST_GAPS = 10_000
-_MOST_MOVES = 16
 
-_keeps_freed_memory = False
+_MOST_GAPS = 10_000  # walls that may turn out to fill holes elsewhere
+_MOST_MOVES = 16  # to another place; where more are needed, something large lies in each
 
 # From glibc's malloc.h: which setting, and its value.
 _SETTINGS = {
@@ -28,8 +29,11 @@ _SETTINGS = {
 }
 
 
+_keeps_freed_memory = False
+
+
 def keep_freed_memory() -> None:
-    """Keep large blocks that were freed for the next use, where the C library is glibc.
+    """Keep large blocks that were freed for the next use, where memory is glibc's to give.
 
     By default the system takes them back, and clears them page by page when they are asked for
     again. This holds for blocks of the main thread; those of other threads stay as they are, since
@@ -39,7 +43,7 @@ def keep_freed_memory() -> None:
     once needed.
     """
     global _keeps_freed_memory
-    if platform.libc_ver()[0] != "glibc":
+    if not _is_glibcs():
         return
     library = ctypes.CDLL(None)
     for name, (setting, value) in _SETTINGS.items():
@@ -48,90 +52,116 @@ def keep_freed_memory() -> None:
     _keeps_freed_memory = True
 
 
+def _is_glibcs() -> bool:
+    """Whether malloc is glibc's, and not that of a library that was loaded before it."""
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    used, own = (
+        ctypes.cast(ctypes.CDLL(name).malloc, ctypes.c_void_p).value for name in (None, "libc.so.6")
+    )
+    return used == own
+
+
 def return_freed_memory() -> None:
-    """Give the system back what is kept now, where the C library is glibc."""
-    if platform.libc_ver()[0] == "glibc":
+    """Give the system back what is kept now, where memory is glibc's to give."""
+    if _is_glibcs():
         ctypes.CDLL(None).malloc_trim(0)
 
 
 class Room:
     """A place for programs' temporary memory, of which one at a time needs some.
 
-    Only after `keep_freed_memory`; else it does nothing. glibc puts an aligned block into a hole
-    that is a little larger and gives back the rest, which then belongs to something small: where
-    the block was, its hole is too small for it the next time. Programs held a second and a third
-    copy of their temporary memory, after 2 to 30 calls. Here the hole has space before it, of
-    which it takes a page whenever that has happened. Nothing takes memory before it is used.
+    Only after `keep_freed_memory`, and for the main thread; else it does nothing. glibc puts an
+    aligned block into a hole that is a little larger and gives back the rest, which then belongs to
+    something small: the hole that the block leaves is too small for it the next time. Programs held
+    a second and a third copy of their temporary memory, after 2 to 30 calls. Here the place belongs
+    to nobody else between calls, and has space before it, of which it takes a page whenever that
+    has happened. Nothing takes memory before it is used.
     """
 
     def __init__(self) -> None:
         self._size = 0  # of the largest block
-        self._hole = 0  # where it begins, at a multiple of 64
-        self._before = 0  # where the space before it begins, which is kept; 0: nowhere
+        self._place = 0  # where it begins, at a multiple of 64
+        self._block = 0  # what keeps it between calls: the same number, or 0
+        self._before = 0  # what keeps the space before it
         self._moves = _MOST_MOVES
 
     def enlarge(self, size: int) -> None:
-        """From now on blocks may have so many bytes."""
-        if _keeps_freed_memory and size > max(self._size, _LEAST_BLOCK):
-            self._size = size
-            self._move()
+        """From now on blocks may have so many bytes, if the process may have the addresses."""
+        if self._is_of_use() and size > max(self._size, _LEAST_BLOCK):
+            former, self._size = self._size, size
+            if not self._move():
+                self._size = former
+                self._move()
 
     @contextlib.contextmanager
     def held(self, size: int) -> Iterator[None]:
         """Within this context the first aligned block of `size` bytes finds its place."""
-        if not self._before or size < _LEAST_BLOCK or size > self._size:
+        if not (self._block and self._is_of_use() and _LEAST_BLOCK <= size <= self._size):
             yield
             return
-        _, free, realloc = _allocator()
-        taken = self._take()
-        if not taken:
-            self._grow()
-            taken = self._take()
-        if not taken and self._moves:
-            self._moves -= 1
-            self._move()
-            taken = self._take()
         # All blocks end at one place, so that what lies behind one lies within no other.
-        beside = (self._size - size) // 64 * 64
-        if taken:
-            realloc(taken, beside - _OWN) if beside else free(taken)
+        beside = self._shrink(self._block, (self._size - size) // _PAGE * _PAGE)
+        self._block = 0
         try:
             yield
         finally:
-            if taken and beside:
-                free(taken)
+            self._shrink(beside, 0)
+            self._block = self._take() or self._take_with_a_page_more()
+            while not self._block and self._moves and self._size:
+                self._moves -= 1
+                self._move()
+
+    def renew(self) -> None:
+        """Give back what the place holds."""
+        if self._block and self._is_of_use():
+            self._move()
+
+    def _is_of_use(self) -> bool:
+        on_main_thread = threading.current_thread() is threading.main_thread()
+        return _keeps_freed_memory and on_main_thread
 
     def _take(self) -> int:
-        """Take the hole and what glibc needs to align a block there; 0 if it is not free."""
-        malloc, free = _allocator()[:2]
+        """Take what lies behind `_before`, if it is free and large enough; else return 0."""
+        malloc, free, _ = _allocator()
         block = malloc(self._size + _ALIGNING)
-        if block == self._hole:
+        if block == self._place:
             return block
         free(block)
         return 0
 
-    def _grow(self) -> None:
-        """Take a page of the space before the hole."""
-        if self._hole - _PAGE > self._before + _PAGE:
-            self._hole -= _PAGE
-            self._keep_before()
+    def _take_with_a_page_more(self) -> int:
+        if self._place - 2 * _PAGE < self._before:
+            return 0
+        self._place -= _PAGE
+        self._before = self._shrink(self._before, self._place - self._before)
+        return self._take()
 
-    def _keep_before(self) -> None:
-        _allocator()[2](self._before, self._hole - self._before - _OWN)
+    @staticmethod
+    def _shrink(block: int, size: int) -> int:
+        """Leave only the first bytes of a block, so many that what follows may begin there."""
+        _, free, realloc = _allocator()
+        if size:
+            return realloc(block, size - _OWN)
+        free(block or None)
+        return 0
 
-    def _move(self) -> None:
-        malloc, free = _allocator()[:2]
-        free(self._before or None)
-        others = malloc(_BEFORE)  # a hole of its own for what is asked for between the calls
+    def _move(self) -> bool:
+        """Make another place; return whether there is one."""
+        malloc = _allocator()[0]
+        former = self._before, self._block
+        others = malloc(_BEFORE)  # a hole of its own for what programs return
         gaps = _wall_behind(others)
-        self._before = malloc(_BEFORE + self._size + _PAGE) or 0
-        if self._before:  # there may be a limit to the addresses of a process
+        self._block, self._before = 0, malloc(_BEFORE + self._size + _PAGE) or 0
+        if self._before:
             gaps += _wall_behind(self._before)
-            self._hole = (self._before + _BEFORE) // 64 * 64
-            self._keep_before()
-        for gap in (*gaps, others):
-            free(gap)
+            self._place = (self._before + _BEFORE) // 64 * 64
+            self._before = self._shrink(self._before, self._place - self._before)
+            self._block = self._take()
+        for block in (*former, *gaps, others or 0):
+            self._shrink(block, 0)
         return_freed_memory()
+        return bool(self._block)
 
 
 def _wall_behind(block: int | None) -> list[int]:
@@ -154,6 +184,9 @@ def _allocator() -> tuple[Any, Any, Any]:
     library.free.restype, library.free.argtypes = None, [pointer]
     library.realloc.restype, library.realloc.argtypes = pointer, [pointer, size]
     return library.malloc, library.free, library.realloc
+
+
+ROOM = Room()  # of this process
 
 
 @contextlib.contextmanager
@@ -192,6 +225,7 @@ def forget_peak() -> int | None:
 
     Freed blocks go back to the system first: what needs them again counts as growth.
     """
+    ROOM.renew()
     return_freed_memory()
     try:
         Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is resident

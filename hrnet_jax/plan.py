@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 from rich.table import Table
 
 from hrnet_jax.batching import count_programs
-from hrnet_jax.compiling import compile_program
 from hrnet_jax.config import protocol_of
 from hrnet_jax.data.decode import decode
 from hrnet_jax.data.pipeline import steps_per_epoch
@@ -169,7 +168,8 @@ def costs(setup: Setup) -> tuple[Costs, jax.stages.Compiled]:
         )
         flops = alone.lower(state, shape).cost_analysis()["flops"]
     with terminal.announced(f"Compiling the training step for {setup.mesh.size} devices"):
-        compiled = compile_program(setup.train_step(optimizer), state, shape).compiled
+        # Not `compile_program`: it is never called here, and may be a TPU's.
+        compiled = setup.train_step(optimizer).lower(state, shape).compile()
     memory: Any = compiled.memory_analysis()
     analysis: Any = compiled.cost_analysis()
     text = compiled.as_text() or ""

@@ -134,3 +134,42 @@ def test_a_program_finds_its_temporary_memory_again():
     )
     assert as_always > 20_000  # 100 MB in pages of 4 kB
     assert prepared < 1_000
+
+
+CALLS = """
+import ctypes, sys
+import jax, jax.numpy as jnp
+from hrnet_jax import compiling
+from hrnet_jax.memory import ROOM, forget_peak, peak
+
+compiling.prepare_process()
+if sys.argv[1] == "without room":
+    ROOM.enlarge = lambda size: None
+library = ctypes.CDLL(None)
+
+def function(x):  # 100 MB that only live within it
+    image, kernel = jnp.full((1, 2500, 2500, 4), x[0]), jnp.ones((3, 3, 4, 1))
+    return jax.lax.conv_general_dilated(
+        image, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    ).sum()
+
+x = jnp.ones(3)
+program = compiling.compile_program(jax.jit(function), x)
+before = forget_peak()
+kept = []
+for _ in range(40):
+    kept.append(program(x))
+    for size in (40, 72, 88, 3_000, 200_000):
+        library.malloc(size)  # what stays
+print((peak() - before) / program.compiled.memory_analysis().temp_size_in_bytes)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_a_program_holds_its_temporary_memory_once():
+    with_room, without = (
+        float(run(how, module=("-c", CALLS), devices=1).stdout)
+        for how in ("with room", "without room")
+    )
+    assert with_room < 1.3
+    assert without > 1.9

@@ -126,12 +126,12 @@ def _convolve(
 ) -> Float[Array, "b h2 w2 o"]:
     size = kernel.shape[0]
     pad = size // 2
-    padding = {"rows": (pad, pad), "columns": (pad, pad)}
+    of_rows, of_columns = (pad, pad), (pad, pad)
     if rows.are_cut() and size > 1:
         # The last window of a share ends `stride - 1` rows before that of stride 1.
         x = rows.with_zeros_beyond(x, above=pad, below=size - pad - stride)
-        padding["rows"] = (0, 0)
-    return convolve(x, kernel, stride, tuple(padding.values()))
+        of_rows = (0, 0)
+    return convolve(x, kernel, stride, (of_rows, of_columns))
 
 
 class BatchNorm(nnx.Module):
