@@ -26,8 +26,8 @@ from rich.table import Table
 
 from benchmarks.turns import conditions, save_weights
 from hrnet_jax.compiling import (
-    compiler_options,
     enable_compilation_cache,
+    inference_options,
     prepare_process,
     set_precision,
 )
@@ -175,7 +175,7 @@ def shares(root: Path, *, images: int) -> dict[str, float]:
         return bucket_logits(nnx.merge(structure, params, stats), image, sizes)
 
     image = normalize(examples[0]["views"][0], mean=MEAN, std=STD)[None]
-    program = network.lower(params, stats, image).compile(compiler_options())
+    program = network.lower(params, stats, image).compile(inference_options((HEIGHT, WIDTH)))
     whole = our_evaluation(root, "whole", images=images)
     whole()
     network_times, whole_times = [], []

@@ -16,8 +16,8 @@ from flax import nnx
 
 from hrnet_jax.compiling import (
     Program,
-    compiler_options,
     enable_compilation_cache,
+    inference_options,
     prepare_process,
     set_precision,
 )
@@ -97,7 +97,8 @@ def _inference(structure: Any, weights: list[dict], image: np.ndarray):
 
     arguments = jax.device_put((*weights, image))
     weights.clear()  # as a program that runs the network keeps no second copy
-    times, program = _staged(jax.jit(forward, compiler_options=compiler_options()), *arguments)
+    options = inference_options(image.shape[1:3])
+    times, program = _staged(jax.jit(forward, compiler_options=options), *arguments)
     return times, program, lambda: float(np.abs(program(*arguments)).max())
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from flax import nnx
 from rich.console import Console
 
-from hrnet_jax.compiling import compiler_options, prepare_process, set_precision
+from hrnet_jax.compiling import inference_options, prepare_process, set_precision
 from hrnet_jax.data.transforms import ResizeViews, normalize
 from hrnet_jax.evaluator import Evaluator
 from hrnet_jax.files import write_json
@@ -134,17 +134,19 @@ def per_shape(
         full = whole(lambda _: logits, image, size=image.shape[1:3])
         return jnp.argmax(full[0], -1).astype(jnp.uint8), logits
 
-    program = jax.jit(label, compiler_options=compiler_options())
+    programs = {
+        size: jax.jit(label, compiler_options=inference_options(size)) for size in set(sizes)
+    }
     images = [
         normalize(image_of(n, size), mean=MEAN, std=STD)[None] for n, size in enumerate(sizes)
     ]
     begin = time.perf_counter()
     tracked = terminal.track(images, "One program per size", total=len(images))
-    found = [jax.device_get(program(params, stats, image)) for image in tracked]
+    found = [jax.device_get(programs[image.shape[1:3]](params, stats, image)) for image in tracked]
     return {
         "found": found,
         "seconds": time.perf_counter() - begin,
-        "programs": len(set(sizes)),
+        "programs": len(programs),
     }
 
 

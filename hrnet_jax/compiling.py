@@ -1,6 +1,7 @@
 """How our programs are compiled: the settings a user should not have to know, in one place."""
 
 import functools
+import math
 import stat
 import sys
 from collections.abc import Callable, Sequence
@@ -22,6 +23,12 @@ T = TypeVar("T")
 # XLA's default CPU preset repeats residual and enlargement chains in every consumer: W18 inference
 # at 512x1024 took 2.5 times as long and compiled 3 times as long as under this one.
 _CPU_OPTIONS = {"xla_cpu_opt_preset": "CPU_OPT_PRESET_FAST_COMPILE"}
+
+# XLA gives the convolutions of an inference program to a library, YNN, that keeps small ones on one
+# thread. With Eigen's instead W18-Small took 0.76 of the time at 256x256, 0.93 to 0.99 at 512x512,
+# 1.02 to 1.06 at 512x1024, W48 0.85, 0.93 to 0.97, 1.03. Training steps took longer at every size.
+_CPU_SMALL_IMAGES = {"xla_cpu_experimental_ynn_fusion_type": ""}
+_SMALL = 512 * 512  # pixels of an image, whatever the batch: it shall not change an image's logits
 
 # XLA orders a CPU program for parallel work, which keeps far more alive than need be; what is not
 # kept for the backward pass is alive all the same. Ordered for memory, the program takes longer.
@@ -61,7 +68,7 @@ def set_precision(dtype: str) -> None:
 
 
 def compiler_options(platform: str | None = None, *, saving_memory: bool = False) -> dict[str, str]:
-    """Options for `jax.jit(..., compiler_options=...)` of programs that hold the network.
+    """Options for `jax.jit(..., compiler_options=...)` of programs that train the network.
 
     Args:
         platform: of the devices they are compiled for; by default jax's own choice.
@@ -70,6 +77,17 @@ def compiler_options(platform: str | None = None, *, saving_memory: bool = False
     if (platform or jax.default_backend()) != "cpu":
         return {}
     return _CPU_OPTIONS | (_CPU_SAVING_MEMORY if saving_memory else {})
+
+
+def inference_options(size: tuple[int, ...], platform: str | None = None) -> dict[str, str]:
+    """Options for programs that run the network without derivatives.
+
+    Args:
+        size: height and width of its images.
+        platform: as in `compiler_options`.
+    """
+    options = compiler_options(platform)
+    return options | _CPU_SMALL_IMAGES if options and math.prod(size) <= _SMALL else options
 
 
 class Program:
@@ -95,10 +113,16 @@ class Program:
             return self.compiled(*arguments)
 
 
-def compile_program(function: jax.stages.Wrapped, *arguments: Any) -> Program:
-    """Compile a function of `jax.jit` for such arguments; arrays, or their shapes."""
+def compile_program(
+    function: jax.stages.Wrapped, *arguments: Any, options: dict[str, str] | None = None
+) -> Program:
+    """Compile a function of `jax.jit` for such arguments; arrays, or their shapes.
+
+    Args:
+        options: of the compiler, besides those that the function was given by `jax.jit`.
+    """
     with collector_off():
-        return Program(function.lower(*arguments).compile())
+        return Program(function.lower(*arguments).compile({**(options or {})}))
 
 
 def traced_once(*static: int) -> Callable[[Callable[P, T]], Callable[P, T]]:

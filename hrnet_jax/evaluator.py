@@ -17,7 +17,7 @@ from rich.text import Text
 
 from hrnet_jax import processes
 from hrnet_jax.batching import Batch, Batcher, Plan
-from hrnet_jax.compiling import Program, compile_program, compiler_options
+from hrnet_jax.compiling import Program, compile_program, inference_options
 from hrnet_jax.data.dataset import Dataset
 from hrnet_jax.data.transforms import Channels
 from hrnet_jax.files import AnyPath
@@ -98,7 +98,7 @@ class Evaluator:
         mapped = jax.shard_map(
             function, mesh=self._mesh, in_specs=specs_in, out_specs=specs_out, check_vma=False
         )
-        return jax.jit(mapped, compiler_options=compiler_options())
+        return jax.jit(mapped)
 
     def __call__(
         self,
@@ -191,10 +191,12 @@ class Evaluator:
         leaves, shapes = jax.tree.flatten([a for a in arguments if not isinstance(a, dict)])
         key = (id(function), shapes, *(leaf.shape for leaf in leaves))
         if key not in self._programs:
-            shape = "x".join(map(str, leaves[0].shape[-3:-1]))
-            what = "label maps" if function is self._pixels_of else f"images of {shape}"
+            size = leaves[0].shape[-3:-1]
+            images = f"images of {size[0]}x{size[1]}"
+            what = "label maps" if function is self._pixels_of else images
             with self._terminal.announced(f"Compiling the evaluation of {what}"):
-                self._programs[key] = compile_program(function, *arguments)
+                options = inference_options(size, self._mesh.devices.flat[0].platform)
+                self._programs[key] = compile_program(function, *arguments, options=options)
             self._terminal.line(f"It needs at most {_memory(self._programs[key]) / 1e6:,.0f} MB.")
         return self._programs[key](*arguments)
 

@@ -9,6 +9,7 @@ import pytest
 from hrnet_jax.compiling import (
     compiler_options,
     enable_compilation_cache,
+    inference_options,
     set_precision,
     split_vector,
 )
@@ -22,6 +23,26 @@ def test_our_options_are_known_to_the_compiler(saving_memory):
     doubled = jax.jit(lambda x: x * 2, compiler_options=options)
     assert float(doubled(2.0)) == 4
     assert compiler_options("tpu", saving_memory=saving_memory) == {}
+
+
+def test_convolutions_of_small_images_are_eigens():
+    def program(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    rng = np.random.default_rng(0)
+    x, kernel = (
+        rng.standard_normal(s).astype(np.float32) for s in ((1, 32, 48, 18), (3, 3, 18, 18))
+    )
+    lowered = jax.jit(program).lower(x, kernel)
+    small, large = (lowered.compile(inference_options(s)) for s in ((512, 512), (512, 513)))
+    assert "ynn" not in small.as_text()
+    if "ynn" not in large.as_text():
+        pytest.skip("XLA has no YNN on this kind of processor: all convolutions are Eigen's")
+    ours, theirs = small(x, kernel), large(x, kernel)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5 * abs(theirs).max())
+    assert inference_options((8, 8), "tpu") == {}
 
 
 @pytest.mark.parametrize(

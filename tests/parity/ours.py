@@ -10,7 +10,7 @@ import optax
 from flax import nnx
 
 from hrnet_jax import models
-from hrnet_jax.compiling import compiler_options
+from hrnet_jax.compiling import inference_options
 from hrnet_jax.interop.keys import torch_state_dict
 from hrnet_jax.optim import poly_schedule, sgd
 from hrnet_jax.sharding import make_mesh
@@ -46,7 +46,7 @@ def logits(weights: Any, image: np.ndarray, dtype: str) -> np.ndarray:
 
     with jax.enable_x64(True):
         arguments = cast((weights.params, weights.stats, nhwc(image)), dtype)
-        program = forward.lower(*arguments).compile(compiler_options())
+        program = forward.lower(*arguments).compile(inference_options(image.shape[2:]))
         return np.moveaxis(np.asarray(program(*arguments)), -1, 1)
 
 
@@ -68,9 +68,8 @@ def logits_in_two_programs(weights: list, image: np.ndarray, dtype: str) -> list
                     return nnx.merge(graph, state)(x)
 
                 pixels = jnp.asarray(nhwc(image), dtype)
-                features = (
-                    jax.jit(run).lower(state, pixels).compile(compiler_options())(state, pixels)
-                )
+                options = inference_options(pixels.shape[1:3])
+                features = jax.jit(run, compiler_options=options)(state, pixels)
             results.append(np.moveaxis(np.asarray(model.decode_head(features)), -1, 1))
     return results
 
