@@ -1,8 +1,13 @@
-"""Convolution with a derivative that CPUs are fast at.
+"""Convolution as CPUs are fast at it; other backends have kernels of their own, and keep them.
 
 XLA differentiates a convolution by its kernel with another one, whose window is the whole image.
 On CPUs that runs at a third of the speed of the forward pass; as products of matrices it takes half
-the time or less. Other backends have kernels of their own for it, and keep them.
+the time or less.
+
+Its library for CPUs fetches the input of a strided convolution from memory again and again once it
+exceeds the processor's cache: from 256 to 36 channels, of 256x256 pixels, it took 35 ms. In bands
+of rows the same takes 12 ms, and inference of W18-Small 0.90 of its time at 1024x1024, 0.92 at
+1024x2048.
 """
 
 import functools
@@ -15,6 +20,8 @@ from hrnet_jax.compiling import apart, traced_once
 
 Padding = tuple[tuple[int, int], tuple[int, int]]  # zeros above and below, left and right
 
+_BAND = 2**21  # numbers of an image that a band takes at most: 8 MB in float32
+
 
 @traced_once(2, 3)
 def convolve(
@@ -25,7 +32,7 @@ def convolve(
 
 
 @traced_once(2, 3)
-def _convolve(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+def _plain(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
     if kernel.shape[0] == stride == 1:
         return jnp.einsum("bhwi,io->bhwo", x, kernel[0, 0])
     return jax.lax.conv_general_dilated(
@@ -37,17 +44,45 @@ def _convolve(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
     )
 
 
+def _in_bands(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+    """Convolve band by band; by the size of an image, so that batches give each the same."""
+    (above, below), beside = padding
+    size, (_, length, width, channels) = kernel.shape[0], x.shape
+    height = (above + length + below - size) // stride + 1
+    rows = max(1, _BAND // (stride * width * channels))  # of the result
+    if rows >= height:
+        return _plain(x, kernel, stride, padding)
+    padded = jnp.pad(x, ((0, 0), (above, below), (0, 0), (0, 0)))
+    bands = []
+    for first in range(0, height, rows):
+        last = min(first + rows, height) - 1
+        band = padded[:, stride * first : stride * last + size]
+        bands.append(_plain(band, kernel, stride, ((0, 0), beside)))
+    return jnp.concatenate(bands, axis=1)
+
+
+@traced_once(2, 3)
+def _by_backend(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+    if stride == 1:
+        return _plain(x, kernel, stride, padding)
+    whole, in_bands = (
+        functools.partial(convolution, stride=stride, padding=padding)
+        for convolution in (_plain, _in_bands)
+    )
+    return jax.lax.platform_dependent(x, kernel, cpu=in_bands, default=whole)
+
+
 def _forward(x: Array, kernel: Array, stride: int, padding: Padding):
-    return _convolve(x, kernel, stride, padding), (x, kernel)
+    return _by_backend(x, kernel, stride, padding), (x, kernel)
 
 
 @traced_once(0, 1)
 def _backward(stride: int, padding: Padding, saved: tuple[Array, Array], dy: Array):
     x, kernel = saved
-    by_image = jax.linear_transpose(lambda x: _convolve(x, kernel, stride, padding), x)
+    by_image = jax.linear_transpose(lambda x: _plain(x, kernel, stride, padding), x)
 
     def by_convolution(x: Array, dy: Array) -> Array:
-        return jax.linear_transpose(lambda k: _convolve(x, k, stride, padding), kernel)(dy)[0]
+        return jax.linear_transpose(lambda k: _plain(x, k, stride, padding), kernel)(dy)[0]
 
     by_products = functools.partial(
         kernel_gradient, size=kernel.shape[0], stride=stride, padding=padding
@@ -58,7 +93,7 @@ def _backward(stride: int, padding: Padding, saved: tuple[Array, Array], dy: Arr
     return by_image(dy)[0], dkernel
 
 
-_differentiable = jax.custom_vjp(_convolve, nondiff_argnums=(2, 3))
+_differentiable = jax.custom_vjp(_by_backend, nondiff_argnums=(2, 3))
 _differentiable.defvjp(_forward, _backward)
 
 

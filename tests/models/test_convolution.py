@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hrnet_jax.models import convolution
 from hrnet_jax.models.convolution import convolve, kernel_gradient
 
 CASES = [  # kernel, stride, padding, height and width
@@ -58,11 +59,32 @@ def test_other_backends_get_the_same_derivative(draw, monkeypatch):
             np.testing.assert_allclose(mine, theirs, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("shape", [(16, 12), (15, 11), (13, 12), (16, 2)], ids=str)
+@pytest.mark.parametrize("padding", [((1, 1), (1, 1)), ((0, 0), (1, 1)), ((0, 1), (1, 0))], ids=str)
+def test_large_images_in_bands_of_rows_are_convolved_as_whole_ones(
+    shape, padding, draw, monkeypatch
+):
+    monkeypatch.setattr(convolution, "_BAND", 3 * 2 * shape[1] * 4)  # three rows of the result
+    with jax.enable_x64(True):  # a batch of 5 as no other test has, whose trace would be taken
+        x, kernel = jnp.asarray(draw((5, *shape, 4))), jnp.asarray(draw((3, 3, 4, 2)))
+        expected, by_xla = jax.vjp(lambda *a: plain(*a, 2, padding), x, kernel)
+        found, ours = jax.vjp(lambda *a: convolve(*a, 2, padding), x, kernel)
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+        dy = jnp.asarray(draw(expected.shape))
+        for mine, theirs in zip(ours(dy), by_xla(dy), strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-12, atol=1e-12)
+        traced = jax.jit(lambda x: convolve(x, kernel, 2, padding)).trace(x)
+    bands = -(-expected.shape[1] // 3)
+    for platform, number in (("cpu", bands), ("tpu", 1)):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert text.count("stablehlo.convolution") == number
+
+
 def test_no_window_as_large_as_the_image_is_left_on_cpus(draw):
     x, kernel = jnp.float32(draw((1, 24, 40, 4))), jnp.float32(draw((3, 3, 4, 6)))
 
-    def text_of(convolution):
-        gradient = jax.grad(lambda kernel: convolution(x, kernel, 1, CASES[1][2]).sum())
+    def text_of(convolve):
+        gradient = jax.grad(lambda kernel: convolve(x, kernel, 1, CASES[1][2]).sum())
         return jax.jit(gradient).lower(kernel).as_text()
 
     assert "stablehlo.convolution" in text_of(plain)
