@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import jax
@@ -307,7 +308,9 @@ def assert_a_save_fails_loudly(workdir, state, failing):
     with contextlib.suppress(OSError):
         checkpoints.close()
     # A thread of Orbax that is still at work when there is room again may complete the checkpoint
-    # after all. Whichever is the newest then, it must hold what was saved.
+    # after all. Whichever is the newest then, it must hold what was saved. A run would have ended
+    # with the save, and that thread with it; here nothing may write what is about to be removed.
+    await_rest(workdir / FOLDER)
     again = Checkpoints(workdir, keep_newest=2, warn=print)
     newest = again.restore_latest(like=state)
     assert newest.step in (2, 3)
@@ -315,6 +318,16 @@ def assert_a_save_fails_loudly(workdir, state, failing):
     again.save(4, shifted(state, 4), meta={})  # and when there is room again, it works
     again.close()
     assert load_weights(workdir / FOLDER / "4").step == 4
+
+
+def await_rest(folder, *, seconds=0.5):
+    """Return when nothing has come to a folder or gone from it for so long."""
+    seen, since = None, time.monotonic()
+    while time.monotonic() - since < seconds:
+        now = sorted(folder.rglob("*"))
+        if now != seen:
+            seen, since = now, time.monotonic()
+        time.sleep(0.02)
 
 
 @contextlib.contextmanager

@@ -105,7 +105,11 @@ def kernel_gradient(
     stride: int,
     padding: Padding,
 ) -> Float[Array, "n n i o"]:
-    """Derivative by the kernel, as one product of matrices as tall as there are pixels."""
+    """Derivative by the kernel, as products of matrices as tall as there are pixels.
+
+    Where the product is `_over_pixels`, neither matrix is transposed in memory. Elsewhere the first
+    is: the one of fewer channels.
+    """
     channels = x.shape[-1], dy.shape[-1]
     if size == stride == 1:  # image by image: shorter sums in float32, smaller errors
         if channels[0] <= channels[1]:
