@@ -35,6 +35,7 @@ import io
 import re
 import sys
 import time
+import traceback
 from collections.abc import Iterable, Sequence
 
 import jax
@@ -325,6 +326,12 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         message = str(error).strip().splitlines()
         last = message[-1].strip().removeprefix("ValueError: ")
         sys.exit(f"Error: {last if 'Traceback' in str(error) else ' '.join(message)}")
+    except (NameError, SyntaxError, ImportError) as error:  # in a recipe of the user's own
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        place = (
+            "" if isinstance(error, SyntaxError) else f" ({where.filename}, line {where.lineno})"
+        )
+        sys.exit(f"Error: the file of --config does not run: {error}{place}")
 
 
 def _with_recipe(argv: Sequence[str]) -> list[str]:

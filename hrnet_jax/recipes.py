@@ -92,11 +92,17 @@ def locate(name: str) -> Path:
 
     Raises:
         FileNotFoundError: there is neither; names the files that were probably meant.
+        ValueError: it is no Python file.
     """
     package = Path(__file__).parent
     for path in (to_local_path(name), package / name):
-        if path.is_file():
+        if path.is_file() and path.suffix == ".py":
             return path
+        if path.is_file():
+            raise ValueError(
+                f"{path} is no recipe, which is a file in Python as those in configs/. What a run "
+                "was set to comes with its checkpoint: leave --config out and give --checkpoint."
+            )
     here = Path("configs")
     folder = here if here.is_dir() else package / "configs"
     known = sorted(file.name for file in folder.glob("*.py"))

@@ -91,6 +91,14 @@ MISTAKES = {
 }
 
 
+RECIPES = {
+    "config.json": ("{}", "config.json is no recipe, which is a file in Python"),
+    "typo.py": ("def get_config():\n    return default()\nx = y", "typo.py, line 3)"),
+    "syntax.py": ("def get_config()\n", "expected ':' (syntax.py, line 1)"),
+    "imports.py": ("import nothing_such", "No module named 'nothing_such'"),
+}
+
+
 @pytest.fixture(scope="module")
 def mistaken():
     results = run_each([arguments for arguments, _ in MISTAKES.values()])
@@ -104,6 +112,17 @@ def test_a_mistake_is_one_clear_error(mistaken, mistake):
     assert expected in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.startswith("Error: ")
+
+
+def test_a_recipe_that_does_not_run_is_one_clear_error(tmp_path):
+    for name, (text, _) in RECIPES.items():
+        (tmp_path / name).write_text(text)
+    results = run_each([["--config", str(tmp_path / name)] for name in RECIPES])
+    for done, (_, expected) in zip(results, RECIPES.values(), strict=True):
+        assert done.returncode == 1
+        assert expected in done.stderr
+        assert done.stderr.startswith("Error: ")
+        assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
