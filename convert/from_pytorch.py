@@ -12,6 +12,7 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing is computed
 
@@ -128,9 +129,8 @@ def _fetched(given: argparse.Namespace, terminal: Terminal) -> tuple[Path, Path]
 def _config(name: str) -> dict:
     """Run a recipe file: path, or path:schedule."""
     path, _, schedule = name.partition(":")
-    spec = importlib.util.spec_from_file_location("recipe", recipes.locate(path))
-    if spec is None or spec.loader is None:
-        raise ValueError(f"--config {path} is no Python file; try one of configs/.")
+    # Whether that finds a loader depends on the suffix only, which `locate` has looked at.
+    spec: Any = importlib.util.spec_from_file_location("recipe", recipes.locate(path))
     recipe = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(recipe)
     return (recipe.get_config(schedule) if schedule else recipe.get_config()).to_dict()

@@ -68,7 +68,9 @@ def set_precision(dtype: str) -> None:
 
 
 def compiler_options(platform: str | None = None, *, saving_memory: bool = False) -> dict[str, str]:
-    """Options for `jax.jit(..., compiler_options=...)` of programs that train the network.
+    """Options for `jax.jit(..., compiler_options=...)` of programs that hold the network.
+
+    For those that only run it `inference_options` has more.
 
     Args:
         platform: of the devices they are compiled for; by default jax's own choice.
@@ -101,7 +103,9 @@ class Program:
         """
         self.compiled = compiled
         self._temporary = 0
-        if jax.default_backend() == "cpu":
+        executable: Any = compiled.runtime_executable()
+        # Programs of several CPUs run on threads of XLA's.
+        if [device.platform for device in executable.local_devices()] == ["cpu"]:
             need: Any = compiled.memory_analysis()
             self._temporary = need.temp_size_in_bytes
         return_freed_memory()
@@ -122,6 +126,7 @@ def compile_program(
         options: of the compiler, besides those that the function was given by `jax.jit`.
     """
     with collector_off():
+        # A copy for mypy, to which dicts of other values are other dicts.
         return Program(function.lower(*arguments).compile({**(options or {})}))
 
 

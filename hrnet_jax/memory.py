@@ -16,6 +16,7 @@ _PAGE = 4096
 _OWN = 8  # glibc's own, before each block
 _ALIGNING = 128  # as much more than a block glibc looks for at most, to align it to 64
 _BEFORE = 2**26  # space before the place of programs' memory
+_OTHERS = 2**26  # a hole for what programs return
 _WALL = 2**20  # larger than most holes, so that few are tried
 _LEAST_BLOCK = 2**23  # smaller ones are let be
 
@@ -77,6 +78,9 @@ class Room:
     a second and a third copy of their temporary memory, after 2 to 30 calls. Here the place belongs
     to nobody else between calls, and has space before it, of which it takes a page whenever that
     has happened. Nothing takes memory before it is used.
+
+    What a signal's exception interrupts here (Ctrl-C) leaves no place, and holds nothing twice: no
+    attribute names what the allocator has already been given back.
     """
 
     def __init__(self) -> None:
@@ -101,8 +105,8 @@ class Room:
             yield
             return
         # All blocks end at one place, so that what lies behind one lies within no other.
-        beside = self._shrink(self._block, (self._size - size) // _PAGE * _PAGE)
-        self._block = 0
+        block, self._block = self._block, 0
+        beside = self._shrink(block, (self._size - size) // _PAGE * _PAGE)
         try:
             yield
         finally:
@@ -134,8 +138,12 @@ class Room:
         if self._place - 2 * _PAGE < self._before:
             return 0
         self._place -= _PAGE
-        self._before = self._shrink(self._before, self._place - self._before)
+        self._end_before_the_place()
         return self._take()
+
+    def _end_before_the_place(self) -> None:
+        before, self._before = self._before, 0
+        self._before = self._shrink(before, self._place - before)
 
     @staticmethod
     def _shrink(block: int, size: int) -> int:
@@ -150,13 +158,14 @@ class Room:
         """Make another place; return whether there is one."""
         malloc = _allocator()[0]
         former = self._before, self._block
-        others = malloc(_BEFORE)  # a hole of its own for what programs return
+        self._before = self._block = 0
+        others = malloc(_OTHERS)
         gaps = _wall_behind(others)
-        self._block, self._before = 0, malloc(_BEFORE + self._size + _PAGE) or 0
+        self._before = malloc(_BEFORE + self._size + _PAGE) or 0
         if self._before:
             gaps += _wall_behind(self._before)
             self._place = (self._before + _BEFORE) // 64 * 64
-            self._before = self._shrink(self._before, self._place - self._before)
+            self._end_before_the_place()
             self._block = self._take()
         for block in (*former, *gaps, others or 0):
             self._shrink(block, 0)
@@ -167,9 +176,9 @@ class Room:
 def _wall_behind(block: int | None) -> list[int]:
     """Let something lie behind a block for good; return what only fills gaps before it."""
     malloc, gaps = _allocator()[0], []
-    for _ in range(_MOST_GAPS):
+    for _ in range(_MOST_GAPS if block else 0):
         wall = malloc(_WALL)
-        if not block or not wall or wall > block:
+        if not wall or wall > block:
             break
         gaps.append(wall)
     return gaps

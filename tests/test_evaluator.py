@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 from rich.console import Console
 
-from hrnet_jax.compiling import compiler_options
+from hrnet_jax.compiling import compile_program, compiler_options, inference_options
 from hrnet_jax.data import DATASETS
 from hrnet_jax.data.dataset import folder_dataset
 from hrnet_jax.data.transforms import ResizeViews, normalize
@@ -52,7 +52,8 @@ def by_definition(model, example, protocol):
     network = nnx.merge(*model)
     network.eval()
     size, total = example["label"].shape, 0.0
-    run = jax.jit(lambda image: network(image), compiler_options=compiler_options())
+    options = inference_options(protocol.image_size)
+    run = jax.jit(lambda image: network(image), compiler_options=options)
     for view, flip in itertools.product(example["views"], (False, True)[: 1 + protocol.flip]):
         image = normalize(view, mean=MEAN, std=STD)[None, :, :: -1 if flip else 1]
         canvas, count = 0.0, 0.0
@@ -124,6 +125,20 @@ def test_every_image_counts_once_in_any_order_batch_and_number_of_devices():
         keep = e["label"] != 255
         np.add.at(by_hand, (e["label"][keep], seen[e["id"]][keep]), 1)
     np.testing.assert_array_equal(first.confusion, by_hand)
+
+
+def test_programs_have_the_options_of_their_images(monkeypatch):
+    given = []
+
+    def noted(*arguments, options):
+        given.append(options)
+        return compile_program(*arguments, options=options)
+
+    monkeypatch.setattr("hrnet_jax.evaluator.compile_program", noted)
+    model = split(Toy())
+    evaluator(model[0], devices=1)(*model[1:], [example("a", (24, 48))], total=1)
+    assert given == [inference_options((32, 64))]
+    assert given != [compiler_options()]
 
 
 def test_what_it_cost_is_said():

@@ -7,10 +7,13 @@ the time or less.
 Its library for CPUs fetches the input of a strided convolution from memory again and again once it
 exceeds the processor's cache: from 256 to 36 channels, of 256x256 pixels, it took 35 ms. In bands
 of rows the same takes 12 ms, and inference of W18-Small 0.90 of its time at 1024x1024, 0.92 at
-1024x2048.
+1024x2048. Images up to 512x1024, as in all published training, have no such inputs.
+
+Differentiable in reverse only; within `jax.shard_map` with `check_vma` the kernel has to vary.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +23,11 @@ from hrnet_jax.compiling import apart, traced_once
 
 Padding = tuple[tuple[int, int], tuple[int, int]]  # zeros above and below, left and right
 
-_BAND = 2**21  # numbers of an image that a band takes at most: 8 MB in float32
+_NONE: Padding = ((0, 0), (0, 0))
+
+# Numbers of an image's features: what goes in bands, and what a band takes. In float32 32 and 8 MB.
+_LARGE, _BAND = 2**23, 2**21
+_MOST_BANDS = 16  # each is a convolution to compile
 
 
 @traced_once(2, 3)
@@ -33,7 +40,7 @@ def convolve(
 
 @traced_once(2, 3)
 def _plain(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
-    if kernel.shape[0] == stride == 1:
+    if kernel.shape[0] == stride == 1 and padding == _NONE:
         return jnp.einsum("bhwi,io->bhwo", x, kernel[0, 0])
     return jax.lax.conv_general_dilated(
         x,
@@ -46,12 +53,13 @@ def _plain(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
 
 def _in_bands(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
     """Convolve band by band; by the size of an image, so that batches give each the same."""
-    (above, below), beside = padding
-    size, (_, length, width, channels) = kernel.shape[0], x.shape
-    height = (above + length + below - size) // stride + 1
-    rows = max(1, _BAND // (stride * width * channels))  # of the result
-    if rows >= height:
+    numbers = math.prod(x.shape[1:])
+    if numbers <= _LARGE:
         return _plain(x, kernel, stride, padding)
+    (above, below), beside = padding
+    size = kernel.shape[0]
+    height = (above + x.shape[1] + below - size) // stride + 1
+    rows = -(-height // min(_MOST_BANDS, -(-numbers // _BAND)))
     padded = jnp.pad(x, ((0, 0), (above, below), (0, 0), (0, 0)))
     bands = []
     for first in range(0, height, rows):
@@ -111,7 +119,8 @@ def kernel_gradient(
     is: the one of fewer channels.
     """
     channels = x.shape[-1], dy.shape[-1]
-    if size == stride == 1:  # image by image: shorter sums in float32, smaller errors
+    if size == stride == 1 and padding == _NONE:
+        # Image by image: shorter sums in float32, smaller errors.
         if channels[0] <= channels[1]:
             return jnp.einsum("bhwi,bhwo->bio", x, dy).sum(0)[None, None]
         return jnp.einsum("bhwo,bhwi->boi", dy, x).sum(0).T[None, None]

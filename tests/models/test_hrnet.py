@@ -4,7 +4,7 @@ import pytest
 from flax import nnx
 
 from hrnet_jax import models
-from hrnet_jax.compiling import compiler_options
+from hrnet_jax.compiling import inference_options
 from hrnet_jax.interop.keys import torch_state_dict
 from hrnet_jax.step import split
 from tests.published import published_image, published_model, published_tensor
@@ -41,12 +41,13 @@ def test_the_fixture_draws_the_published_values():
     np.testing.assert_allclose(image, (1.7640524, 0.4001572, 0.9787380), rtol=1e-6)
 
 
+@pytest.mark.parametrize("options_for", [(512, 512), (1024, 2048)], ids=str)
 @pytest.mark.parametrize(("variant", "height", "width"), ROWS)
-def test_logits_are_those_of_the_original(variant, height, width):
+def test_logits_are_those_of_the_original(variant, height, width, options_for):
     structure, params, stats = split(published_model(variant))
     forward = jax.jit(
         lambda params, stats, image: nnx.merge(structure, params, stats)(image),
-        compiler_options=compiler_options(),
+        compiler_options=inference_options(options_for),
     )
     logits = np.asarray(forward(params, stats, published_image(height, width)), np.float64)[0]
     assert logits.shape == (-(-height // 4), -(-width // 4), 19)

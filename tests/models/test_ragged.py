@@ -1,11 +1,13 @@
 """A bucket gives each image what it gets alone."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hrnet_jax.compiling import compiler_options
+from hrnet_jax.compiling import inference_options
 from hrnet_jax.models.layers import upsample
 from hrnet_jax.models.ragged import band, valid_sizes
 from tests import tiny  # noqa: F401 -- adds the variant "tiny"
@@ -27,10 +29,10 @@ def images(sizes, bucket, *, junk):
 def largest_difference(model, sizes, bucket, *, junk):
     """Of the logits within each image, relative to the largest logit."""
     batch = images(sizes, bucket, junk=junk)
-    found = np.asarray(jax.jit(
-        lambda batch, sizes: _in_bucket(model, batch, sizes), compiler_options=compiler_options()
-    )(batch, jnp.asarray(sizes, jnp.int32)))  # fmt: skip
-    alone = jax.jit(lambda image: model(image), compiler_options=compiler_options())
+    options = inference_options(bucket)
+    in_bucket = jax.jit(functools.partial(_in_bucket, model), compiler_options=options)
+    found = np.asarray(in_bucket(batch, jnp.asarray(sizes, jnp.int32)))
+    alone = jax.jit(lambda image: model(image), compiler_options=options)
     worst = 0.0
     for n, (h, w) in enumerate(sizes):
         expected = np.asarray(alone(batch[n : n + 1, :h, :w]))[0]
