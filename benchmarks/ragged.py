@@ -1,6 +1,6 @@
-"""Images of many sizes in few programs, against one program per size: 200 sizes like ADE20K's.
+"""Images of many sizes in few programs, against one program per size: 60 sizes like ADE20K's.
 
-    python -m benchmarks.ragged [--images 200] [--json FILE]
+    python -m benchmarks.ragged [--images 60] [--json FILE]
 
 The law: short side 512, as after ADE20K's keep-ratio resize; the ratio of long to short side is
 log-uniform between 1 and 2.5, every second image is upright; one image is 1x1. Both ways label the
@@ -41,7 +41,7 @@ PROTOCOL = Protocol(image_size=(SHORT, 2048))
 def main() -> None:
     """Measure, compare, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--images", type=int, default=60)
     parser.add_argument("--batch", type=int, default=2, help="images of mixed sizes per call")
     parser.add_argument("--json", type=Path, help="write all figures into this file")
     options = parser.parse_args()
