@@ -37,7 +37,7 @@ format: $(VENV)/.installed-test  ## rewrite the code in the house's format
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/ruff check --quiet --fix .
 
-# Each runs alone, and compares with what `make parity` installs; an hour in all.
+# Each runs alone, and compares with what `make parity` installs; half an hour in all.
 BENCHMARKS := inference training compile scaling job data evaluate ragged kernels roofline
 benchmark: $(VENV)/.installed-test .venv-parity/.installed  ## speed and memory beside mmsegmentation
 	@for name in $(BENCHMARKS); do \

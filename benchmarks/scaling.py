@@ -25,7 +25,7 @@ BATCHES = [1, 2, 4, 8]  # of 256x512
 
 def main() -> None:
     """Measure, print, write."""
-    options, terminal = options_of(__doc__, rounds=5), Terminal()
+    options, terminal = options_of(__doc__, rounds=9), Terminal()
     report: dict[str, Any] = {"conditions": conditions(options)}
     for variant in options.variants or ("hr18s",):
         cases = {f"{h}x{w}": ((h, w), 1) for h, w in PIXELS}
