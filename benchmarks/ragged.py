@@ -21,6 +21,7 @@ import numpy as np
 from flax import nnx
 from rich.console import Console
 
+from benchmarks.turns import conditions
 from hrnet_jax.compiling import inference_options, prepare_process, set_precision
 from hrnet_jax.data.transforms import ResizeViews, normalize
 from hrnet_jax.evaluator import Evaluator
@@ -44,15 +45,17 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=60)
     parser.add_argument("--batch", type=int, default=2, help="images of mixed sizes per call")
     parser.add_argument("--json", type=Path, help="write all figures into this file")
+    parser.set_defaults(rounds=1)
     options = parser.parse_args()
     prepare_process()  # as hrnet_jax.main does
     set_precision("float32")
     terminal = Terminal()
     sizes = draw_sizes(options.images)
     structure, params, stats = split(published_model(VARIANT, num_classes=CLASSES))
+    said = {"network": f"{VARIANT}, float32", "batch": options.batch, **conditions(options)}
     in_buckets = buckets(structure, params, stats, sizes, batch=options.batch, terminal=terminal)
     one_by_one = per_shape(structure, params, stats, sizes, terminal=terminal)
-    report = {
+    figures = {
         "images": len(sizes),
         "different sizes": len(set(sizes)),
         "programs, in buckets": in_buckets["programs"],
@@ -64,10 +67,10 @@ def main() -> None:
         "filling, share of the computed pixels": in_buckets["filling"],
         **differences(structure, params, stats, sizes, in_buckets, one_by_one, terminal=terminal),
     }
-    for name, value in report.items():
+    for name, value in figures.items():
         terminal.line(f"{name}: {value:.3g}" if isinstance(value, float) else f"{name}: {value}")
     if options.json:
-        write_json(options.json, report)
+        write_json(options.json, {"conditions": said, "figures": figures})
 
 
 def draw_sizes(count: int) -> list[tuple[int, int]]:

@@ -161,7 +161,7 @@ def job(report: dict[str, Any]) -> Iterator[str]:
 
 def ragged(report: dict[str, Any]) -> Iterator[str]:
     """All figures in one table."""
-    yield table(["", ""], [[name, _text(value)] for name, value in report.items()])
+    yield table(["", ""], [[name, _text(value)] for name, value in report["figures"].items()])
 
 
 def kernels(report: dict[str, Any]) -> Iterator[str]:
