@@ -28,7 +28,7 @@ _CPU_OPTIONS = {"xla_cpu_opt_preset": "CPU_OPT_PRESET_FAST_COMPILE"}
 # thread. With Eigen's instead W18-Small took 0.76 of the time at 256x256, 0.93 to 0.99 at 512x512,
 # 1.02 to 1.06 at 512x1024, W48 0.85, 0.93 to 0.97, 1.03. Training steps took longer at every size.
 _CPU_SMALL_IMAGES = {"xla_cpu_experimental_ynn_fusion_type": ""}
-_SMALL = 512 * 512  # pixels of an image, whatever the batch: it shall not change an image's logits
+_SMALL = 512 * 512  # pixels of an image, not of its batch: which changes no logits then
 
 # XLA orders a CPU program for parallel work, which keeps far more alive than need be; what is not
 # kept for the backward pass is alive all the same. Ordered for memory, the program takes longer.

@@ -326,7 +326,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         message = str(error).strip().splitlines()
         last = message[-1].strip().removeprefix("ValueError: ")
         sys.exit(f"Error: {last if 'Traceback' in str(error) else ' '.join(message)}")
-    except (NameError, SyntaxError, ImportError) as error:  # in a recipe of the user's own
+    except Exception as error:  # of any type, in a recipe of the user's own
         where = traceback.extract_tb(error.__traceback__)[-1]
         place = (
             "" if isinstance(error, SyntaxError) else f" ({where.filename}, line {where.lineno})"

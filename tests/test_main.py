@@ -95,6 +95,7 @@ RECIPES = {
     "config.json": ("{}", "config.json is no recipe, which is a file in Python"),
     "typo.py": ("def get_config():\n    return default()\nx = y", "typo.py, line 3)"),
     "syntax.py": ("def get_config()\n", "expected ':' (syntax.py, line 1)"),
+    "number.py": ("\n1 / 0", "division by zero ("),
     "imports.py": ("import nothing_such", "No module named 'nothing_such'"),
 }
 
