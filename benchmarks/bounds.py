@@ -22,19 +22,19 @@ import numpy as np
 import psutil
 from rich.console import Console
 
-from hrnet_jax.compiling import prepare_process, set_precision
 from hrnet_jax.data import minicity
-from hrnet_jax.data.cityscapes import DATASET
+from hrnet_jax.data.datasets.cityscapes import DATASET
 from hrnet_jax.data.pipeline import eval_examples, train_batches
-from hrnet_jax.data.sources import FolderSource
+from hrnet_jax.data.sources.folder import FolderSource
 from hrnet_jax.data.transforms import ResizeViews, train_transforms
-from hrnet_jax.evaluator import Evaluator
-from hrnet_jax.memory import forget_peak, peak
-from hrnet_jax.protocol import Protocol
-from hrnet_jax.sharding import make_mesh
-from hrnet_jax.step import split
-from hrnet_jax.types import Example
-from hrnet_jax.writer import Terminal
+from hrnet_jax.data.types import Example
+from hrnet_jax.evaluation.evaluator import Evaluator
+from hrnet_jax.evaluation.protocol import Protocol
+from hrnet_jax.parallel.compiling import prepare_process, set_precision
+from hrnet_jax.parallel.mesh import make_mesh
+from hrnet_jax.parallel.process_settings import forget_peak, peak
+from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.training.step import split
 from tests.published import published_model
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)

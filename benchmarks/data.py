@@ -32,15 +32,15 @@ import psutil
 from PIL import Image as PILImage
 from rich.table import Table
 
-from hrnet_jax.data.cityscapes import DATASET
+from hrnet_jax.data.datasets.cityscapes import DATASET
 from hrnet_jax.data.decode import decode, decode_image, decode_label, map_label
-from hrnet_jax.data.doctor import examine
+from hrnet_jax.data.examine import examine
 from hrnet_jax.data.minicity import entries
 from hrnet_jax.data.pipeline import train_batches
-from hrnet_jax.data.sources import FolderSource
+from hrnet_jax.data.sources.folder import FolderSource
 from hrnet_jax.data.transforms import Transform, train_transforms
-from hrnet_jax.files import make_folder, write_json
-from hrnet_jax.writer import Terminal
+from hrnet_jax.runs.paths import make_folder, write_json
+from hrnet_jax.runs.writer import Terminal
 from tests.parity.peer import PYTHON, Peer
 
 HEIGHT, WIDTH, BATCH = 1024, 2048, 4

@@ -25,25 +25,25 @@ from PIL import Image as PILImage
 from rich.table import Table
 
 from benchmarks.turns import conditions, save_weights
-from hrnet_jax.compiling import (
+from hrnet_jax.data import minicity
+from hrnet_jax.data.datasets.cityscapes import DATASET
+from hrnet_jax.data.decode import decode, map_label
+from hrnet_jax.data.pipeline import eval_examples
+from hrnet_jax.data.sources.folder import FolderSource
+from hrnet_jax.data.transforms import ResizeViews, normalize
+from hrnet_jax.evaluation.evaluator import Evaluator
+from hrnet_jax.evaluation.pixels import bucket_logits
+from hrnet_jax.evaluation.protocol import MULTI_SCALE, Protocol
+from hrnet_jax.parallel.compiling import (
     enable_compilation_cache,
     inference_options,
     prepare_process,
     set_precision,
 )
-from hrnet_jax.data import minicity
-from hrnet_jax.data.cityscapes import DATASET
-from hrnet_jax.data.decode import decode, map_label
-from hrnet_jax.data.pipeline import eval_examples
-from hrnet_jax.data.sources import FolderSource
-from hrnet_jax.data.transforms import ResizeViews, normalize
-from hrnet_jax.evaluator import Evaluator
-from hrnet_jax.files import write_json
-from hrnet_jax.inference import bucket_logits
-from hrnet_jax.protocol import MULTI_SCALE, Protocol
-from hrnet_jax.sharding import make_mesh
-from hrnet_jax.step import split
-from hrnet_jax.writer import Terminal
+from hrnet_jax.parallel.mesh import make_mesh
+from hrnet_jax.runs.paths import write_json
+from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.training.step import split
 from tests.parity.peer import PYTHON, Peer
 from tests.published import published_model
 

@@ -25,14 +25,14 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks.turns import conditions
-from hrnet_jax import recipes
-from hrnet_jax.compiling import prepare_process
+from hrnet_jax.config import recipes
+from hrnet_jax.config.build import Setup
 from hrnet_jax.data import minicity
-from hrnet_jax.files import write_json
-from hrnet_jax.setup import Setup
-from hrnet_jax.sharding import to_global
+from hrnet_jax.parallel.compiling import prepare_process
+from hrnet_jax.parallel.mesh import to_global
+from hrnet_jax.runs.paths import write_json
+from hrnet_jax.runs.writer import Terminal, read_metrics
 from hrnet_jax.train import compile_step
-from hrnet_jax.writer import Terminal, read_metrics
 from tests.parity import jobs
 from tests.parity.peer import Server
 

@@ -21,8 +21,8 @@ from rich.table import Table
 
 from benchmarks.ours import load_program
 from benchmarks.turns import conditions, options_of, random_batch, write
-from hrnet_jax.compiling import prepare_process
-from hrnet_jax.writer import Terminal
+from hrnet_jax.parallel.compiling import prepare_process
+from hrnet_jax.runs.writer import Terminal
 from tests.parity import jobs
 
 INFERENCE, TRAINING = ((512, 1024), 1), ((256, 512), 2)

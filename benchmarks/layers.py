@@ -19,8 +19,8 @@ from unittest.mock import patch
 import jax
 from flax import nnx
 
-from hrnet_jax.models.fcn import Segmentor
-from hrnet_jax.plan import Chip
+from hrnet_jax.commands.plan import Chip
+from hrnet_jax.models.heads.fcn import Segmentor
 
 LANES = 128  # of a TPU's registers, and of its matrix unit on either side
 _STAGE = re.compile(r"backbone\.stage(\d)\.\d+(?:\.branches\.(\d))?")

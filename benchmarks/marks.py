@@ -102,11 +102,11 @@ def watch(parts: Parts, *, steps: int, finish: Callable[[], None]) -> None:
 
     from hrnet_jax import main as command
     from hrnet_jax import models, train
-    from hrnet_jax.checkpoint import Checkpoints
-    from hrnet_jax.compiling import Program
-    from hrnet_jax.memory import collector_off
-    from hrnet_jax.monitor import Monitor
-    from hrnet_jax.setup import Setup
+    from hrnet_jax.config.build import Setup
+    from hrnet_jax.parallel.compiling import Program
+    from hrnet_jax.parallel.process_settings import collector_off
+    from hrnet_jax.runs.checkpoint import Checkpoints
+    from hrnet_jax.training.monitor import Monitor
 
     for owner, function, name in (
         (jax, "devices", "finding the devices"),

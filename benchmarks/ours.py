@@ -14,17 +14,17 @@ import numpy as np
 import optax
 from flax import nnx
 
-from hrnet_jax.compiling import (
+from hrnet_jax.parallel.compiling import (
     Program,
     enable_compilation_cache,
     inference_options,
     prepare_process,
     set_precision,
 )
-from hrnet_jax.memory import collector_off
-from hrnet_jax.optim import sgd
-from hrnet_jax.sharding import make_mesh, replicate, to_global
-from hrnet_jax.step import initial_state, make_train_step, split
+from hrnet_jax.parallel.mesh import make_mesh, replicate, to_global
+from hrnet_jax.parallel.process_settings import collector_off
+from hrnet_jax.training.optim import sgd
+from hrnet_jax.training.step import initial_state, make_train_step, split
 from tests.parity import jobs
 from tests.published import published_model
 

@@ -35,16 +35,16 @@ import jax
 from rich.table import Table
 
 from benchmarks.marks import Parts
-from hrnet_jax import recipes
 from hrnet_jax import train as loop
-from hrnet_jax.checkpoint import Checkpoints
-from hrnet_jax.compiling import enable_compilation_cache, prepare_process, set_precision
+from hrnet_jax.config import recipes
+from hrnet_jax.config.build import Setup
 from hrnet_jax.data import minicity
-from hrnet_jax.evaluator import Evaluator
-from hrnet_jax.files import write_json
-from hrnet_jax.monitor import Monitor
-from hrnet_jax.setup import Setup
-from hrnet_jax.writer import Terminal
+from hrnet_jax.evaluation.evaluator import Evaluator
+from hrnet_jax.parallel.compiling import enable_compilation_cache, prepare_process, set_precision
+from hrnet_jax.runs.checkpoint import Checkpoints
+from hrnet_jax.runs.paths import write_json
+from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.training.monitor import Monitor
 
 SAVE_EVERY = 10
 WARM_UP = 5  # steps that are not counted

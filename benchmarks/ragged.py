@@ -22,16 +22,16 @@ from flax import nnx
 from rich.console import Console
 
 from benchmarks.turns import conditions
-from hrnet_jax.compiling import inference_options, prepare_process, set_precision
 from hrnet_jax.data.transforms import ResizeViews, normalize
-from hrnet_jax.evaluator import Evaluator
-from hrnet_jax.files import write_json
-from hrnet_jax.inference import bucket_logits, whole
-from hrnet_jax.protocol import Protocol, bucket_side
-from hrnet_jax.sharding import make_mesh
-from hrnet_jax.step import split
-from hrnet_jax.types import Example
-from hrnet_jax.writer import Terminal
+from hrnet_jax.data.types import Example
+from hrnet_jax.evaluation.evaluator import Evaluator
+from hrnet_jax.evaluation.pixels import bucket_logits, whole
+from hrnet_jax.evaluation.protocol import Protocol, bucket_side
+from hrnet_jax.parallel.compiling import inference_options, prepare_process, set_precision
+from hrnet_jax.parallel.mesh import make_mesh
+from hrnet_jax.runs.paths import write_json
+from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.training.step import split
 from tests.published import published_model
 
 VARIANT, CLASSES, SHORT = "hr18s", 150, 512

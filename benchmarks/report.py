@@ -18,7 +18,7 @@ from benchmarks import compile as compiling
 from benchmarks.job import medians, shares
 from benchmarks.kernels import HEADS, rows_of
 from benchmarks.scaling import KINDS, per_pixel
-from hrnet_jax.files import write_text
+from hrnet_jax.runs.paths import write_text
 
 DOCS = Path(__file__).parent.parent / "docs"
 Rows = list[list[str]]

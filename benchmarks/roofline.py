@@ -30,12 +30,12 @@ from rich.table import Table
 from benchmarks.layers import Kernel, kernels_of
 from benchmarks.turns import conditions, options_of, random_batch, write
 from hrnet_jax import models
-from hrnet_jax.compiling import enable_compilation_cache, set_precision
-from hrnet_jax.optim import sgd
-from hrnet_jax.plan import CHIPS, Chip
-from hrnet_jax.sharding import make_mesh
-from hrnet_jax.step import initial_state, make_train_step, split
-from hrnet_jax.writer import Terminal
+from hrnet_jax.commands.plan import CHIPS, Chip
+from hrnet_jax.parallel.compiling import enable_compilation_cache, set_precision
+from hrnet_jax.parallel.mesh import make_mesh
+from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.training.optim import sgd
+from hrnet_jax.training.step import initial_state, make_train_step, split
 from tests.parity.peer import Server
 
 MEASURED = {"inference": (1, 512, 1024), "training": (2, 256, 512)}  # batch, height, width

@@ -24,16 +24,17 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from hrnet_jax import recipes, zoo
-from hrnet_jax.compiling import enable_compilation_cache, set_precision
-from hrnet_jax.config import dataset_of, from_dict
-from hrnet_jax.files import write_json, write_text
-from hrnet_jax.memory import forget_peak, peak
-from hrnet_jax.plan import CHIPS, Chip, Collective, Costs, bound, costs, simulate
-from hrnet_jax.setup import Setup
-from hrnet_jax.sharding import batch_sharding, make_mesh, replicated
-from hrnet_jax.step import State
-from hrnet_jax.writer import Terminal
+from hrnet_jax import zoo
+from hrnet_jax.commands.plan import CHIPS, Chip, Collective, Costs, bound, costs, simulate
+from hrnet_jax.config import recipes
+from hrnet_jax.config.build import Setup
+from hrnet_jax.config.defaults import dataset_of, from_dict
+from hrnet_jax.parallel.compiling import enable_compilation_cache, set_precision
+from hrnet_jax.parallel.mesh import batch_sharding, make_mesh, replicated
+from hrnet_jax.parallel.process_settings import forget_peak, peak
+from hrnet_jax.runs.paths import write_json, write_text
+from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.training.step import State
 
 SETTINGS = [(1, "none"), (4, "none"), (8, "none"), (1, "block"), (1, "stage")]
 MB = 1e6

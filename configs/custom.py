@@ -14,7 +14,7 @@ with --config.data.x, where x is
     palette                     colours for pictures, as in 804080,00008E,DC143C
 """
 
-from hrnet_jax import recipes
+from hrnet_jax.config import recipes
 
 
 def get_config(variant: str = "hr18s"):

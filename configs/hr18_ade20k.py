@@ -5,7 +5,7 @@
 Published mIoU (multi-scale + flip):  80k 36.27 (37.28)   160k 36.79 (38.58)
 """
 
-from hrnet_jax import recipes
+from hrnet_jax.config import recipes
 
 
 def get_config(schedule: str = "80k"):

@@ -5,7 +5,7 @@
 Published mIoU (multi-scale + flip):  40k 77.19 (78.92)   80k 78.65 (80.35)   160k 78.80 (80.74)
 """
 
-from hrnet_jax import recipes
+from hrnet_jax.config import recipes
 
 
 def get_config(schedule: str = "40k"):

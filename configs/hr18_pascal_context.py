@@ -5,7 +5,7 @@
 No run of this variant was published; schedules: 40k and 80k.
 """
 
-from hrnet_jax import recipes
+from hrnet_jax.config import recipes
 
 
 def get_config(schedule: str = "40k"):

@@ -5,7 +5,7 @@
 Published mIoU (multi-scale + flip):  20k 72.30 (74.71)   40k 72.90 (75.59)
 """
 
-from hrnet_jax import recipes
+from hrnet_jax.config import recipes
 
 
 def get_config(schedule: str = "20k"):

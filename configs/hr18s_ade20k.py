@@ -5,7 +5,7 @@
 Published mIoU (multi-scale + flip):  80k 31.38 (32.45)   160k 33.07 (34.56)
 """
 
-from hrnet_jax import recipes
+from hrnet_jax.config import recipes
 
 
 def get_config(schedule: str = "80k"):

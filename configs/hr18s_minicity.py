@@ -5,7 +5,7 @@
 Needs no data and no GPU: minutes from nothing to pictures on two CPU cores.
 """
 
-from hrnet_jax import recipes
+from hrnet_jax.config import recipes
 
 
 def get_config():

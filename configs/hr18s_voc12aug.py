@@ -5,7 +5,7 @@
 Published mIoU (multi-scale + flip):  20k 65.50 (68.89)   40k 66.61 (70.00)
 """
 
-from hrnet_jax import recipes
+from hrnet_jax.config import recipes
 
 
 def get_config(schedule: str = "20k"):

@@ -5,7 +5,7 @@
 Published mIoU (multi-scale + flip):  80k 41.90 (43.27)   160k 42.02 (43.86)
 """
 
-from hrnet_jax import recipes
+from hrnet_jax.config import recipes
 
 
 def get_config(schedule: str = "80k"):

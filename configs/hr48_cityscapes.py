@@ -5,7 +5,7 @@
 Published mIoU (multi-scale + flip):  40k 78.48 (79.69)   80k 79.93 (80.72)   160k 80.65 (81.92)
 """
 
-from hrnet_jax import recipes
+from hrnet_jax.config import recipes
 
 
 def get_config(schedule: str = "40k"):

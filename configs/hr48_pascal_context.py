@@ -7,7 +7,7 @@ Published mIoU (multi-scale + flip):  40k 45.14 (47.42)   80k 45.84 (47.84)
 The published numbers are of windows of 480x480, 320 apart, over the image.
 """
 
-from hrnet_jax import recipes
+from hrnet_jax.config import recipes
 
 
 def get_config(schedule: str = "40k"):

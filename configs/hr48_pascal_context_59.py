@@ -7,7 +7,7 @@ Published mIoU (multi-scale + flip):  40k 50.33 (52.83)   80k 51.12 (53.56)
 The published numbers are of windows of 480x480, 320 apart, over the image.
 """
 
-from hrnet_jax import recipes
+from hrnet_jax.config import recipes
 
 
 def get_config(schedule: str = "40k"):

@@ -5,7 +5,7 @@
 Published mIoU (multi-scale + flip):  20k 75.87 (78.58)   40k 76.24 (78.49)
 """
 
-from hrnet_jax import recipes
+from hrnet_jax.config import recipes
 
 
 def get_config(schedule: str = "20k"):

@@ -18,13 +18,14 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing is computed
 
 from absl import logging
 
-from hrnet_jax import recipes, zoo
-from hrnet_jax.checkpoint import FOLDER
-from hrnet_jax.files import AnyPath, is_remote, to_path
-from hrnet_jax.interop.convert import report_table, to_checkpoint
+from hrnet_jax import zoo
+from hrnet_jax.commands.convert import report_table, to_checkpoint
+from hrnet_jax.config import recipes
 from hrnet_jax.interop.download import download
 from hrnet_jax.interop.weights import HEAD_POLICIES
-from hrnet_jax.writer import Terminal
+from hrnet_jax.runs.checkpoint import FOLDER
+from hrnet_jax.runs.paths import AnyPath, is_remote, to_path
+from hrnet_jax.runs.writer import Terminal
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -14,8 +14,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing is computed
 from absl import logging
 
 from hrnet_jax import zoo
-from hrnet_jax.interop.convert import report_table, to_file
-from hrnet_jax.writer import Terminal
+from hrnet_jax.commands.convert import report_table, to_file
+from hrnet_jax.runs.writer import Terminal
 
 
 def main(arguments: list[str] | None = None) -> None:

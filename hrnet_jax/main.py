@@ -43,23 +43,25 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
-from hrnet_jax import config as configs
-from hrnet_jax import processes, recipes, zoo
-from hrnet_jax.benchmark import benchmark
-from hrnet_jax.checkpoint import FOLDER, load_weights
-from hrnet_jax.compare import compare
-from hrnet_jax.compiling import enable_compilation_cache, prepare_process
+from hrnet_jax import zoo
+from hrnet_jax.commands.benchmark import benchmark
+from hrnet_jax.commands.compare import compare
+from hrnet_jax.commands.doctor import doctor
+from hrnet_jax.commands.evaluate import evaluate
+from hrnet_jax.commands.plan import plan, simulate
+from hrnet_jax.commands.predict import predict
+from hrnet_jax.commands.prepare import prepare
+from hrnet_jax.commands.samples import samples
+from hrnet_jax.config import defaults as configs
+from hrnet_jax.config import recipes
 from hrnet_jax.data import minicity
-from hrnet_jax.doctor import doctor
-from hrnet_jax.evaluate import evaluate
-from hrnet_jax.files import AnyPath, is_remote, to_path
-from hrnet_jax.plan import plan, simulate
-from hrnet_jax.predict import predict
-from hrnet_jax.prepare import prepare
-from hrnet_jax.samples import samples
-from hrnet_jax.signals import Stopped
+from hrnet_jax.parallel import processes
+from hrnet_jax.parallel.compiling import enable_compilation_cache, prepare_process
+from hrnet_jax.runs.checkpoint import FOLDER, load_weights
+from hrnet_jax.runs.paths import AnyPath, is_remote, to_path
+from hrnet_jax.runs.signals import Stopped
+from hrnet_jax.runs.writer import Terminal
 from hrnet_jax.train import train
-from hrnet_jax.writer import Terminal
 
 _MODES = [
     "train", "eval", "predict", "compare", "prepare", "doctor", "plan", "benchmark", "samples",
@@ -350,7 +352,7 @@ def _explain_field(argv: Sequence[str]) -> str | None:
         if match and match[1] not in fields:
             # The end of a dotted name says more than its beginning.
             close = difflib.get_close_matches(match[1], fields, n=1, cutoff=0.5)
-            hint = f"did you mean config.{close[0]}?" if close else "see hrnet_jax/config.py."
+            hint = f"did you mean config.{close[0]}?" if close else "see hrnet_jax/config/defaults.py."
             return f"there is no field config.{match[1]}; {hint}"
     return None
 

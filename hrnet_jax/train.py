@@ -5,22 +5,22 @@ from contextlib import ExitStack, closing
 import optax
 from ml_collections import ConfigDict
 
-from hrnet_jax.checkpoint import Checkpoints
-from hrnet_jax.compiling import Program, compile_program
-from hrnet_jax.config import describe_evaluation
-from hrnet_jax.evaluator import class_table
-from hrnet_jax.files import AnyPath, to_path
-from hrnet_jax.memory import uncollected
-from hrnet_jax.metrics import Scores
-from hrnet_jax.monitor import Monitor
-from hrnet_jax.processes import folder_of_this_process
-from hrnet_jax.setup import Setup
-from hrnet_jax.sharding import replicate, to_global
-from hrnet_jax.signals import stop_request
-from hrnet_jax.step import State
-from hrnet_jax.visualize import draw_curves
-from hrnet_jax.workdir import claim, owned
-from hrnet_jax.writer import MetricsWriter, Terminal
+from hrnet_jax.config.build import Setup
+from hrnet_jax.config.defaults import describe_evaluation
+from hrnet_jax.evaluation.evaluator import class_table
+from hrnet_jax.evaluation.metrics import Scores
+from hrnet_jax.evaluation.visualize import draw_curves
+from hrnet_jax.parallel.compiling import Program, compile_program
+from hrnet_jax.parallel.mesh import replicate, to_global
+from hrnet_jax.parallel.process_settings import uncollected
+from hrnet_jax.parallel.processes import folder_of_this_process
+from hrnet_jax.runs.checkpoint import Checkpoints
+from hrnet_jax.runs.paths import AnyPath, to_path
+from hrnet_jax.runs.signals import stop_request
+from hrnet_jax.runs.workdir import claim, owned
+from hrnet_jax.runs.writer import MetricsWriter, Terminal
+from hrnet_jax.training.monitor import Monitor
+from hrnet_jax.training.step import State
 
 
 def train(config: ConfigDict, *, workdir: str | AnyPath, terminal: Terminal) -> Scores | None:

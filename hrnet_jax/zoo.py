@@ -16,11 +16,11 @@ from typing import Any
 
 from rich.table import Table
 
-from hrnet_jax import recipes
-from hrnet_jax.checkpoint import FOLDER
-from hrnet_jax.config import from_dict, protocol_of
-from hrnet_jax.files import AnyPath, is_remote, to_path, write_text
-from hrnet_jax.protocol import MULTI_SCALE, Protocol
+from hrnet_jax.config import recipes
+from hrnet_jax.config.defaults import from_dict, protocol_of
+from hrnet_jax.evaluation.protocol import MULTI_SCALE, Protocol
+from hrnet_jax.runs.checkpoint import FOLDER
+from hrnet_jax.runs.paths import AnyPath, is_remote, to_path, write_text
 
 HOST = "https://download.openmmlab.com"
 WEIGHTS = Path("weights")  # folder of converted rows, below the current one

@@ -7,8 +7,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from hrnet_jax.compiling import enable_compilation_cache, set_precision
 from hrnet_jax.data import minicity
+from hrnet_jax.parallel.compiling import enable_compilation_cache, set_precision
 from tests import tiny
 from tests.google_storage import Storage, serving
 

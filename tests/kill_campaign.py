@@ -23,9 +23,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from hrnet_jax.checkpoint import best_step
 from hrnet_jax.data import minicity
-from hrnet_jax.writer import Terminal, read_metrics
+from hrnet_jax.runs.checkpoint import best_step
+from hrnet_jax.runs.writer import Terminal, read_metrics
 from tests.command import ROOT
 
 STEPS, SAVE_EVERY = 12, 2

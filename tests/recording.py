@@ -13,7 +13,8 @@ from pathlib import Path
 import jax
 from absl import app, flags
 
-from hrnet_jax import main, setup
+from hrnet_jax import main
+from hrnet_jax.config.defaults import build as setup
 from tests import tiny  # noqa: F401 -- adds the variant "tiny"
 
 _train_batches = setup.Setup.train_batches

@@ -7,7 +7,7 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
-from tests.data.test_cityscapes import TRAIN_ID_TO_ID
+from tests.data.datasets.test_cityscapes import TRAIN_ID_TO_ID
 
 TRAIN, VAL = 16, 2  # images: one step of the largest batch, and more than one to validate on
 

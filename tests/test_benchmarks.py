@@ -14,12 +14,12 @@ import pytest
 from benchmarks import job, kernels, learning, marks, scale
 from benchmarks import report as page
 from hrnet_jax import models, zoo
-from hrnet_jax.compiling import compiler_options
+from hrnet_jax.commands.plan import Collective, collectives
 from hrnet_jax.models.hrnet import VARIANTS
-from hrnet_jax.optim import sgd
-from hrnet_jax.plan import Collective, collectives
-from hrnet_jax.sharding import make_mesh
-from hrnet_jax.step import initial_state, make_train_step, split
+from hrnet_jax.parallel.compiling import compiler_options
+from hrnet_jax.parallel.mesh import make_mesh
+from hrnet_jax.training.optim import sgd
+from hrnet_jax.training.step import initial_state, make_train_step, split
 from tests.command import run
 from tests.parity import document
 

@@ -9,8 +9,8 @@ import subprocess
 import pytest
 
 from hrnet_jax.data.dataset import folder_dataset
-from hrnet_jax.report import write_report
-from tests.test_report import CLASSES, HOSTILE, report_of
+from hrnet_jax.evaluation.report import write_report
+from tests.evaluation.test_report import CLASSES, HOSTILE, report_of
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None

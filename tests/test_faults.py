@@ -7,9 +7,9 @@ import optax
 import pytest
 from flax import nnx
 
-from hrnet_jax.optim import sgd
-from hrnet_jax.sharding import make_mesh, replicate, to_global
-from hrnet_jax.step import initial_state, make_train_step, split
+from hrnet_jax.parallel.mesh import make_mesh, replicate, to_global
+from hrnet_jax.training.optim import sgd
+from hrnet_jax.training.step import initial_state, make_train_step, split
 from tests.tiny import Toy
 
 

@@ -14,8 +14,9 @@ import pytest
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from hrnet_jax import main, recipes
-from hrnet_jax.writer import Terminal
+from hrnet_jax import main
+from hrnet_jax.config import recipes
+from hrnet_jax.runs.writer import Terminal
 from tests.command import ROOT, TINY, run, run_each
 
 MISTAKES = {

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import roofline
 from benchmarks.layers import Kernel, group_of, kernels_of
-from hrnet_jax.plan import Chip
+from hrnet_jax.commands.plan import Chip
 
 BYTES = 4
 

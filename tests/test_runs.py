@@ -15,16 +15,16 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from hrnet_jax.checkpoint import load_weights
-from hrnet_jax.config import dataset_of
-from hrnet_jax.evaluate import evaluate, weights_hash
-from hrnet_jax.files import to_path
-from hrnet_jax.predict import predict
-from hrnet_jax.prepare import prepare
-from hrnet_jax.signals import Stopped
+from hrnet_jax.commands.evaluate import evaluate, weights_hash
+from hrnet_jax.commands.predict import predict
+from hrnet_jax.commands.prepare import prepare
+from hrnet_jax.config.defaults import dataset_of
+from hrnet_jax.runs.checkpoint import load_weights
+from hrnet_jax.runs.paths import to_path
+from hrnet_jax.runs.signals import Stopped
+from hrnet_jax.runs.workdir import owned
+from hrnet_jax.runs.writer import Terminal, read_metrics
 from hrnet_jax.train import train
-from hrnet_jax.workdir import owned
-from hrnet_jax.writer import Terminal, read_metrics
 from tests import tiny  # noqa: F401 -- adds the variant "toy"
 from tests.command import ROOT, TINY, run
 from tests.kill_campaign import contents

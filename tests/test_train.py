@@ -2,12 +2,12 @@ import io
 
 from rich.console import Console
 
-from hrnet_jax.checkpoint import load_weights
-from hrnet_jax.config import describe_evaluation
-from hrnet_jax.evaluate import evaluate
-from hrnet_jax.predict import Predictor
+from hrnet_jax.commands.evaluate import evaluate
+from hrnet_jax.commands.predict import Predictor
+from hrnet_jax.config.defaults import describe_evaluation
+from hrnet_jax.runs.checkpoint import load_weights
+from hrnet_jax.runs.writer import Terminal
 from hrnet_jax.train import is_due, train
-from hrnet_jax.writer import Terminal
 from tests.tiny_config import get_config
 
 

@@ -21,7 +21,7 @@ import hrnet_jax
 from hrnet_jax import models
 from hrnet_jax.interop.keys import torch_state_dict
 from hrnet_jax.interop.pth_write import write_pth
-from hrnet_jax.step import split
+from hrnet_jax.training.step import split
 
 pytestmark = pytest.mark.slow  # fetches the build backend, and once all dependencies
 
@@ -33,16 +33,16 @@ for module in pkgutil.walk_packages(hrnet_jax.__path__, "hrnet_jax."):
     importlib.import_module(module.name)
 """
 CONVERT = """
-from hrnet_jax.interop.convert import to_checkpoint
-from hrnet_jax.predict import Predictor
+from hrnet_jax.commands.convert import to_checkpoint
+from hrnet_jax.commands.predict import Predictor
 to_checkpoint("random.pth", "run")
 print(*Predictor.load("run").classes)
 """
 FIRST_STEPS = """
 from pathlib import Path
 from hrnet_jax.data import minicity
-from hrnet_jax.interop.convert import to_checkpoint
-from hrnet_jax.predict import Predictor
+from hrnet_jax.commands.convert import to_checkpoint
+from hrnet_jax.commands.predict import Predictor
 minicity.write(Path("city"), train=1, val=1, height=64, width=128)
 to_checkpoint("random.pth", "run")
 predictor = Predictor.load("run")

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from hrnet_jax import config as configs
 from hrnet_jax import zoo
-from hrnet_jax.protocol import MULTI_SCALE
-from tests.test_recipes import ROWS, load
+from hrnet_jax.config import defaults as configs
+from hrnet_jax.evaluation.protocol import MULTI_SCALE
+from tests.config.test_recipes import ROWS, load
 
 ROOT = Path(__file__).parent.parent
 W18 = zoo.get("fcn_hr18_512x1024_160k_cityscapes")

@@ -1,6 +1,6 @@
 """A recipe of seconds: a toy network on whatever small data `config.data.root` points to."""
 
-from hrnet_jax import recipes
+from hrnet_jax.config import recipes
 
 
 def get_config():

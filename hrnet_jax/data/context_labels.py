@@ -18,8 +18,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from hrnet_jax.data.pascal_context import DATASET
-from hrnet_jax.files import make_folder, write_text
+from hrnet_jax.data.datasets.pascal_context import DATASET
+from hrnet_jax.runs.paths import make_folder, write_text
 
 ANNOTATIONS = "trainval_merged.json"
 

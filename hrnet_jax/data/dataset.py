@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from hrnet_jax.types import IGNORE_LABEL
+from hrnet_jax.data.types import IGNORE_LABEL
 
 Color = tuple[int, int, int]  # RGB
 

@@ -13,8 +13,8 @@ from PIL import ImageOps
 
 from hrnet_jax.data.dataset import Dataset
 from hrnet_jax.data.headers import BadFile, Header, read_header, undecodable
-from hrnet_jax.data.sources import Record
-from hrnet_jax.types import IGNORE_LABEL, Example, Image, Label
+from hrnet_jax.data.sources.folder import Record
+from hrnet_jax.data.types import IGNORE_LABEL, Example, Image, Label
 
 _SIXTEEN_BITS = ("I;16", "I;16B", "I")  # Pillow's modes of integers beyond 8 bits
 

@@ -21,11 +21,11 @@ from jaxtyping import Int
 from hrnet_jax.data.dataset import Dataset
 from hrnet_jax.data.decode import decode
 from hrnet_jax.data.headers import BadFile
-from hrnet_jax.data.notes import Notes
-from hrnet_jax.data.sources import Source
+from hrnet_jax.data.sources.folder import Source
 from hrnet_jax.data.transforms import Transform
+from hrnet_jax.data.types import Batch, Example
+from hrnet_jax.data.watchdog import Notes
 from hrnet_jax.data.workers import begin_worker
-from hrnet_jax.types import Batch, Example
 
 Reference = Literal["v0", "v1"]
 

@@ -3,9 +3,9 @@
 import itertools
 from collections.abc import Callable, Iterable
 
-from hrnet_jax.data import DATASETS
 from hrnet_jax.data.dataset import Dataset, Part
-from hrnet_jax.types import IGNORE_LABEL
+from hrnet_jax.data.datasets import DATASETS
+from hrnet_jax.data.types import IGNORE_LABEL
 
 
 def markdown(datasets: Iterable[Dataset]) -> str:

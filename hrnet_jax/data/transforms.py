@@ -13,7 +13,7 @@ import grain
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
 
-from hrnet_jax.types import IGNORE_LABEL, Example, Image, Label
+from hrnet_jax.data.types import IGNORE_LABEL, Example, Image, Label
 
 Size = tuple[int, int]  # (height, width)
 Range = tuple[float, float]  # (low, high)

@@ -7,7 +7,7 @@ import threading
 
 import cv2
 
-from hrnet_jax.memory import keep_freed_memory
+from hrnet_jax.parallel.process_settings import keep_freed_memory
 
 
 def begin_worker(*_: int) -> None:

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from hrnet_jax.data import ade20k, cityscapes, pascal_context, voc12aug
 from hrnet_jax.data.dataset import Color, voc_palette
+from hrnet_jax.data.datasets import ade20k, cityscapes, pascal_context, voc12aug
 
 # Number of classes -> dataset, classes and colours: no two of the zoo have the same number.
 _KNOWN: dict[int, tuple[str, dict[str, Color]]] = {

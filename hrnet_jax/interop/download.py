@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hrnet_jax import __version__
-from hrnet_jax.files import make_folder
-from hrnet_jax.writer import Terminal
+from hrnet_jax.runs.paths import make_folder
+from hrnet_jax.runs.writer import Terminal
 
 STALL = 30.0  # seconds without a byte after which a connection is given up
 PAUSE = 2.0  # seconds before the next attempt; doubled each time

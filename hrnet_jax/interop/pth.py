@@ -13,15 +13,15 @@ from typing import Any, Literal
 import ml_dtypes
 import numpy as np
 
-from hrnet_jax.interop.files import (
+from hrnet_jax.interop.stored_zip import stored_entries
+from hrnet_jax.interop.unpickle import RESAVE, Placeholder, Tensors, brief, unpickle
+from hrnet_jax.interop.untrusted import (
     AGAIN,
     CorruptFileError,
     UnsafeFileError,
     errors_about,
     read_whole,
 )
-from hrnet_jax.interop.stored_zip import stored_entries
-from hrnet_jax.interop.unpickle import RESAVE, Placeholder, Tensors, brief, unpickle
 
 DTYPES: dict[str, np.dtype] = {
     "torch.FloatStorage": np.dtype(np.float32),

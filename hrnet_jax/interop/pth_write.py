@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from hrnet_jax.files import written_in_one_piece
 from hrnet_jax.interop.pth import DTYPES
+from hrnet_jax.runs.paths import written_in_one_piece
 
 _KINDS = {dtype: name for name, dtype in DTYPES.items() if name != "torch.UntypedStorage"}
 _ROOT = "archive"  # PyTorch takes the file's name, but accepts any

@@ -16,13 +16,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from hrnet_jax.files import written_in_one_piece
-from hrnet_jax.interop.files import (
+from hrnet_jax.interop.untrusted import (
     AGAIN,
     CorruptFileError,
     errors_about,
     read_whole,
 )
+from hrnet_jax.runs.paths import written_in_one_piece
 
 MAX_HEADER_BYTES = 4 << 20  # a tensor takes about 100; the format's own limit is 100 MB
 

@@ -10,7 +10,7 @@ import struct
 import zlib
 from typing import Any
 
-from hrnet_jax.interop.files import AGAIN, CorruptFileError
+from hrnet_jax.interop.untrusted import AGAIN, CorruptFileError
 
 _END = "<4s4H2LH"
 _END64 = "<4sQ2H2L4Q"

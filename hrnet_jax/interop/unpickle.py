@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from hrnet_jax.interop.files import AGAIN, CorruptFileError, UnsafeFileError
+from hrnet_jax.interop.untrusted import AGAIN, CorruptFileError, UnsafeFileError
 
 MAX_BYTES = 64 << 20  # of one pickle, the tensors' data aside; the zoo's have less than 1 MB
 MAX_OPERATIONS = 2_000_000  # a training checkpoint of the largest model has some 200,000

@@ -9,6 +9,14 @@ import numpy as np
 from flax import nnx
 
 from hrnet_jax import models
+from hrnet_jax.interop.infer import (
+    CLASSIFIER,
+    check_classes,
+    check_looks,
+    classes_of,
+    num_classes_of,
+    variant_of,
+)
 from hrnet_jax.interop.keys import (
     Path,
     from_torch_layout,
@@ -17,15 +25,7 @@ from hrnet_jax.interop.keys import (
     torch_key,
     torch_state_dict,
 )
-from hrnet_jax.interop.looks import (
-    CLASSIFIER,
-    check_classes,
-    check_looks,
-    classes_of,
-    num_classes_of,
-    variant_of,
-)
-from hrnet_jax.interop.sources import Source
+from hrnet_jax.interop.read import Source
 
 HeadPolicy = Literal["strict", "match", "new"]
 HEAD_POLICIES: tuple[HeadPolicy, ...] = ("strict", "match", "new")

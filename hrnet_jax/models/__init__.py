@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hrnet_jax.models.fcn import Segmentor
+from hrnet_jax.models.heads.fcn import Segmentor
 from hrnet_jax.models.hrnet import VARIANTS
 
 

@@ -17,10 +17,10 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from hrnet_jax.compiling import apart, traced_once
-from hrnet_jax.models import rows
-from hrnet_jax.models.convolution import convolve
-from hrnet_jax.models.ragged import current_sizes
+from hrnet_jax.ops import rows
+from hrnet_jax.ops.convolution import convolve
+from hrnet_jax.ops.ragged import current_sizes
+from hrnet_jax.parallel.compiling import apart, traced_once
 
 
 def kaiming_normal(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:

@@ -11,8 +11,8 @@ from hrnet_jax.data.context_labels import (
     decode_runs,
     write_labels,
 )
-from hrnet_jax.data.pascal_context import DATASET
-from hrnet_jax.data.sources import FolderSource
+from hrnet_jax.data.datasets.pascal_context import DATASET
+from hrnet_jax.data.sources.folder import FolderSource
 
 # Masks encoded by pycocotools 2.0.11: runs, then the mask's bits, row after row.
 GOLDEN = [

@@ -4,9 +4,9 @@ import pickle
 import numpy as np
 import pytest
 
-from hrnet_jax.data import DATASETS
-from hrnet_jax.data.cityscapes import DATASET as CITYSCAPES
 from hrnet_jax.data.dataset import Part, folder_dataset, voc_palette
+from hrnet_jax.data.datasets import DATASETS
+from hrnet_jax.data.datasets.cityscapes import DATASET as CITYSCAPES
 
 
 def two_classes(**changes):

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
-from hrnet_jax.data.cityscapes import DATASET as CITYSCAPES
 from hrnet_jax.data.dataset import folder_dataset
+from hrnet_jax.data.datasets.cityscapes import DATASET as CITYSCAPES
 from hrnet_jax.data.decode import decode, decode_image, decode_label, map_label
 from hrnet_jax.data.headers import BadFile
-from hrnet_jax.data.sources import Record
+from hrnet_jax.data.sources.folder import Record
 
 PETS = folder_dataset(classes=("cat", "dog", "owl"))
 

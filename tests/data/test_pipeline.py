@@ -7,11 +7,12 @@ import cv2
 import numpy as np
 import pytest
 
-from hrnet_jax.data import notes, transforms
+from hrnet_jax.data import transforms
+from hrnet_jax.data import watchdog as notes
 from hrnet_jax.data.dataset import folder_dataset
 from hrnet_jax.data.pipeline import eval_examples, example_index, steps_per_epoch, train_batches
-from hrnet_jax.data.sources import Record
-from hrnet_jax.protocol import Protocol
+from hrnet_jax.data.sources.folder import Record
+from hrnet_jax.evaluation.protocol import Protocol
 
 DATASET = folder_dataset(classes=("cat", "dog"))
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)

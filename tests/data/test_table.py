@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from hrnet_jax.data import DATASETS
 from hrnet_jax.data.dataset import folder_dataset
+from hrnet_jax.data.datasets import DATASETS
 from hrnet_jax.data.table import mapping_in_words, markdown
 
 DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "datasets.md"

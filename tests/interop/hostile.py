@@ -7,7 +7,7 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterable
 
-from hrnet_jax.interop.files import CorruptFileError, UnsafeFileError
+from hrnet_jax.interop.untrusted import CorruptFileError, UnsafeFileError
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 SYSTEM = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"int": 4}}

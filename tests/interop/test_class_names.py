@@ -1,6 +1,6 @@
 import pytest
 
-from hrnet_jax.data.pascal_context import CLASSES_60
+from hrnet_jax.data.datasets.pascal_context import CLASSES_60
 from hrnet_jax.interop.class_names import class_names
 
 ZOO = {

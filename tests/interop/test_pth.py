@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from hrnet_jax.interop import unpickle
-from hrnet_jax.interop.files import CorruptFileError, UnsafeFileError
 from hrnet_jax.interop.pth import read_pth, tensors_of
 from hrnet_jax.interop.unpickle import Placeholder
+from hrnet_jax.interop.untrusted import CorruptFileError, UnsafeFileError
 from tests.interop import hostile
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"

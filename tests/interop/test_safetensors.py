@@ -9,8 +9,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from hrnet_jax.interop.files import CorruptFileError
 from hrnet_jax.interop.safetensors import read_safetensors, write_safetensors
+from hrnet_jax.interop.untrusted import CorruptFileError
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "state_dict.safetensors"
 TENSORS = {

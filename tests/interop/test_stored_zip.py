@@ -4,8 +4,8 @@ import zipfile
 
 import pytest
 
-from hrnet_jax.interop.files import CorruptFileError
 from hrnet_jax.interop.stored_zip import stored_entries
+from hrnet_jax.interop.untrusted import CorruptFileError
 
 CONTENTS = {"a/first": b"12345", "a/empty": b"", "a/\N{SNOWMAN}": bytes(range(256))}
 

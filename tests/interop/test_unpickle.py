@@ -3,8 +3,8 @@ from collections import OrderedDict
 
 import pytest
 
-from hrnet_jax.interop.files import UnsafeFileError
 from hrnet_jax.interop.unpickle import ALLOWED_NAMES, Placeholder, unpickle
+from hrnet_jax.interop.untrusted import UnsafeFileError
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])

@@ -5,9 +5,9 @@ import pytest
 from flax import nnx
 
 from hrnet_jax import models
-from hrnet_jax.compiling import compiler_options
 from hrnet_jax.models.blocks import BasicBlock, Bottleneck, recomputed
-from hrnet_jax.step import split
+from hrnet_jax.parallel.compiling import compiler_options
+from hrnet_jax.training.step import split
 
 
 def test_a_block_whose_last_scale_is_zero_is_the_rectified_input():

@@ -4,9 +4,9 @@ import pytest
 from flax import nnx
 
 from hrnet_jax import models
-from hrnet_jax.compiling import inference_options
 from hrnet_jax.interop.keys import torch_state_dict
-from hrnet_jax.step import split
+from hrnet_jax.parallel.compiling import inference_options
+from hrnet_jax.training.step import split
 from tests.published import published_image, published_model, published_tensor
 
 # variant, height, width -> mean, std, max abs, L[0,0,0], L[7,3,5], L[18,-1,-1] of the logits

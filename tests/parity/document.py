@@ -4,7 +4,7 @@ import json
 import platform
 from pathlib import Path
 
-from hrnet_jax.files import write_text
+from hrnet_jax.runs.paths import write_text
 
 DOCS = Path(__file__).parents[2] / "docs"
 BACKWARD = 6  # batches of the comparison in float32

@@ -10,11 +10,11 @@ import optax
 from flax import nnx
 
 from hrnet_jax import models
-from hrnet_jax.compiling import inference_options
 from hrnet_jax.interop.keys import torch_state_dict
-from hrnet_jax.optim import poly_schedule, sgd
-from hrnet_jax.sharding import make_mesh
-from hrnet_jax.step import State, initial_state, make_train_step, split
+from hrnet_jax.parallel.compiling import inference_options
+from hrnet_jax.parallel.mesh import make_mesh
+from hrnet_jax.training.optim import poly_schedule, sgd
+from hrnet_jax.training.step import State, initial_state, make_train_step, split
 
 Arrays = dict[str, np.ndarray]
 TRAINING = (64, 96)  # crops

@@ -13,13 +13,13 @@ import jax
 import numpy as np
 import pytest
 
-from hrnet_jax.checkpoint import Weights, load_weights
-from hrnet_jax.compiling import enable_compilation_cache, set_precision
-from hrnet_jax.interop.convert import to_checkpoint, to_file
-from hrnet_jax.interop.sources import read_source
+from hrnet_jax.commands.convert import to_checkpoint, to_file
+from hrnet_jax.commands.predict import Predictor
+from hrnet_jax.evaluation.protocol import MULTI_SCALE, Protocol
+from hrnet_jax.interop.read import read_source
 from hrnet_jax.interop.weights import template
-from hrnet_jax.predict import Predictor
-from hrnet_jax.protocol import MULTI_SCALE, Protocol
+from hrnet_jax.parallel.compiling import enable_compilation_cache, set_precision
+from hrnet_jax.runs.checkpoint import Weights, load_weights
 from tests.parity import document, ours
 from tests.parity.document import BACKWARD, LONG, NUDGED, SHORT, TOTAL
 from tests.parity.peer import PYTHON, Peer

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from hrnet_jax.data import minicity, transforms
-from hrnet_jax.protocol import Protocol
+from hrnet_jax.evaluation.protocol import Protocol
 from tests.parity.peer import PYTHON, Peer
 
 pytestmark = [

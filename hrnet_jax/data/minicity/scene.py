@@ -9,7 +9,7 @@ from hrnet_jax.data.minicity.life import populate
 from hrnet_jax.data.minicity.plan import Scene, back_to_front
 from hrnet_jax.data.minicity.stage import paint
 from hrnet_jax.data.minicity.weather import develop, paint_sky
-from hrnet_jax.types import Image, Label
+from hrnet_jax.data.types import Image, Label
 
 EGO, RECTIFICATION, OUT_OF_ROI = 1, 2, 3
 

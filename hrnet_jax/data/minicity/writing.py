@@ -18,9 +18,9 @@ import cv2
 import numpy as np
 
 from hrnet_jax.data.minicity.scene import draw_scene
+from hrnet_jax.data.types import Image, Label
 from hrnet_jax.data.workers import begin_worker
-from hrnet_jax.files import has_ended, make_folder, write_json
-from hrnet_jax.types import Image, Label
+from hrnet_jax.runs.paths import has_ended, make_folder, write_json
 
 VERSION = 2  # of the drawings; raised whenever the same seed gives other pixels
 CITIES = {

@@ -1,0 +1,226 @@
+"""Memory and speed of a config on one device, by the definitions of the zoo's columns."""
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from rich.table import Table
+
+from hrnet_jax import zoo
+from hrnet_jax.config.build import Setup
+from hrnet_jax.config.defaults import from_dict, protocol_of
+from hrnet_jax.data.pipeline import REFERENCE_GPUS
+from hrnet_jax.data.transforms import ResizeViews, Size
+from hrnet_jax.data.types import Batch, Example
+from hrnet_jax.parallel.compiling import compile_program
+from hrnet_jax.parallel.mesh import make_mesh, replicate, to_global
+from hrnet_jax.parallel.process_settings import forget_peak, peak
+from hrnet_jax.runs.paths import AnyPath, make_folder, write_json
+from hrnet_jax.runs.writer import Terminal
+
+_STEPS = 3  # of training; every one of them allocates the same
+_WARM_UP = 5  # images that the published speeds leave out, the first of 200
+_GB = 2**30  # bytes, as PyTorch's reports count
+
+# Most images of the published validation splits have these sizes; those of minicity, too.
+_SIZES = {
+    "cityscapes": (1024, 2048), "ade20k": (512, 683), "voc12aug": (375, 500),
+    "pascal_context": (375, 500), "pascal_context_59": (375, 500), "minicity": (256, 512),
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What was measured on one device, beside what was published for it; None where nothing was."""
+
+    config: str
+    device: str
+    dtype: str
+    batch_size: int  # of a training step
+    crop_size: Size
+    memory: float | None  # of training, GB of 2**30 bytes
+    published_memory: float | None
+    image_size: Size  # of an image that is labelled, and of its label map
+    protocol: str
+    images: int  # labelled; the first 5 do not count
+    fps: float  # images per second
+    published_fps: float | None
+
+    def table(self) -> Table:
+        """Lay it out for a terminal."""
+        table = Table(
+            "", "published", "here", caption=f"Published is {zoo.HARDWARE}", caption_justify="left"
+        )
+        for column in table.columns[1:]:
+            column.justify = "right"
+        crop, image = ("x".join(map(str, size)) for size in (self.crop_size, self.image_size))
+        table.add_row(
+            f"mem: GB, training with {self.batch_size} crops of {crop}",
+            _figure(self.published_memory, digits=1),
+            _figure(self.memory, digits=2),
+        )
+        table.add_row(
+            f"fps: images/s, {image} to label map",
+            _figure(self.published_fps, digits=2),
+            _figure(self.fps, digits=2),
+        )
+        return table
+
+
+def benchmark(config: ConfigDict, *, images: int, workdir: AnyPath, terminal: Terminal) -> Measured:
+    """Measure memory and speed on the first device, print them, write `<workdir>/benchmark.json`.
+
+    - mem: the most memory held in training with the images that one of the 4 published GPUs had.
+    - fps: images per second, one at a time, from the normalised image on the host to its label map
+      there, on average over `images` without the first 5.
+
+    Weights are random and images are noise of the usual size of the dataset, which is not read.
+
+    Raises:
+        ValueError: if so few images leave none to time.
+    """
+    if images <= _WARM_UP:
+        raise ValueError(
+            f"--images={images} leaves nothing to time: the first {_WARM_UP} are warm-up; the "
+            "published speeds are of 200."
+        )
+    setup = _for_one_device(config, terminal)
+    setup.check_sizes()
+    device = setup.mesh.devices.flat[0]
+    terminal.line(
+        f"{config.name}: {config.model.variant}, {setup.dataset.num_classes} classes, "
+        f"{config.model.dtype}, random weights, on one {device.device_kind} device"
+    )
+    size = _SIZES.get(setup.dataset.name, tuple(config.eval.image_size))
+    memory = training_memory(setup)  # comes first: a device's peak is that of the whole process
+    published_memory, published_fps = _published(config)
+    measured = Measured(
+        config=config.name,
+        device=device.device_kind,
+        dtype=config.model.dtype,
+        batch_size=setup.config.train.batch_size,
+        crop_size=config.train.crop_size,
+        memory=None if memory is None else memory / _GB,
+        published_memory=published_memory,
+        image_size=size,
+        protocol=protocol_of(config).describe(),
+        images=images,
+        fps=images_per_second(setup, size=size, images=images),
+        published_fps=published_fps,
+    )
+    terminal.table(measured.table())
+    terminal.line(
+        f"mem is {_how(device)}; fps the mean over {images - _WARM_UP} images after {_WARM_UP} that"
+        f" warm up: {measured.protocol}."
+    )
+    make_folder(workdir)
+    write_json(workdir / "benchmark.json", dataclasses.asdict(measured))
+    terminal.line(f"Figures: {workdir / 'benchmark.json'}")
+    return measured
+
+
+def training_memory(setup: Setup) -> int | None:
+    """Bytes that training steps held at most on the device of `setup`: state, batch, temporaries.
+
+    Devices with an allocator of their own know it; it is their peak since the process began. On
+    CPUs it is how far the resident memory of the process grows beyond what it was after compiling.
+    None where the system does not tell.
+    """
+    terminal, device = setup.terminal, setup.mesh.devices.flat[0]
+    optimizer, _ = setup.optimizer()
+    with terminal.announced("Compiling the training step"):
+        shapes = setup.state_shape(optimizer), setup.batch_shape()
+        step = compile_program(setup.train_step(optimizer), *shapes)
+    before = forget_peak()
+    state = setup.initial_state(optimizer, resuming=True)  # nothing is to be learned: no weights
+    batch = to_global(_noise(setup), mesh=setup.mesh)
+    for _ in terminal.track(range(_STEPS), "Training", total=_STEPS):
+        state, metrics = step(state, batch)
+        jax.block_until_ready(metrics)
+    return most_held(device.memory_stats(), before=before)
+
+
+def most_held(known: dict[str, int] | None, *, before: int | None) -> int | None:
+    """Bytes by the device's own account, else beyond those that were resident `before`."""
+    if known:
+        return known["peak_bytes_in_use"]
+    after = peak()
+    return None if before is None or after is None else after - before
+
+
+def images_per_second(setup: Setup, *, size: Size, images: int) -> float:
+    """Label an image of `size` again and again; return the rate after the warm-up.
+
+    Within the time: the normalised image to the device, its network's passes, the way to the pixels
+    of the original, the label map back to the host. Before it: normalisation, part of reading.
+    """
+    optimizer, _ = setup.optimizer()
+    state = setup.initial_state(optimizer, resuming=True)
+    params, stats = replicate((state.params, state.stats), mesh=setup.mesh)
+    evaluator = setup.evaluator()
+    rng = np.random.default_rng(0)
+    plain: Example = {
+        "id": "noise",
+        "image": rng.integers(0, 256, (*size, 3), np.uint8),
+        "label": np.zeros(size, np.uint8),
+    }
+    example = ResizeViews(sizes=protocol_of(setup.config).view_sizes).map(plain)
+    batch = evaluator.assemble([example])
+    seconds = 0.0
+    for number in setup.terminal.track(range(images), "Labelling", total=images):
+        begin = time.perf_counter()
+        np.asarray(evaluator.run(params, stats, batch)[0])
+        if number >= _WARM_UP:
+            seconds += time.perf_counter() - begin
+    return (images - _WARM_UP) / seconds
+
+
+def _for_one_device(config: ConfigDict, terminal: Terminal) -> Setup:
+    """The config with what one of the published GPUs had to do."""
+    alone = from_dict(config.to_dict())
+    share = -(-config.train.batch_size // REFERENCE_GPUS)
+    unit = config.train.accumulate
+    alone.train.batch_size = -(-share // unit) * unit
+    alone.eval.batch_size = 1
+    return Setup(alone, terminal=terminal, mesh=make_mesh(devices=jax.devices()[:1]))
+
+
+def _noise(setup: Setup) -> Batch:
+    """A training batch without a dataset."""
+    rng, shape = np.random.default_rng(0), setup.batch_shape()
+    image = rng.standard_normal(shape["image"].shape, np.float32)
+    label = rng.integers(0, setup.dataset.num_classes, shape["label"].shape, np.uint8)
+    return {"id": np.array(["noise"] * len(image)), "image": image, "label": label}
+
+
+def _published(config: ConfigDict) -> tuple[float | None, float | None]:
+    """Published memory and speed, each if this config does the same work.
+
+    They were published for one schedule of each dataset, and do not depend on it.
+    """
+    for row in zoo.ROWS:
+        if row.memory and (row.variant, row.dataset) == (config.model.variant, config.data.name):
+            usual = from_dict(row.recipe())
+            trains_alike = all(
+                config.train[field] == usual.train[field]
+                for field in ("batch_size", "crop_size", "accumulate", "remat")
+            )
+            # Without averaging, what `reference` switches makes no difference.
+            ours, theirs = (
+                dataclasses.replace(protocol_of(c), reference="v0") for c in (config, usual)
+            )
+            return row.memory if trains_alike else None, row.fps if ours == theirs else None
+    return None, None
+
+
+def _how(device: Any) -> str:
+    if device.memory_stats():
+        return "the most that jax's allocator held"
+    return "the growth of this process's resident memory during the steps"
+
+
+def _figure(value: float | None, *, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,188 @@
+"""Two evaluations of the same images -> what differs, and how sure that is."""
+
+import json
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float64
+from rich.table import Table
+from rich.text import Text
+
+from hrnet_jax.evaluation.per_image import PerImage
+from hrnet_jax.runs.paths import AnyPath, to_path
+from hrnet_jax.runs.writer import Terminal
+
+_RESAMPLES = 2000
+_CHUNK = 2**22  # numbers drawn at a time
+
+
+class Evaluation(NamedTuple):
+    """What an eval folder holds."""
+
+    folder: AnyPath
+    receipt: dict[str, Any]
+    counts: PerImage
+
+
+class Difference(NamedTuple):
+    """IoU of A and B in percent, B - A, and the interval that holds it with 95 %."""
+
+    name: str
+    a: float
+    b: float
+    difference: float
+    low: float
+    high: float
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return self.low > 0 or self.high < 0
+
+
+def compare(a: AnyPath, b: AnyPath, *, terminal: Terminal) -> list[Difference]:
+    """Print how the classes' IoU differ between two eval folders; returns what it prints."""
+    one, two = read_evaluation(a), read_evaluation(b)
+    check_comparable(one, two)
+    found = differences(one.counts, two.counts, classes=one.receipt["classes"])
+    for name, evaluation in (("A", one), ("B", two)):
+        receipt = evaluation.receipt
+        terminal.line(
+            f"{name}: {receipt['mIoU']:.2f} mIoU  {receipt['checkpoint']}, weights "
+            f"{receipt['weights'][:8]}\n   {receipt['protocol']}"
+        )
+    if one.receipt["protocol"] != two.receipt["protocol"]:
+        terminal.warn("the protocols differ; not all of the difference is the network's.")
+    terminal.table(difference_table(found))
+    terminal.line(
+        f"Interval: 95 % of {_RESAMPLES} draws of the {one.receipt['images']} images with "
+        "replacement, the same draw for A and B (paired bootstrap). *: leaves out zero."
+    )
+    return found
+
+
+def read_evaluation(path: AnyPath) -> Evaluation:
+    """Read an eval folder, given as itself, as its workdir or as its `scores.json`.
+
+    Raises:
+        FileNotFoundError: where there is none.
+        ValueError: if it has no scores, or its files are damaged or of different evaluations.
+    """
+    path = to_path(path)
+    folder = path.parent if path.name == "scores.json" else path
+    if not (folder / "scores.json").exists() and (folder / "eval" / "scores.json").exists():
+        folder = folder / "eval"
+    for name in ("scores.json", "per_image.npz"):
+        if not (folder / name).exists():
+            raise FileNotFoundError(
+                f"There is no {name} in {folder}; --mode compare needs two folders that --mode "
+                "eval wrote."
+            )
+    try:
+        receipt = json.loads((folder / "scores.json").read_text())
+        data, confusion = receipt["data"], np.array(receipt.get("confusion", []), np.int64)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder / 'scores.json'} cannot be read ({error!r}); evaluate again with --mode eval."
+        ) from error
+    if not confusion.size:
+        raise ValueError(
+            f"{folder / 'scores.json'} has no scores: its split {receipt['split']!r} has no labels."
+        )
+    counts = PerImage.load(folder / "per_image.npz")
+    right = np.array_equal(counts.intersection.sum(0, dtype=np.int64), np.diagonal(confusion))
+    if counts.fingerprint() != data or not right:
+        raise ValueError(
+            f"{folder / 'per_image.npz'} and scores.json beside it are not of one evaluation; "
+            "evaluate again with --mode eval."
+        )
+    return Evaluation(folder, receipt, counts)
+
+
+def check_comparable(one: Evaluation, two: Evaluation) -> None:
+    """Refuse evaluations of other classes or of other images."""
+    names, others = one.receipt["classes"], two.receipt["classes"]
+    if names != others:
+        place = next((i for i, (x, y) in enumerate(zip(names, others, strict=False)) if x != y), -1)
+        first = f", first {names[place]!r} and {others[place]!r}" if place >= 0 else ""
+        raise ValueError(
+            f"{one.folder} has {len(names)} classes and {two.folder} {len(others)}{first}: only "
+            "evaluations of the same classes can be compared."
+        )
+    if one.receipt["data"] == two.receipt["data"]:
+        return
+    ids, other_ids = set(one.counts.ids.tolist()), set(two.counts.ids.tolist())
+    what = "the same names, but other sizes or labels"
+    if ids != other_ids:
+        lone = sorted(ids ^ other_ids)
+        what = f"{len(lone)} of them in one only, first {lone[0]!r}"
+    raise ValueError(
+        f"{one.folder} and {two.folder} are evaluations of different images ({len(ids)} and "
+        f"{len(other_ids)}, {what}); evaluate both on the same data."
+    )
+
+
+def differences(a: PerImage, b: PerImage, *, classes: list[str]) -> list[Difference]:
+    """Compare IoU class by class, largest difference first; the mean over the classes leads."""
+    ious = [_with_mean(_iou(counts, np.ones((1, len(a.ids)))))[0] for counts in (a, b)]
+    drawn = _bootstrap(a, b)
+    found = []
+    for column, name in enumerate(["mIoU", *classes]):
+        here = drawn[:, column]
+        here = here[~np.isnan(here)]  # draws without the class
+        low, high = np.percentile(here, (2.5, 97.5)) if here.size else (np.nan, np.nan)
+        first, second = (100 * float(iou[column]) for iou in ious)
+        found.append(
+            Difference(name, first, second, second - first, 100 * float(low), 100 * float(high))
+        )
+    return found[:1] + sorted(
+        found[1:], key=lambda d: (np.isnan(d.difference), -abs(d.difference), d.name)
+    )
+
+
+def _bootstrap(a: PerImage, b: PerImage) -> Float64[np.ndarray, "draws k1"]:
+    """Differences of IoU, B - A, mean first, over draws of the images with replacement."""
+    rng = np.random.default_rng(0)
+    count = len(a.ids)
+    chunk = max(1, _CHUNK // count)
+    drawn = []
+    for first in range(0, _RESAMPLES, chunk):
+        size = min(chunk, _RESAMPLES - first)
+        times = rng.multinomial(count, np.full(count, 1 / count), size=size).astype(np.float64)
+        drawn.append(_with_mean(_iou(b, times)) - _with_mean(_iou(a, times)))
+    return np.concatenate(drawn)
+
+
+def _iou(counts: PerImage, times: Float64[np.ndarray, "r n"]) -> Float64[np.ndarray, "r k"]:
+    """IoU of each class if image i counts times[:, i] times; exact sums below 2**53 pixels."""
+    right, labelled, predicted = (
+        times @ array.astype(np.float64)
+        for array in (counts.intersection, counts.labelled, counts.predicted)
+    )
+    union = labelled + predicted - right
+    return np.where(union > 0, right / np.maximum(union, 1), np.nan)
+
+
+def _with_mean(iou: Float64[np.ndarray, "r k"]) -> Float64[np.ndarray, "r k1"]:
+    known = ~np.isnan(iou)
+    mean = np.where(known, iou, 0).sum(1) / np.maximum(known.sum(1), 1)
+    return np.concatenate([mean[:, None], iou], 1)
+
+
+def difference_table(found: list[Difference]) -> Table:
+    """One row per class; "-" where a class does not occur."""
+    table = Table(title="IoU in percent, B - A", title_justify="left")
+    for column in ("class", "A", "B", "difference", "95 % interval", ""):
+        table.add_column(column, justify="left" if column in ("class", "") else "right")
+    for row in found:
+        known = not np.isnan(row.difference)
+        table.add_row(
+            Text(row.name),  # brackets in a name are no markup
+            "-" if np.isnan(row.a) else f"{row.a:.2f}",
+            "-" if np.isnan(row.b) else f"{row.b:.2f}",
+            f"{row.difference:+.2f}" if known else "-",
+            "-" if np.isnan(row.low) else f"{row.low:+.2f} to {row.high:+.2f}",
+            "*" if row.is_clear else "",
+            end_section=row is found[0],
+        )
+    return table

@@ -1,0 +1,1 @@
+"""Configs: every field, their checks, the recipes, and the things that a config describes."""

@@ -1,0 +1,131 @@
+"""One training recipe per dataset: what its published runs changed from the defaults."""
+
+import difflib
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from hrnet_jax.config.defaults import default
+from hrnet_jax.runs.paths import to_local_path
+
+_SCHEDULES = {"20k": 20_000, "40k": 40_000, "80k": 80_000, "160k": 160_000}
+
+# The inverse square roots of the classes' shares of minicity's pixels, 1 on average over pixels;
+# twice that for poles, which are the thinnest. In so few steps the rare classes would otherwise
+# not be found at all.
+_MINICITY_WEIGHTS = (
+    0.52, 1.3, 0.66, 2.08, 2.7, 3.6, 3.03, 2.76, 0.8, 1.67, 0.92, 2.85, 2.02, 1.43, 1.25, 1.15,
+    1.21, 2.55, 2.69,
+)  # fmt: skip
+
+
+def cityscapes(*, variant: str, schedule: str) -> ConfigDict:
+    """512x1024 crops, 8 images per step, whole-image evaluation at 1024x2048."""
+    steps = _steps(schedule, allowed=("40k", "80k", "160k"))
+    return _published("cityscapes", variant, steps, schedule)
+
+
+def ade20k(*, variant: str, schedule: str) -> ConfigDict:
+    """512x512 crops of images with a short side of 512, 16 images per step."""
+    config = _published("ade20k", variant, _steps(schedule, allowed=("80k", "160k")), schedule)
+    config.train.batch_size = 16
+    config.train.image_size = config.eval.image_size = (512, 2048)
+    config.train.crop_size = (512, 512)
+    return config
+
+
+def voc12aug(*, variant: str, schedule: str) -> ConfigDict:
+    """512x512 crops of images with a short side of 512, 16 images per step."""
+    config = _published("voc12aug", variant, _steps(schedule, allowed=("20k", "40k")), schedule)
+    config.train.batch_size = 16
+    config.train.image_size = config.eval.image_size = (512, 2048)
+    config.train.crop_size = (512, 512)
+    return config
+
+
+def pascal_context(*, variant: str, schedule: str, classes: int = 60) -> ConfigDict:
+    """480x480 crops and windows of images of long side 520, 16 images per step, a low rate.
+
+    `classes` is 60 with the background, or 59 without.
+    """
+    if classes not in (59, 60):
+        raise ValueError(f"Pascal Context has 60 classes, or 59 without background; not {classes}.")
+    dataset = "pascal_context" if classes == 60 else "pascal_context_59"
+    config = _published(dataset, variant, _steps(schedule, allowed=("40k", "80k")), schedule)
+    config.train.batch_size = 16
+    config.train.image_size = config.eval.image_size = (520, 520)
+    config.train.crop_size = (480, 480)
+    config.eval.mode = "slide"  # windows of 480x480 every 320x320
+    config.optim.lr = 0.004
+    config.optim.weight_decay = 1e-4
+    return config
+
+
+def minicity(*, variant: str) -> ConfigDict:
+    """Minutes on two CPU cores, from random weights: small crops, a high learning rate."""
+    config = default(name=f"{variant}_minicity", dataset="minicity", variant=variant)
+    config.train.steps = 220
+    config.train.batch_size = 2
+    config.train.image_size = config.eval.image_size = (128, 256)  # half the size of the files
+    config.train.ratio_range = (0.75, 1.5)
+    config.train.crop_size = (128, 256)
+    config.train.class_weights = _MINICITY_WEIGHTS
+    config.optim.lr = 0.03
+    config.eval.every_steps = config.checkpoint.every_steps = 55
+    config.log.every_steps = 10
+    return config
+
+
+def custom(*, variant: str) -> ConfigDict:
+    """Your own folders: crops of 512x512 from images with a short side of 512."""
+    config = default(name=f"{variant}_custom", dataset="custom", variant=variant)
+    config.train.image_size = config.eval.image_size = (512, 2048)
+    config.train.crop_size = (512, 512)
+    return config
+
+
+def locate(name: str) -> Path:
+    """Return the file of a recipe: the one of this name, else the one in the installed package.
+
+    A wheel holds the folder `configs` within the package, so that configs/hr18_cityscapes.py
+    means the same there as in a clone.
+
+    Raises:
+        FileNotFoundError: there is neither; names the files that were probably meant.
+        ValueError: it is no Python file.
+    """
+    package = Path(__file__).parent
+    for path in (to_local_path(name), package / name):
+        if path.is_file() and path.suffix == ".py":
+            return path
+        if path.is_file():
+            raise ValueError(
+                f"{path} is no recipe, which is a file in Python as those in configs/. What a run "
+                "was set to comes with its checkpoint: leave --config out and give --checkpoint."
+            )
+    here = Path("configs")
+    folder = here if here.is_dir() else package / "configs"
+    known = sorted(file.name for file in folder.glob("*.py"))
+    close = difflib.get_close_matches(f"{Path(name).stem}.py", known, n=3, cutoff=0.5)
+    listed = ", ".join(f"configs/{name}" for name in close or known)
+    if not listed:
+        advice = f"{Path.cwd()} has no folder configs/ either: go to a clone, or give a full path."
+    else:
+        advice = f"did you mean {listed}?" if close else f"choose from {listed}."
+    raise FileNotFoundError(f"there is no file {name} for --config; {advice}")
+
+
+def _published(dataset: str, variant: str, steps: int, schedule: str) -> ConfigDict:
+    config = default(name=f"{variant}_{dataset}_{schedule}", dataset=dataset, variant=variant)
+    config.train.steps = steps
+    config.eval.every_steps = config.checkpoint.every_steps = steps // 10
+    return config
+
+
+def _steps(schedule: str, *, allowed: tuple[str, ...]) -> int:
+    if schedule not in allowed:
+        raise ValueError(
+            f"There is no schedule {schedule!r} for this recipe; use one of {', '.join(allowed)}, "
+            f"as in --config path/to/config.py:{allowed[0]}."
+        )
+    return _SCHEDULES[schedule]

@@ -1,0 +1,222 @@
+"""Datasets as ArrayRecord shards: few large files with hashes, read at random.
+
+Written and read through TFDS, but never through TensorFlow: TFDS hands out the stored bytes, which
+are decoded as those of every other source.
+"""
+
+import dataclasses
+import io
+import json
+import os
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image as PILImage
+
+from hrnet_jax.data.dataset import Dataset
+from hrnet_jax.data.decode import decode_label, is_mat
+from hrnet_jax.data.sources.folder import Record
+from hrnet_jax.runs.paths import to_local_path
+
+VERSION = "1.0.0"  # of the stored form
+_SHARD = 500  # examples per file: 1.3 GB of Cityscapes, 25 MB of ADE20K
+
+_KEYS = {"id": "id", "image": "image", "label": "label"}
+_CITYSCAPES_KEYS = {"id": "image_id", "image": "image_left", "label": "segmentation_label"}
+_OTHER_TASKS = {
+    "scene_parse150": "holds instance masks, not the 150 classes of ADE20K's benchmark",
+    "voc": "is about detection and holds no label of pixels",
+}
+_PREPARE = (
+    "\nPrepare it in ArrayRecord form from its folder or zip files, with the config you train with:"
+    "\n  python -m hrnet_jax.main --mode prepare --config CONFIG --config.data.root=SOURCE"
+    " --output=DIR"
+)
+
+
+class ArrayRecordSource:
+    """The records of one split in a folder that `write` or TFDS's own Cityscapes builder made."""
+
+    def __init__(self, folder: str | os.PathLike[str], dataset: Dataset, split: str):
+        import tensorflow_datasets as tfds
+
+        dataset.parts(split)  # a mistyped split comes first
+        self._folder = to_local_path(folder)
+        self._split = split
+        info = _read_json(self._folder / "dataset_info.json")
+        self._keys = _keys(self._folder, info, dataset)
+        builder = tfds.builder_from_directory(self._folder)
+        if split not in builder.info.splits:
+            split = {"val": "validation"}.get(split, split)  # as TFDS calls it
+        if split not in builder.info.splits:
+            raise ValueError(
+                f"{folder} has no split {split!r}, only {sorted(builder.info.splits)}." + _PREPARE
+            )
+        for path in builder.info.splits[split].filepaths:
+            if not path.exists():
+                raise FileNotFoundError(
+                    f"The shard {path} is missing: {folder} was not copied as a whole."
+                )
+        skip = tfds.decode.SkipDecoding()
+        self._records = builder.as_data_source(
+            split=split, decoders={self._keys[key]: skip for key in ("image", "label")}
+        )
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Record:
+        return self._record(index, self._example(index))
+
+    def paths(self, index: int) -> tuple[str, str]:
+        """Names of image and label for messages, without reading them."""
+        where = f"{self._folder} {self._split}[{index}]"
+        return f"{where} (image)", f"{where} (label)"
+
+    def is_intact(self, index: int) -> bool:
+        """Whether an example is, byte for byte, what was given to `write`."""
+        example = self._example(index)
+        return checksum(self._record(index, example)) == example["crc32"]
+
+    def _record(self, index: int, example: dict[str, Any]) -> Record:
+        name = example[self._keys["id"]].decode()
+        where = f"{self._folder} {self._split}[{index}] {name}"
+        return Record(
+            id=name,
+            image=example[self._keys["image"]],
+            label=example[self._keys["label"]],
+            image_path=f"{where} (image)",
+            label_path=f"{where} (label)",
+        )
+
+    def _example(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        try:
+            example = self._records[index]
+            # Of a shard that was cut short, ArrayRecord returns empty records without an error.
+            if any(example[key] is None for key in self._keys.values()):
+                raise ValueError("its record is empty")
+        except (RuntimeError, ValueError, IndexError, OSError) as error:
+            raise ValueError(
+                f"Example {index} of split {self._split!r} in {self._folder} is damaged: {error}."
+                " Copy or prepare the folder again."
+            ) from error
+        return example
+
+
+def prepared_folder(root: Path, dataset: Dataset) -> Path | None:
+    """Find what TFDS wrote at `root` or below it, as in root/<name>/<config>/<version>."""
+    for depth in ("", "*/", "*/*/", "*/*/*/"):
+        found = sorted(path.parent for path in root.glob(f"{depth}dataset_info.json"))
+        inside = {folder: folder.relative_to(root).parts for folder in found}
+        # A killed run leaves folders with a dot, and TFDS some called incomplete.
+        found = [f for f in found if not any(n.startswith((".", "incomplete")) for n in inside[f])]
+        named = [folder for folder in found if dataset.name in inside[folder]]
+        if found:
+            return (named or found)[-1]  # the highest version
+    return None
+
+
+def write(records: Mapping[str, Iterable[Record]], dataset: Dataset, *, folder: Path) -> None:
+    """Write all splits, in order, as a folder that `tfds.builder_from_directory` reads.
+
+    Images are stored as they are, labels too, except that a `.mat` file becomes a PNG of its
+    values.
+    """
+    import tensorflow_datasets as tfds
+
+    # Not a GeneratorBasedBuilder: even unshuffled, that gathers up to 1 GB in memory and puts what
+    # is more into temporary files through TensorFlow.
+    features = {
+        "id": tfds.features.Text(),
+        "image": tfds.features.Image(shape=(None, None, 3)),
+        "label": tfds.features.Image(shape=(None, None, 1), use_colormap=True),
+        "crc32": tfds.features.Scalar(np.int64),
+    }
+    info = tfds.core.DatasetInfo(
+        builder=tfds.core.DatasetIdentity(
+            name=dataset.name,
+            version=tfds.core.Version(VERSION),
+            data_dir=str(folder),
+            module_name=__name__,
+        ),
+        description=f"{dataset.name} for hrnet_jax; label values as published.",
+        features=tfds.features.FeaturesDict(features),
+        metadata=tfds.core.MetadataDict(label_values=sorted(dataset.label_map)),
+        disable_shuffling=True,
+    )
+    folder.mkdir(parents=True)
+    writer = tfds.core.SequentialWriter(
+        info, max_examples_per_shard=_SHARD, file_format="array_record"
+    )
+    writer.initialize_splits(list(records))
+    try:
+        for split in records:
+            writer.add_examples({split: map(_as_example, records[split])})
+        writer.close_all()
+    except RuntimeError as error:  # what ArrayRecord makes of a full disk
+        raise OSError(f"Cannot write to {folder}: {error}") from error
+
+
+def _as_example(record: Record) -> dict[str, Any]:
+    label = record.label
+    assert label is not None, "splits that are prepared have labels"
+    if is_mat(label):
+        file = io.BytesIO()
+        PILImage.fromarray(decode_label(label, path=record.label_path)).save(file, "png")
+        label = file.getvalue()
+    stored = dataclasses.replace(record, label=label)
+    return {
+        "id": record.id, "image": record.image, "label": label, "crc32": checksum(stored)
+    }  # fmt: skip
+
+
+def checksum(record: Record) -> int:
+    """Return the CRC-32 of an example's name, image file and label file."""
+    label = record.label or b""
+    return zlib.crc32(label, zlib.crc32(record.image, zlib.crc32(record.id.encode())))
+
+
+def _keys(folder: Path, info: dict[str, Any], dataset: Dataset) -> dict[str, str]:
+    """The names of the features; refuse a folder that holds something else."""
+    name, how = info.get("name", "?"), _PREPARE
+    if name in _OTHER_TASKS:
+        raise ValueError(f"{folder}: TFDS's {name!r} {_OTHER_TASKS[name]}.{how}")
+    if (found := info.get("fileFormat", "tfrecord")) != "array_record":
+        raise ValueError(
+            f"{folder} holds {found} files, which cannot be read at random without TensorFlow.{how}"
+        )
+    features = _read_json(folder / "features.json").get("featuresDict", {}).get("features", {})
+    if set(_KEYS.values()) <= set(features):
+        values = _read_json(folder / "metadata.json").get("label_values")
+        if values != sorted(dataset.label_map):
+            raise ValueError(
+                f"{folder} was prepared from {name!r} with other label values than {dataset.name!r}"
+                " has here; give the same --config.data.name, .classes and .label_map as then, or"
+                f" another folder.{how}"
+            )
+        return _KEYS
+    if set(_CITYSCAPES_KEYS.values()) <= set(features):
+        if dataset.name != "cityscapes":
+            raise ValueError(
+                f"{folder} holds Cityscapes, but config.data.name is {dataset.name!r}.{how}"
+            )
+        return _CITYSCAPES_KEYS
+    raise ValueError(
+        f"{folder} holds {name!r} with the features {sorted(features)}, but not an image and a"
+        f" label of its pixels that could be read here.{how}"
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        content = {}
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged: {error}. Prepare the folder again.") from error
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,61 @@
+"""`config.data.root` -> the source behind it: a folder, zip files, or ArrayRecord shards."""
+
+import os
+from pathlib import Path
+
+from hrnet_jax.data.dataset import Dataset
+from hrnet_jax.data.sources.array_record import ArrayRecordSource, prepared_folder
+from hrnet_jax.data.sources.folder import Complain, FolderSource, Source
+from hrnet_jax.data.sources.zip_files import ZipSource
+from hrnet_jax.runs.paths import to_local_path
+
+_TARS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
+
+
+def open_source(
+    root: str | os.PathLike[str],
+    dataset: Dataset,
+    split: str,
+    *,
+    complain: Complain | None = None,  # hears what makes a pair incomplete; by default an error
+) -> Source:
+    """Find out what `root` is, and open one split of it.
+
+    It is the folder with the dataset's layout, a zip file of it, a folder with the zip files that
+    hold it together, or what `--mode prepare` wrote. All give the same examples bit for bit.
+
+    Raises:
+        FileNotFoundError: if none of these is there, naming what is missing.
+        ValueError: if it is something else, naming what to do.
+    """
+    path = to_local_path(root).absolute()
+    if path.is_file():
+        if path.name.endswith(_TARS):
+            raise ValueError(
+                f"{path} can only be read from its beginning to its end; unpack it with"
+                f" 'tar xf {path.name}' and point to the folder with --config.data.root."
+            )
+        return ZipSource([path], dataset, split, complain=complain)
+    has_layout = any((path / part.images).is_dir() for part in dataset.parts(split))
+    if not has_layout:
+        if archives := sorted(path.glob("*.zip")):
+            return ZipSource(archives, dataset, split, complain=complain)
+        if folder := prepared_folder(path, dataset):
+            return ArrayRecordSource(folder, dataset, split)
+        if deeper := _folders_with_layout(path, dataset, split):
+            raise FileNotFoundError(
+                f"{path} does not hold {dataset.name}, but a folder in it does:"
+                f" --config.data.root={deeper[0]}"
+            )
+    return FolderSource(path, dataset, split, complain=complain)
+
+
+def _folders_with_layout(root: Path, dataset: Dataset, split: str) -> list[Path]:
+    folders = {
+        folder
+        for part in dataset.parts(split)
+        for depth in ("*", "*/*")
+        for folder in root.glob(depth)
+        if (folder / part.images).is_dir()
+    }
+    return sorted(folders)

@@ -1,0 +1,212 @@
+"""Datasets in zip files, read without unpacking.
+
+Nothing is ever written, so a hostile name could not escape; it is refused all the same, as is
+everything else that no honest archive of images has: it was made to fool some other program.
+"""
+
+import dataclasses
+import os
+import re
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from hrnet_jax.data.dataset import Dataset
+from hrnet_jax.data.sources.folder import Complain, FileSource
+from hrnet_jax.runs.paths import to_local_path
+
+MAX_ENTRIES = 250_000  # in one archive
+MAX_FILE_BYTES = 2**28  # of one file, unpacked
+_MAX_DIRECTORY_BYTES = 2**26  # the table of contents, which is read before anything can be judged
+
+
+class ZipSource(FileSource):
+    """The records of one split in one zip file, or in several that together hold the layout.
+
+    The layout may begin at the top of an archive or in a folder of it.
+
+    Raises:
+        ValueError: for an archive that is damaged, or that no honest program would make.
+    """
+
+    def __init__(
+        self,
+        archives: Sequence[str | os.PathLike[str]],
+        dataset: Dataset,
+        split: str,
+        *,
+        complain: Complain | None = None,
+    ):
+        paths = [to_local_path(path).absolute() for path in archives]
+        super().__init__(_Zips(paths, dataset), dataset, split, complain=complain)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Member:
+    """Where one file lies in an archive. A reader needs no open archive, so it can be pickled."""
+
+    archive: str
+    name: str
+    offset: int  # of the local header
+    packed: int  # bytes
+    unpacked: int
+    is_deflated: bool
+    crc: int
+
+    def read(self) -> bytes:
+        try:
+            with open(self.archive, "rb") as file:
+                file.seek(self.offset)
+                header = file.read(30)
+                if header[:4] != b"PK\3\4":
+                    raise zlib.error("its header is not where the archive says")
+                # Names and extra fields may be longer here than in the table of contents.
+                file.seek(sum(struct.unpack_from("<HH", header, 26)), os.SEEK_CUR)
+                data = file.read(self.packed)
+            if self.is_deflated:
+                # One byte more than declared shows a file that is larger than it says.
+                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, self.unpacked + 1)
+        except (zlib.error, struct.error) as error:
+            raise ValueError(f"{self._damaged()}: {error}.{_AGAIN}") from error
+        if len(data) != self.unpacked or zlib.crc32(data) != self.crc:
+            raise ValueError(f"{self._damaged()}: size or checksum do not match.{_AGAIN}")
+        return data
+
+    def _damaged(self) -> str:
+        return f"{self.archive} is damaged at {self.name}"
+
+
+_AGAIN = " Download or pack the archive again."
+
+
+class _Zips:
+    def __init__(self, paths: list[Path], dataset: Dataset):
+        parts = [part for split in (*dataset.splits.values(), dataset.test) for part in split]
+        parts += [part.otherwise for part in parts if part.otherwise]
+        folders = {f for part in parts for f in (part.images, part.labels) if f is not None}
+        lists = {name for part in parts for name in (*part.lists, *part.lists_without)}
+        self._archives = ", ".join(map(str, paths))
+        self._members: dict[str, _Member] = {}
+        for path in paths:
+            members = _contents(path)
+            top = _top(members, folders | lists)
+            for member in members:
+                name = member.name.removeprefix(top)
+                if not member.name.startswith(top) or not _is_wanted(name, folders, lists):
+                    continue
+                if (other := self._members.get(name)) is not None:
+                    raise ValueError(
+                        f"{name} is in two archives: {other.archive} and {member.archive}. Point"
+                        " to a folder with the archives of one dataset only."
+                    )
+                self._members[name] = member
+
+    def where(self, name: str) -> str:
+        if member := self._members.get(name):
+            return f"{member.archive}/{member.name}"
+        return f"{name} in {self._archives}"
+
+    def has_folder(self, folder: str) -> bool:
+        return any(name.startswith(f"{folder}/") for name in self._members)
+
+    def has_file(self, name: str) -> bool:
+        return name in self._members
+
+    def below(self, folder: str) -> list[str]:
+        start = f"{folder}/"
+        return [name.removeprefix(start) for name in self._members if name.startswith(start)]
+
+    def read(self, name: str) -> bytes:
+        return self._members[name].read()
+
+
+def _top(members: list[_Member], wanted: set[str]) -> str:
+    """The folder in which the layout begins: "" or "ADEChallengeData2016/"."""
+    pattern = re.compile(f"((?:[^/]+/)*?)(?:{'|'.join(map(re.escape, sorted(wanted)))})(?:/|$)")
+    tops = {match[1] for member in members if (match := pattern.match(member.name))}
+    tops = {top for top in tops if not top.startswith("__MACOSX/")}
+    return min(tops, key=lambda top: (top.count("/"), top), default="")
+
+
+def _is_wanted(name: str, folders: set[str], lists: set[str]) -> bool:
+    return name in lists or any(name.startswith(f"{folder}/") for folder in folders)
+
+
+def _contents(path: Path) -> list[_Member]:
+    """Read an archive's table of contents; refuse what does not belong into one."""
+    try:
+        _check_directory_size(path)
+        with zipfile.ZipFile(path) as archive:
+            infos = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, struct.error, EOFError) as error:
+        raise ValueError(f"{path} is no zip file, or a damaged one: {error}.{_AGAIN}") from error
+    members: dict[str, _Member] = {}
+    for info in infos:
+        if problem := _problem(info):
+            raise ValueError(_refusal(path, f"{info.orig_filename!r} {problem}"))
+        if info.is_dir():
+            continue
+        if info.filename in members:
+            raise ValueError(_refusal(path, f"{info.filename!r} is in it twice"))
+        members[info.filename] = _Member(
+            archive=str(path),
+            name=info.filename,
+            offset=info.header_offset,
+            packed=info.compress_size,
+            unpacked=info.file_size,
+            is_deflated=info.compress_type == zipfile.ZIP_DEFLATED,
+            crc=info.CRC,
+        )
+    return list(members.values())
+
+
+def _problem(info: zipfile.ZipInfo) -> str | None:
+    name, kind = info.orig_filename, stat.S_IFMT(info.external_attr >> 16)
+    if name.startswith(("/", "\\")) or re.match("[A-Za-z]:", name):
+        return "is an absolute name"
+    if ".." in re.split(r"[/\\]", name):
+        return "leads out of the archive"
+    if "\0" in name:
+        return "has a zero byte in its name"
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        return "is a link" if kind == stat.S_IFLNK else "is a device"
+    if info.flag_bits & 1:
+        return "is encrypted"
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return "is packed by another method than the usual two (stored, deflated)"
+    if info.file_size > MAX_FILE_BYTES:
+        return f"unpacks to {info.file_size:,} bytes, beyond {MAX_FILE_BYTES:,}"
+    return None
+
+
+def _refusal(path: Path, problem: str) -> str:
+    return (
+        f"{path} is refused: {problem}. No archive of images needs that; get it from where it was"
+        " published, or unpack it yourself and point to the folder."
+    )
+
+
+def _check_directory_size(path: Path) -> None:
+    """Read only the last record of an archive: `zipfile` would load all entries first."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 2**16 - 22 - 20 - 56))  # comment, end, locator, end of zip64
+        tail = file.read()
+    end = tail.rfind(b"PK\5\6")
+    if end < 0:
+        raise zipfile.BadZipFile("the table of contents at its end is missing")
+    entries, directory = struct.unpack_from("<HI", tail, end + 10)
+    # An archive of zip64 has the true numbers in a record of 56 bytes and a pointer of 20 to it.
+    if tail[max(0, end - 20) :].startswith(b"PK\6\7") and end >= 76:
+        entries, directory = struct.unpack_from("<QQ", tail, end - 76 + 32)
+    if entries > MAX_ENTRIES or directory > _MAX_DIRECTORY_BYTES:
+        raise ValueError(
+            _refusal(
+                path,
+                f"it has {entries:,} entries in {directory:,} bytes, beyond {MAX_ENTRIES:,} in"
+                f" {_MAX_DIRECTORY_BYTES:,}",
+            )
+        )

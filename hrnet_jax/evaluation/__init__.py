@@ -1,0 +1,1 @@
+"""From a network and images to label maps, scores and a report."""

@@ -1,0 +1,201 @@
+"""Pictures: label maps in colour, panels of image, truth and prediction, training curves."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image as PILImage
+from PIL import ImageDraw, ImageFont
+
+from hrnet_jax.data.types import IGNORE_LABEL, Image, Label
+from hrnet_jax.runs.paths import AnyPath, make_folder, written_in_one_piece
+
+Color = tuple[int, int, int]  # RGB
+
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
+
+_MARGIN = 12
+_INK = (40, 40, 40)
+_UNLABELLED = (0, 0, 0)
+
+
+def write_png(path: AnyPath, picture: PILImage.Image) -> None:
+    """Write a picture in one piece, and the folders above it."""
+    make_folder(path.parent)
+    with written_in_one_piece(path) as file:
+        picture.save(file, format="PNG")
+
+
+def colorize(label: Label, palette: Sequence[Color]) -> Image:
+    """Paint each pixel in the colour of its class; black where it has none."""
+    return _table(palette)[label]
+
+
+def indexed(label: Label, palette: Sequence[Color]) -> PILImage.Image:
+    """Return a picture that holds the class indices themselves, and the palette to show them."""
+    picture = PILImage.fromarray(label, mode="P")
+    picture.putpalette(_table(palette).tobytes())
+    return picture
+
+
+def _table(palette: Sequence[Color]) -> UInt8[np.ndarray, "256 3"]:
+    table = np.full((256, 3), _UNLABELLED, np.uint8)
+    table[: len(palette)] = palette
+    return table
+
+
+def error_map(image: Image, *, truth: Label, predicted: Label) -> Image:
+    """Paint wrong pixels red and pixels without a class white, over a pale image."""
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    canvas = cv2.addWeighted(grey, 0.4, np.full_like(grey, 255), 0.5, 0)
+    is_labelled = truth != IGNORE_LABEL
+    canvas[is_labelled & (truth != predicted)] = (220, 20, 30)
+    canvas[~is_labelled] = 255
+    return canvas
+
+
+def overlay(image: Image, label: Label, palette: Sequence[Color], *, opacity: float = 0.5) -> Image:
+    """Blend the colours of the classes over the image."""
+    return cv2.addWeighted(image, 1 - opacity, colorize(label, palette), opacity, 0)
+
+
+def panel(
+    image: Image,
+    *,
+    truth: Label | None,
+    predicted: Label,
+    classes: Sequence[str],
+    palette: Sequence[Color],
+    height: int = 320,
+) -> PILImage.Image:
+    """Image, truth and prediction side by side, with a legend of the classes that occur."""
+    tiles = {"image": image}
+    if truth is not None:
+        tiles["truth"] = colorize(truth, palette)
+    tiles["prediction"] = colorize(predicted, palette)
+    width = max(1, round(image.shape[1] * height / image.shape[0]))
+    present = set(np.unique(predicted)) | (set() if truth is None else set(np.unique(truth)))
+    font = ImageFont.load_default(14)
+    legend = _legend(
+        [(classes[c], tuple(palette[c])) for c in sorted(present) if c < len(classes)],
+        width=len(tiles) * (width + _MARGIN) - _MARGIN,
+        font=font,
+    )
+    top = _MARGIN + 22
+    canvas = PILImage.new(
+        "RGB",
+        (legend.width + 2 * _MARGIN, top + height + 2 * _MARGIN + legend.height),
+        "white",
+    )
+    draw = ImageDraw.Draw(canvas)
+    for place, (title, tile) in enumerate(tiles.items()):
+        left = _MARGIN + place * (width + _MARGIN)
+        resample = PILImage.Resampling.BILINEAR if title == "image" else PILImage.Resampling.NEAREST
+        canvas.paste(PILImage.fromarray(tile).resize((width, height), resample), (left, top))
+        draw.text((left, _MARGIN), title, fill=_INK, font=font)
+    canvas.paste(legend, (_MARGIN, top + height + _MARGIN))
+    return canvas
+
+
+def sheet(
+    tiles: Sequence[tuple[str, Image]],  # caption and picture
+    *,
+    columns: int,
+    legend: Sequence[tuple[str, Color]] = (),
+    width: int | None = None,  # of every picture; None: as they are, pixel by pixel
+) -> PILImage.Image:
+    """Arrange pictures in rows, each below its caption, with a legend at the end."""
+    font = ImageFont.load_default(14)
+    pictures = [PILImage.fromarray(picture) for _, picture in tiles]
+    if width is not None:
+        pictures = [p.resize((width, max(1, round(p.height * width / p.width)))) for p in pictures]
+    cell = max(picture.width for picture in pictures)
+    captions = ["\n".join(_wrapped(caption, cell, font)) for caption, _ in tiles]
+    row = 18  # of text
+    places, y = [], _MARGIN
+    for first in range(0, len(tiles), columns):
+        lines = max(caption.count("\n") + 1 for caption in captions[first : first + columns])
+        top = y + lines * row + 4
+        for column in range(min(columns, len(tiles) - first)):
+            places.append((_MARGIN + column * (cell + _MARGIN), y, top))
+        y = top + max(p.height for p in pictures[first : first + columns]) + _MARGIN
+    total = min(columns, len(tiles)) * (cell + _MARGIN) - _MARGIN
+    key = _legend(list(legend), width=total, font=font) if legend else None
+    size = (total + 2 * _MARGIN, y + (key.height + _MARGIN if key else 0))
+    canvas = PILImage.new("RGB", size, "white")
+    draw = ImageDraw.Draw(canvas)
+    for (left, above, top), caption, picture in zip(places, captions, pictures, strict=True):
+        draw.text((left, above), caption, fill=_INK, font=font, spacing=4)
+        canvas.paste(picture, (left, top))
+    if key:
+        canvas.paste(key, (_MARGIN, y))
+    return canvas
+
+
+def _wrapped(text: str, width: int, font: Font) -> list[str]:
+    """Break a text into lines that fit, at blanks where there are some."""
+    lines: list[str] = []
+    for paragraph in text.split("\n"):
+        lines.append("")
+        for word in paragraph.split(" "):
+            longer = f"{lines[-1]} {word}".strip()
+            if lines[-1] and font.getlength(longer) > width:
+                lines.append(word)
+            else:
+                lines[-1] = longer
+    return lines
+
+
+def _legend(entries: list[tuple[str, Color]], *, width: int, font: Font) -> PILImage.Image:
+    """Coloured squares with names, in as many rows as the width asks for."""
+    square, row = 14, 22
+    places, x, y = [], 0, 0
+    for name, color in entries:
+        size = square + 6 + round(font.getlength(name)) + 18
+        if x and x + size > width:
+            x, y = 0, y + row
+        places.append((x, y, name, color))
+        x += size
+    canvas = PILImage.new("RGB", (width, y + row), "white")
+    draw = ImageDraw.Draw(canvas)
+    for x, y, name, color in places:
+        draw.rectangle((x, y + 3, x + square, y + 3 + square), fill=color, outline=_INK)
+        draw.text((x + square + 6, y + 2), name, fill=_INK, font=font)
+    return canvas
+
+
+def draw_curves(entries: Sequence[dict], path: AnyPath, *, title: str) -> None:
+    """Draw loss and mIoU against the step, from the entries of `metrics.jsonl`, into a PNG."""
+    # Here, because it takes a second of every start.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    for axis, name, label in zip(
+        figure.subplots(1, 2),
+        ("loss", "mIoU"),
+        ("training loss", "validation mIoU (%)"),
+        strict=True,
+    ):
+        points = [(e["step"], e[name]) for e in entries if e.get(name) is not None]
+        axis.plot(
+            [step for step, _ in points],
+            [value for _, value in points],
+            marker="o" if name == "mIoU" else None,
+            color="tab:blue" if name == "loss" else "tab:green",
+        )
+        if name == "mIoU":
+            for step, value in points:
+                axis.annotate(
+                    f"{value:.1f}", (step, value), xytext=(0, 6), textcoords="offset points",
+                    ha="center", fontsize=8,
+                )  # fmt: skip
+        axis.set(xlabel="step", ylabel=label)
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title)
+    make_folder(path.parent)
+    with written_in_one_piece(path) as file:
+        figure.savefig(file, format="png")

@@ -1,0 +1,252 @@
+"""Weight files of every origin -> tensors under the names that mmsegmentation gives them."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hrnet_jax.data.dataset import Color
+from hrnet_jax.data.sources.bucket_cache import local_file
+from hrnet_jax.interop.filename_hash import check_hash
+from hrnet_jax.interop.keys import torch_state_dict
+from hrnet_jax.interop.pth import read_pth, tensors_of
+from hrnet_jax.interop.safetensors import read_safetensors
+from hrnet_jax.interop.unpickle import Placeholder, brief
+from hrnet_jax.interop.untrusted import errors_about
+from hrnet_jax.runs.checkpoint import load_weights
+from hrnet_jax.runs.paths import AnyPath, is_remote, to_path
+
+META_KEY = "hrnet_jax"  # what our own exports say of themselves, in JSON
+
+_DROPPED = {  # tensors that a segmentation network has no place for -> what they are
+    r"(incre_modules|downsamp_modules|final_layer|classifier)\.": "ImageNet classifier",
+    r"loss\.": "class weights of the official loss",
+    r"ema_": "moving averages of an EMA hook",
+}
+_OFFICIAL_HEAD = {
+    "last_layer.0.": "decode_head.convs.0.conv.",
+    "last_layer.1.": "decode_head.convs.0.bn.",
+    "last_layer.3.": "decode_head.conv_seg.",
+}
+_OFFICIAL_NOTE = (
+    "Official HRNet-Semantic-Segmentation weights: that code resizes once where this one, as "
+    "mmsegmentation, resizes in two steps, and in its HRNet-OCR branch aligns corners by default. "
+    "Here align_corners is False, so scores may differ from its own; measured upstream with the "
+    "official Pascal Context weights: 51.7 here against 52.3 there."
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """The weights of one file, by their mmsegmentation names and in PyTorch's layout."""
+
+    path: AnyPath
+    sha256: str  # of the file; empty for a checkpoint folder
+    size: int  # of the file, in bytes
+    format: str
+    family: str  # who wrote it
+    tensors: dict[str, np.ndarray]
+    counters: dict[str, np.ndarray]  # num_batches_tracked
+    classes: tuple[str, ...] | None = None  # as the file names them
+    palette: tuple[Color, ...] | None = None
+    dropped: dict[str, str] = dataclasses.field(default_factory=dict)  # what -> how much, why
+    notes: tuple[str, ...] = ()
+
+    @property
+    def has_head(self) -> bool:
+        """Whether there is more than a backbone."""
+        return any(key.startswith("decode_head.") for key in self.tensors)
+
+
+def read_source(path: str | AnyPath, *, any_hash: bool = False) -> Source:
+    """Read a .pth or .safetensors file, or a checkpoint of ours.
+
+    Args:
+        path: of the file, of a workdir or of one checkpoint in it.
+        any_hash: accept a file whose SHA-256 is not the one its name promises.
+
+    Raises:
+        ValueError: for a file that is unsafe, damaged or of another network; says which.
+        OSError: where there is no such file.
+    """
+    path = to_path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no weight file or checkpoint {path}.")
+    if path.is_dir():
+        return _from_checkpoint(path)
+    if is_remote(path):
+        with local_file(path) as file:
+            try:
+                return dataclasses.replace(read_source(file, any_hash=any_hash), path=path)
+            except ValueError as error:
+                raise ValueError(str(error).replace(str(file), str(path))) from None
+    if path.suffix == ".safetensors":
+        tensor_file = read_safetensors(path)
+        content, sha256, kind = tensor_file.tensors, tensor_file.sha256, "safetensors"
+        meta = _own_meta(tensor_file.metadata)
+        dropped: dict[str, str] = {}
+    else:
+        pth = read_pth(path)
+        sha256, kind = pth.sha256, f"PyTorch {pth.format}"
+        with errors_about(path):
+            content, meta, dropped = _unwrap(pth.content, path)
+    note = check_hash(path.name, sha256, any_hash=any_hash)
+    tensors, family, more = _renamed(content, path)
+    counters = {
+        key: value for key, value in tensors.items() if key.endswith(".num_batches_tracked")
+    }
+    classes, palette = _class_names(meta)
+    return Source(
+        path=path,
+        sha256=sha256,
+        size=path.stat().st_size,
+        format=kind,
+        family=family,
+        tensors={key: value for key, value in tensors.items() if key not in counters},
+        counters=counters,
+        classes=classes,
+        palette=palette,
+        dropped=dropped | more,
+        notes=tuple(
+            filter(
+                None, (note, _OFFICIAL_NOTE if "official" in family else "", _precision(tensors))
+            )
+        ),
+    )
+
+
+def _precision(tensors: Mapping[str, np.ndarray]) -> str:
+    kinds = {str(value.dtype) for value in tensors.values() if value.dtype.kind not in "iu"}
+    return "" if len(kinds) != 1 or kinds == {"float32"} else f"{kinds.pop()}, read as float32."
+
+
+def _own_meta(metadata: Mapping[str, str]) -> Any:
+    try:
+        return {"dataset_meta": json.loads(metadata.get(META_KEY, "{}"))}
+    except ValueError:
+        return {}
+
+
+def _from_checkpoint(path: AnyPath) -> Source:
+    weights = load_weights(path)
+    state = torch_state_dict(weights.params, weights.stats)
+    return Source(
+        path=weights.path,
+        sha256="",
+        size=sum(value.nbytes for value in state.values()),
+        format="Orbax",
+        family="hrnet_jax checkpoint",
+        tensors={k: v for k, v in state.items() if not k.endswith(".num_batches_tracked")},
+        counters={},
+        classes=tuple(weights.meta["classes"]) or None,
+        palette=tuple(tuple(color) for color in weights.meta["palette"]) or None,
+    )
+
+
+def _unwrap(content: Any, path: Path) -> tuple[dict[str, np.ndarray], Any, dict[str, str]]:
+    """Find the state dict in what torch.save wrote; name the rest."""
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{path} holds {brief(content)}, not a state dict; save model.state_dict() instead."
+        )
+    inner = content.get("state_dict")
+    if not isinstance(inner, dict):
+        return tensors_of(content), {}, {}
+    rest = [str(key)[:40] for key in content if key not in ("state_dict", "meta")]
+    dropped = {key: "state of training, not of the network" for key in rest}
+    return tensors_of(inner), content.get("meta"), dropped
+
+
+def _renamed(
+    tensors: dict[str, np.ndarray], path: Path
+) -> tuple[dict[str, np.ndarray], str, dict[str, str]]:
+    """Tensors by mmsegmentation's keys; whose they were; what was left out."""
+    bare = [key.removeprefix("module.") for key in tensors]
+    official = any(re.match(r"(model\.)?last_layer\.", key) for key in bare)
+    wrapped = official or all(key.startswith(("model.", "loss.")) for key in bare)
+    bare = [key.removeprefix("model.") for key in bare] if wrapped else bare
+    _refuse_other_networks(bare, path)
+    backbone = not official and not any(
+        key.startswith(("backbone.", "decode_head.")) for key in bare
+    )
+    renamed: dict[str, np.ndarray] = {}
+    groups: dict[str, list[str]] = {}
+    for key, value in zip(bare, tensors.values(), strict=True):
+        reason = next((text for rule, text in _DROPPED.items() if re.match(rule, key)), None)
+        if reason and (backbone or official or not reason.startswith("ImageNet")):
+            groups.setdefault(key.split(".")[0] if "." in key else "ema_*", []).append(reason)
+            continue
+        if official or backbone:
+            key = _from_official(key)
+        if key in renamed:
+            raise ValueError(f"{path} has two tensors for {key}, with and without a prefix.")
+        renamed[key] = value
+    dropped = {
+        group: f"{len(reasons)} tensors: {reasons[0]}" for group, reasons in sorted(groups.items())
+    }
+    if official:
+        return _without_head_bias(renamed), "official HRNet segmentation", dropped
+    return renamed, "ImageNet backbone" if backbone else "mmsegmentation", dropped
+
+
+def _from_official(key: str) -> str:
+    for prefix, ours in _OFFICIAL_HEAD.items():
+        if key.startswith(prefix):
+            return ours + key.removeprefix(prefix)
+    return f"backbone.{key}"
+
+
+def _refuse_other_networks(keys: list[str], path: Path) -> None:
+    marks = ("decode_head.1.", "ocr_distri_head.", "conv3x3_ocr.", "aux_head.")
+    if any(key.startswith(marks) for key in keys):
+        raise ValueError(
+            f"{path} is an OCRNet (it has an object-context head); this package has the FCN head. "
+            "Only files named fcn_hr... or the official plain HRNet fit."
+        )
+    if not any(re.match(r"(backbone\.)?(stage[234]|layer1)\.", key) for key in keys):
+        first = ", ".join(repr(key[:60]) for key in keys[:3]) or "nothing"
+        raise ValueError(f"{path} is no HRNet: it has no stages. Its first tensors: {first}.")
+
+
+def _without_head_bias(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Fold the bias of the official head's first convolution into the mean that follows it.
+
+    Batch normalisation subtracts its running mean, so subtracting the bias there is the same.
+    """
+    bias = tensors.pop("decode_head.convs.0.conv.bias", None)
+    mean = tensors.get(name := "decode_head.convs.0.bn.running_mean")
+    if bias is None or mean is None or bias.shape != mean.shape:
+        return tensors if bias is None else tensors | {"decode_head.convs.0.conv.bias": bias}
+    return tensors | {name: (mean.astype(np.float64) - bias).astype(mean.dtype)}
+
+
+def _class_names(meta: Any) -> tuple[tuple[str, ...] | None, tuple[Color, ...] | None]:
+    """What a file says of its classes, where it makes sense."""
+    meta = meta if isinstance(meta, dict) else {}
+    inner = meta.get("dataset_meta")
+    inner = inner if isinstance(inner, dict) else {}
+    names = inner.get("classes", inner.get("CLASSES", meta.get("CLASSES")))
+    colors = inner.get("palette", inner.get("PALETTE", meta.get("PALETTE")))
+    return _names(names), _colors(colors)
+
+
+def _names(value: Any) -> tuple[str, ...] | None:
+    good = isinstance(value, list | tuple) and all(
+        isinstance(name, str) and name.strip() and name.isprintable() and len(name) <= 100
+        for name in value
+    )
+    names = tuple(name.strip() for name in value) if good else ()
+    return names if names and len(set(names)) == len(names) else None
+
+
+def _colors(value: Any) -> tuple[Color, ...] | None:
+    if not isinstance(value, list | tuple) or isinstance(value, Placeholder):
+        return None
+    colors = [tuple(color) if isinstance(color, list | tuple) else () for color in value]
+    if all(len(c) == 3 and all(type(v) is int and 0 <= v <= 255 for v in c) for c in colors):
+        return tuple((c[0], c[1], c[2]) for c in colors)
+    return None

@@ -1,0 +1,1 @@
+"""Segmentation heads on top of the backbone."""

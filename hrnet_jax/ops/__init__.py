@@ -1,0 +1,1 @@
+"""The array operations of the layers."""

@@ -1,0 +1,129 @@
+"""The device mesh, and how arrays lie on it. The program is the same for one device and a pod.
+
+Training splits a batch by images over the axis `data` and each image by rows over the axis
+`height`; `ops/rows.py` exchanges the rows that convolutions and enlargement read beyond the cut.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from hrnet_jax.data.types import Batch
+
+_STRIDE = 32  # of the coarsest branch
+
+Tree = TypeVar("Tree")
+
+
+def make_mesh(
+    *, data: int = -1, height: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """All devices of all hosts along two axes: `data` and `height`.
+
+    Args:
+        data: groups of devices that take different images; -1: as many as there are.
+        height: devices that share the rows of an image.
+        devices: instead of all.
+
+    Raises:
+        ValueError: the two do not multiply to the number of devices, or rows would be shared
+            between processes.
+    """
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
+    if data == -1 and count % height == 0:
+        data = count // height
+    if data * height != count:
+        fit = ", ".join(str(n) for n in range(1, count + 1) if count % n == 0)
+        product = f"config.mesh.data={data} x " if data != -1 else ""
+        raise ValueError(
+            f"{product}config.mesh.height={height} does not give the {count} devices there are; "
+            f"heights that divide them: {fit} (with config.mesh.data=-1 for all that remain)."
+        )
+    # In the order of their hosts (jax.make_mesh may choose another): an image stays on one.
+    grid = np.array(devices).reshape(data, height)
+    if any(len({device.process_index for device in row}) > 1 for row in grid):
+        own = sum(device.process_index == devices[0].process_index for device in devices)
+        raise ValueError(
+            f"config.mesh.height={height} would cut images between processes, but each process "
+            f"reads whole ones; use a divisor of the {own} devices of one."
+        )
+    # `Auto`: the compiler places what we leave open.
+    return Mesh(grid, ("data", "height"), axis_types=(AxisType.Auto,) * 2)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Parameters, statistics, metrics: the same on every device."""
+    return NamedSharding(mesh, P())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Images and labels of a training step: split by their first axis, then by rows."""
+    return NamedSharding(mesh, P("data", "height"))
+
+
+def whole_images(mesh: Mesh) -> P:
+    """Images that are not cut: their first axis split over all devices, whatever the mesh."""
+    return P(mesh.axis_names)
+
+
+def to_global(batch: Batch, *, mesh: Mesh) -> dict[str, jax.Array]:
+    """Put this host's share of a batch on its devices, as a part of the global batch."""
+    return shared({name: batch[name] for name in ("image", "label")}, sharding=batch_sharding(mesh))
+
+
+def shared(tree: Any, *, sharding: NamedSharding) -> Any:
+    """Put a tree of host arrays on devices, each host its share."""
+    put = functools.partial(jax.make_array_from_process_local_data, sharding)
+    return settled(jax.tree.map(put, tree))
+
+
+def replicate(tree: Any, *, mesh: Mesh) -> Any:
+    """Put a tree of host arrays on every device."""
+    return settled(jax.device_put(tree, replicated(mesh)))
+
+
+def settled(tree: Tree) -> Tree:
+    """Wait, on CPUs, until arrays have been copied to where they were put; return them.
+
+    A program whose inputs are still on their way runs on a thread of jax's once they are there, and
+    not on the caller's: in memory that is given back to the system after each call, to be cleared
+    again (`compiling.prepare_process`). On other devices copies and programs overlap.
+    """
+    return jax.block_until_ready(tree) if jax.default_backend() == "cpu" else tree
+
+
+def check_batch_size(batch_size: int, *, field: str, mesh: Mesh, accumulate: int = 1) -> None:
+    """Refuse a global batch that the devices, and the micro-batches, cannot share equally."""
+    groups = mesh.shape["data"]
+    if batch_size % (groups * accumulate):
+        unit = groups * accumulate
+        below, above = batch_size // unit * unit, -(-batch_size // unit) * unit
+        nearest = " or ".join(str(size) for size in (below, above) if size)
+        along = "the mesh's data axis of " if mesh.shape["height"] > 1 else ""
+        micro = f" in config.train.accumulate={accumulate} micro-batches" if accumulate > 1 else ""
+        raise ValueError(
+            f"{field}={batch_size} cannot be split over {along}{groups} devices{micro}; "
+            f"use a multiple of {unit}, for example {nearest}."
+        )
+
+
+def check_height(height: int, *, field: str, mesh: Mesh) -> None:
+    """Refuse images whose rows the devices cannot share equally at every stride.
+
+    `ops/rows.py` needs equal shares, down to one row of the coarsest branch on each device.
+    """
+    shares = mesh.shape["height"]
+    unit = _STRIDE * shares
+    if shares > 1 and height % unit:
+        below, above = height // unit * unit, -(-height // unit) * unit
+        nearest = " or ".join(str(size) for size in (below, above) if size)
+        raise ValueError(
+            f"{field} has {height} rows, which config.mesh.height={shares} devices cannot share at "
+            f"stride {_STRIDE}; use a multiple of {unit}, for example {nearest}."
+        )

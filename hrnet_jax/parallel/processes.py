@@ -1,0 +1,86 @@
+"""Several processes of one run, on one machine or many: how they meet, and what only one does.
+
+A cluster starts the same command once per host; jax finds out from its environment (TPU pods,
+SLURM, Open MPI, Kubernetes), or from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+Each process reads its own share of the data; files are the business of the first one.
+"""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from hrnet_jax.runs.paths import AnyPath
+
+
+def join(*, timeout: int = 60) -> None:
+    """Meet the other processes, if a cluster started several. Comes before anything with devices.
+
+    When one of them dies or stalls for `timeout` seconds, jax ends the others.
+
+    Raises:
+        ValueError: the environment names a coordinator, but not all that belongs to it.
+    """
+    number, count = (os.environ.get(f"JAX_{name}") for name in ("PROCESS_ID", "NUM_PROCESSES"))
+    try:
+        jax.distributed.initialize(
+            process_id=None if number is None else int(number),
+            num_processes=None if count is None else int(count),
+            heartbeat_timeout_seconds=timeout,
+        )
+    except ValueError as error:
+        if "JAX_COORDINATOR_ADDRESS" in os.environ:
+            raise ValueError(
+                f"JAX_COORDINATOR_ADDRESS is set, but: {error} Set JAX_NUM_PROCESSES and "
+                "JAX_PROCESS_ID (0, 1, ...) as well."
+            ) from error
+        if "coordinator_address" not in str(error):  # which means: no cluster
+            raise
+
+
+def is_first() -> bool:
+    """Whether this process writes the files and speaks to the user."""
+    return jax.process_index() == 0
+
+
+def gather(value: bytes) -> list[bytes]:
+    """What every process gives, in their order; each must call this."""
+    if jax.process_count() == 1:
+        return [value]
+    own = np.frombuffer(value, np.uint8)
+    sizes = multihost_utils.process_allgather(np.array([own.size], np.int32)).ravel()
+    padded = np.zeros(sizes.max(), np.uint8)
+    padded[: own.size] = own
+    every = np.asarray(multihost_utils.process_allgather(padded))
+    return [row[:size].tobytes() for row, size in zip(every, sizes, strict=True)]
+
+
+def total(counts: np.ndarray) -> np.ndarray:
+    """The sum over all processes, in the integers that it comes in; each must call this."""
+    # As bytes, because jax would turn 64-bit integers into 32-bit ones.
+    parts = [np.frombuffer(part, counts.dtype) for part in gather(counts.tobytes())]
+    return np.sum(parts, 0, dtype=counts.dtype).reshape(counts.shape)
+
+
+def wait_for_all(what: str) -> None:
+    """Wait until every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
+@contextlib.contextmanager
+def folder_of_this_process(workdir: AnyPath) -> Iterator[AnyPath]:
+    """The workdir for the first process, for every other one a folder that is thrown away.
+
+    So all run the same lines, and what they note and draw is kept once.
+    """
+    if is_first():
+        yield workdir
+        return
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)

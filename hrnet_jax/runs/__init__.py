@@ -1,0 +1,1 @@
+"""What a run leaves and reads: paths, checkpoints, metrics, signals."""

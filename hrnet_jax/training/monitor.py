@@ -1,0 +1,139 @@
+"""Watches a training run: speed, loss, steps that are not finite. Writes what it sees."""
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import optax
+
+from hrnet_jax.data.types import Batch
+from hrnet_jax.evaluation.metrics import Scores
+from hrnet_jax.parallel.processes import gather
+from hrnet_jax.runs.writer import LiveLine, MetricsWriter, Terminal
+from hrnet_jax.training.step import Metrics
+
+_REPORTED = ("loss", "accuracy", "grad_norm")  # as means over the steps since the last report
+
+
+class Monitor:
+    """Collects the metrics of steps without waiting for the device; reports them when asked."""
+
+    def __init__(
+        self,
+        batches: Iterator[Batch],
+        *,
+        schedule: optax.Schedule,
+        batch_size: int,  # over all hosts, for images per second
+        max_bad_steps: int,
+        writer: MetricsWriter,
+        live: LiveLine,
+        terminal: Terminal,
+        resumed: Mapping[str, Any] | None = None,  # the `state()` of the run that is gone on with
+    ):
+        self._batches, self._schedule, self._batch_size = batches, schedule, batch_size
+        self._max_bad_steps = max_bad_steps
+        self._bad_steps = resumed["bad_steps"] if resumed else 0  # in a row
+        self._good: list[dict[str, float]] = list(resumed["good"]) if resumed else []
+        self._writer, self._live, self._terminal = writer, live, terminal
+        self._pending: list[tuple[int, Metrics, list[str]]] = []
+        self._ids: list[str] = []
+        self._begin, self._waited = time.perf_counter(), 0.0
+
+    def next_batch(self) -> Batch:
+        """Take the next batch and note how long it let the device wait."""
+        # One step at work, one waiting: more would only hide who waits for whom.
+        jax.block_until_ready([metrics for _, metrics, _ in self._pending[:-1][-1:]])
+        asked = time.perf_counter()
+        batch = next(self._batches)
+        self._waited += time.perf_counter() - asked
+        self._ids = [str(name) for name in batch["id"]]
+        return batch
+
+    def add(self, step: int, metrics: Metrics) -> None:
+        """Note a step that has been started; its metrics may still be on their way."""
+        self._pending.append((step, metrics, self._ids))
+        self._live.advance()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Keep evaluations and saves out of the images per second."""
+        jax.block_until_ready([metrics for _, metrics, _ in self._pending])
+        stopped = time.perf_counter()
+        yield
+        self._begin += time.perf_counter() - stopped
+
+    def report(self, done: int) -> None:
+        """Write and show what happened since the last report.
+
+        Raises:
+            FloatingPointError: after `max_bad_steps` steps in a row that were not finite.
+        """
+        if not self._pending:
+            return
+        steps = len(self._pending)
+        self._settle()
+        elapsed = max(time.perf_counter() - self._begin, 1e-9)
+        good = self._good
+        entry = {
+            name: sum(values[name] for values in good) / len(good) if good else math.nan
+            for name in _REPORTED
+        } | {
+            "lr": float(self._schedule(done - 1)),
+            "images_per_second": steps * self._batch_size / elapsed,
+            "data_wait": self._waited / elapsed,
+        }
+        self._writer.write(done, entry)
+        text = (
+            f"loss {entry['loss']:.4f}  lr {entry['lr']:.5f}  "
+            f"{entry['images_per_second']:.1f} images/s  data wait {entry['data_wait']:.0%}  "
+            f"{self._live.eta} to go"
+        )
+        self._live.show(text)
+        self._terminal.line_if_plain(f"step {done}/{self._live.total}  {text}")
+        self._good, self._waited, self._begin = [], 0.0, time.perf_counter()
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run must know to report what an unbroken one would; JSON."""
+        self._settle()
+        return {"bad_steps": self._bad_steps, "good": self._good}
+
+    def _settle(self) -> None:
+        """Wait for the metrics of all steps begun, and judge them."""
+        for step, metrics, ids in self._pending:
+            values = jax.device_get(metrics)
+            self._check(step, values, ids)
+            if values.finite:
+                self._good.append({name: float(getattr(values, name)) for name in _REPORTED})
+        self._pending = []
+
+    def report_scores(self, done: int, scores: Scores) -> None:
+        """Write and show an evaluation."""
+        self._writer.write(done, scores.summary())
+        self._terminal.line(f"step {done}/{self._live.total}  {scores}")
+
+    def _check(self, step: int, metrics: Metrics, ids: list[str]) -> None:
+        if metrics.finite:
+            self._bad_steps = 0
+            return
+        self._bad_steps += 1
+        ids = [name for part in gather(json.dumps(ids).encode()) for name in json.loads(part)]
+        values = {"loss": float(metrics.loss), "grad_norm": float(metrics.grad_norm)}
+        path = self._writer.write_bad_step(step + 1, values, ids=ids)
+        what = (
+            f"step {step + 1}: loss {values['loss']:.4g}, gradient norm "
+            f"{values['grad_norm']:.4g} are not both finite"
+        )
+        shown = ", ".join(ids[:4]) + (f", ... (all in {path})" if len(ids) > 4 else "")
+        if self._bad_steps >= self._max_bad_steps:
+            before = self._bad_steps - 1
+            as_before = f", as in the {before} step{'s' * (before > 1)} before it" * bool(before)
+            raise FloatingPointError(
+                f"{what}{as_before}; nothing of {'them' if before else 'it'} was kept. The batch "
+                f"was {shown}. Lower config.optim.lr, or look at these images; the same command "
+                "goes on from the last checkpoint."
+            )
+        self._terminal.warn(f"{what}; the update was left out. The batch was {shown}.")

@@ -1,0 +1,237 @@
+import dataclasses
+import io
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from hrnet_jax import models, zoo
+from hrnet_jax.commands.compare import read_evaluation
+from hrnet_jax.commands.evaluate import Results, beside_published, evaluate, weights_hash
+from hrnet_jax.config import defaults as configs
+from hrnet_jax.config.build import Setup
+from hrnet_jax.data.decode import decode
+from hrnet_jax.evaluation.metrics import Scores
+from hrnet_jax.evaluation.per_image import PerImage, confusion_of
+from hrnet_jax.runs.checkpoint import Weights
+from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.training.step import split
+from tests.tiny_config import get_config
+
+
+@pytest.fixture
+def config(tiny_city):
+    config = get_config()
+    config.data.root = str(tiny_city)
+    return config
+
+
+def weights_of(config, **changes) -> Weights:
+    _, params, stats = split(models.build("toy", num_classes=19))
+    meta = Setup(config, terminal=Terminal()).meta() | changes
+    return Weights(params=params, stats=stats, meta=meta, step=3, path=Path("/weights/3"))
+
+
+def test_scores_are_written_with_their_protocol(config, tmp_path):
+    terminal = Terminal(Console(file=io.StringIO(), width=200))
+    scores = evaluate(config, weights_of(config), workdir=tmp_path, terminal=terminal)
+    receipt = json.loads((tmp_path / "eval" / "scores.json").read_text())
+    assert receipt["mIoU"] == scores.summary()["mIoU"]
+    assert receipt["images"] == 4
+    assert receipt["checkpoint"] == "/weights/3"
+    assert "one scale" in receipt["protocol"]
+    assert len(receipt["iou"]) == 19
+    assert np.array(receipt["confusion"]).sum() == scores.confusion.sum() > 0
+    assert "Protocol: whole images" in terminal.console.file.getvalue()
+    assert "in float32" in receipt["protocol"]
+    assert receipt["images_per_second"] == pytest.approx(4 / receipt["seconds"])
+    assert receipt["devices"] == {"cpu": 8}
+    assert receipt["versions"]["jax"] == jax.__version__
+    counts = PerImage.load(tmp_path / "eval" / "per_image.npz")
+    # The host counts image by image what the devices count in batches.
+    np.testing.assert_array_equal(counts.labelled.sum(0), scores.confusion.sum(1))
+    np.testing.assert_array_equal(counts.predicted.sum(0), scores.confusion.sum(0))
+    assert read_evaluation(tmp_path).receipt == receipt
+    assert receipt["data"] in (tmp_path / "eval" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"variant": "hr48"}, r"holds hr48, but config.model.variant=toy"),
+        ({"classes": ["road"]}, r"was trained for 1 classes .* minicity has 19"),
+    ],
+)
+def test_weights_of_something_else_are_refused(config, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(config, weights_of(config, **changes), workdir=tmp_path, terminal=Terminal())
+
+
+NO_WEIGHTS = Weights(params={}, stats={}, meta={}, step=0, path=Path("/weights/0"))
+
+
+def labelled_perfectly(config, folder, *, write=True):
+    """Give the labels themselves as predictions; no network is needed for what follows."""
+    setup = Setup(config, terminal=Terminal(Console(file=io.StringIO(), width=200)))
+    results, total = Results(setup, folder=folder), np.zeros((19, 19), np.int64)
+    for index in range(len(setup.validation)):
+        example = decode(setup.validation[index], setup.dataset)
+        predicted = np.where(example["label"] == 255, 0, example["label"])
+        results(example, predicted)
+        total += confusion_of(example["label"], predicted, num_classes=19)
+    if write:
+        results.write(Scores(total), weights=NO_WEIGHTS, seconds=2.0)
+    return results
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_label_maps_and_submissions_are_written_on_demand(config, tiny_city, tmp_path):
+    config.log.pictures, config.eval.limit = 0, 3
+    config.eval.submission, config.eval.save_predictions = "cityscapes", True
+    (tmp_path / "submission").mkdir()
+    (tmp_path / "submission" / "older.png").touch()
+    terminal = Terminal(Console(file=io.StringIO(), width=200))
+    labelled_perfectly(config, tmp_path).describe_label_maps(terminal)
+    said = terminal.console.file.getvalue()
+    assert f"Label maps: {tmp_path / 'predictions'}" in said
+    assert "1 files in" in said
+    assert "first older.png; remove them before you submit" in said
+    (tmp_path / "submission" / "older.png").unlink()
+    assert len(list((tmp_path / "predictions").rglob("*.png"))) == 3
+    submitted = sorted((tmp_path / "submission").iterdir())
+    assert len(submitted) == 3
+    assert all(path.name.endswith("_leftImg8bit.png") for path in submitted)
+    receipt = json.loads((tmp_path / "scores.json").read_text())
+    assert receipt["mIoU"] == 100
+    assert receipt["images"] == 3
+    assert receipt["protocol"].endswith("in float32, the first 3 images only")
+    # What is submitted are the ids of the label files, wherever those have a class.
+    raw = next((tiny_city / "gtFine" / "val").rglob(
+        submitted[0].name.replace("_leftImg8bit", "_gtFine_labelIds")))  # fmt: skip
+    raw, written = (np.asarray(Image.open(path)) for path in (raw, submitted[0]))
+    has_class = Setup(config, terminal=Terminal()).dataset.lookup_table()[0][raw] != 255
+    np.testing.assert_array_equal(written[has_class], raw[has_class])
+
+
+def test_a_killed_evaluation_leaves_the_numbers_of_the_one_before(config, tmp_path, monkeypatch):
+    config.log.pictures = 0
+    labelled_perfectly(config, tmp_path)
+    before = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
+    assert sorted(before) == ["per_image.npz", "report.html", "scores.json"]
+    labelled_perfectly(config, tmp_path, write=False)  # killed before the end
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", killed)  # killed while writing
+    with pytest.raises(KeyboardInterrupt):
+        labelled_perfectly(config, tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in files(tmp_path)} == before
+
+
+def test_a_split_without_labels_gives_label_maps_and_no_scores(config, tiny_city, tmp_path):
+    source = tiny_city / "leftImg8bit" / "val"
+    shutil.copytree(source, tmp_path / "city" / "leftImg8bit" / "test")
+    config.data.root, config.eval.split = str(tmp_path / "city"), "test"
+    config.eval.submission = "cityscapes"
+    labelled_perfectly(config, tmp_path / "eval")
+    receipt = json.loads((tmp_path / "eval" / "scores.json").read_text())
+    assert not {"mIoU", "iou", "confusion"} & set(receipt)
+    assert "on the test split" in receipt["protocol"]
+    assert len(list((tmp_path / "eval" / "submission").iterdir())) == 4
+    assert "no scores" in (tmp_path / "eval" / "report.html").read_text()
+    with pytest.raises(ValueError, match=r"has no scores: its split 'test' has no labels"):
+        read_evaluation(tmp_path / "eval")
+
+
+def test_a_folder_that_cannot_be_written_is_found_first(config, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(OSError, match=r"eval cannot be written to .*choose another .*--workdir"):
+        Results(Setup(config, terminal=Terminal()), folder=tmp_path / "eval")
+
+
+def test_a_hash_knows_weights_by_their_values(config):
+    weights = weights_of(config)
+    moved = dataclasses.replace(weights, path=Path("/elsewhere"), step=9)
+    assert weights_hash(weights) == weights_hash(moved)
+    changed = jax.tree.map(np.array, weights.params)
+    changed["first"]["conv"]["kernel"][0, 0, 0, 0] += 1e-3
+    assert weights_hash(weights) != weights_hash(dataclasses.replace(weights, params=changed))
+
+
+ROW = zoo.get("fcn_hr18_512x1024_160k_cityscapes")
+PUBLISHED = Weights(
+    params={},
+    stats={},
+    meta={"zoo": {"name": ROW.name, "file": ROW.file()}},
+    step=0,
+    path=Path("/weights/0"),
+)
+HALF = Scores(np.kron(np.eye(10, dtype=np.int64), np.array([[1, 0], [1, 0]]))[:19, :19])
+
+
+def published_setup(images=500, **changes):
+    config = configs.from_dict(ROW.recipe())
+    config.update_from_flattened_dict(changes)
+    setup = Setup(config, terminal=Terminal())
+    setup.__dict__["validation"] = range(images)  # no files are needed
+    return setup
+
+
+def test_weights_of_the_zoo_are_put_beside_their_published_figure():
+    found = beside_published(HALF, weights=PUBLISHED, setup=published_setup())
+    measured = HALF.summary()["mIoU"]
+    assert (found.published, found.measured, found.file) == (78.8, measured, ROW.file())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"images": 499},
+        {"eval.split": "train", "images": 500},
+        {"model.dtype": "bfloat16"},
+        {"data.mean": (0.0, 0.0, 0.0)},
+        {"eval.image_size": (512, 1024)},
+        {"eval.flip": True},
+        {"data.name": "minicity"},
+    ],
+    ids=str,
+)
+def test_any_other_measurement_is_not(changes):
+    setup = published_setup(**changes)
+    assert beside_published(HALF, weights=PUBLISHED, setup=setup) is None
+
+
+def test_weights_of_other_origin_are_not():
+    for meta in ({}, {"zoo": {"name": "fcn_hr99", "file": "fcn_hr99-00000000.pth"}}):
+        weights = dataclasses.replace(PUBLISHED, meta=meta)
+        assert beside_published(HALF, weights=weights, setup=published_setup()) is None
+    nothing = Scores(np.zeros((19, 19), np.int64))
+    assert beside_published(nothing, weights=PUBLISHED, setup=published_setup()) is None
+
+
+def test_receipt_and_report_say_it(tiny_city, tmp_path):
+    setup = published_setup(**{"data.root": str(tiny_city), "log.pictures": 0})
+    results = Results(setup, folder=tmp_path)
+    setup.validation = Setup(setup.config, terminal=Terminal()).validation
+    example = decode(setup.validation[0], setup.dataset)
+    results(example, np.zeros_like(example["label"]))
+    setup.__dict__["validation"] = range(500)
+    results.write(HALF, weights=PUBLISHED, seconds=1.0)
+    receipt = json.loads((tmp_path / "scores.json").read_text())["published"]
+    assert receipt["text"].startswith("78.80 published (whole), ")
+    assert receipt["measured"] == HALF.summary()["mIoU"]
+    assert receipt["text"] in (tmp_path / "report.html").read_text()
+    folder = tmp_path / ROW.name
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "eval").mkdir()
+    (tmp_path / "scores.json").rename(folder / "eval" / "scores.json")
+    assert zoo.here(ROW, folder=tmp_path) == f"{receipt['measured']:.2f} (whole)"

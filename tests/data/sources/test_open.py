@@ -1,0 +1,65 @@
+import zipfile
+
+import pytest
+
+from hrnet_jax.data.dataset import folder_dataset
+from hrnet_jax.data.sources.folder import FolderSource
+from hrnet_jax.data.sources.open import open_source
+from hrnet_jax.data.sources.zip_files import ZipSource
+
+PETS = folder_dataset(classes=("cat", "dog"))
+
+
+def write(root):
+    for name in ("images/train/a.jpg", "labels/train/a.png"):
+        (root / name).parent.mkdir(parents=True)
+        (root / name).write_bytes(name.encode())
+    return root
+
+
+def pack(root, *, kinds=("images", "labels"), name="pets.zip"):
+    with zipfile.ZipFile(root / name, "w") as archive:
+        for kind in kinds:
+            suffix = {"images": ".jpg", "labels": ".png"}[kind]
+            archive.writestr(f"{kind}/train/a{suffix}", f"{kind}/train/a{suffix}")
+    return root / name
+
+
+def test_a_folder_a_zip_and_a_folder_of_zips_are_told_apart(tmp_path):
+    for name in ("folder", "one", "two"):
+        (tmp_path / name).mkdir()
+    folder = open_source(write(tmp_path / "folder"), PETS, "train")
+    one = open_source(pack(tmp_path / "one"), PETS, "train")
+    pack(tmp_path / "two", kinds=["images"], name="images.zip")
+    pack(tmp_path / "two", kinds=["labels"], name="labels.zip")
+    two = open_source(str(tmp_path / "two"), PETS, "train")
+    assert isinstance(folder, FolderSource)
+    assert isinstance(one, ZipSource)
+    assert isinstance(two, ZipSource)
+    assert len({(s[0].id, s[0].image, s[0].label) for s in (folder, one, two)}) == 1
+
+
+def test_an_unpacked_dataset_goes_before_the_zips_beside_it(tmp_path):
+    pack(write(tmp_path))
+    assert isinstance(open_source(tmp_path, PETS, "train"), FolderSource)
+
+
+def test_a_tar_says_how_to_unpack_it(tmp_path):
+    (tmp_path / "VOC.tar").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"unpack it with 'tar xf VOC\.tar'"):
+        open_source(tmp_path / "VOC.tar", PETS, "train")
+
+
+def test_nothing_at_all_is_reported_as_a_missing_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        open_source(tmp_path / "nowhere", PETS, "train")
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*images/train"):
+        open_source(tmp_path, PETS, "train")
+    with pytest.raises(ValueError, match="no split 'extra'"):
+        open_source(tmp_path, PETS, "extra")
+
+
+def test_a_root_that_is_too_high_gives_the_right_one(tmp_path):
+    write(tmp_path / "devkit" / "VOC")
+    with pytest.raises(FileNotFoundError, match=r"but a folder in it does: .*root=.*/devkit/VOC$"):
+        open_source(tmp_path, PETS, "train")

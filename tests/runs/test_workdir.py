@@ -1,0 +1,116 @@
+import errno
+import json
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from hrnet_jax.config.defaults import default
+from hrnet_jax.runs import paths as files
+from hrnet_jax.runs.paths import to_path, write_text
+from hrnet_jax.runs.workdir import _owner, claim, owned
+from tests.command import ROOT
+
+OWNER = """
+import sys, time
+from pathlib import Path
+from hrnet_jax.runs.workdir import owned
+with owned(Path(sys.argv[1]), warn=print):
+    print("owned", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="has no locks of this kind")
+def test_a_second_run_is_refused_until_the_first_is_dead(tmp_path):
+    workdir = tmp_path / "a run"
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(workdir)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    with owner:
+        assert owner.stdout.readline() == "owned\n"
+        told = (
+            rf"{re.escape(str(workdir))} is in use by process {owner.pid} on "
+            rf"{re.escape(platform.node())} since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d\d:\d\d\..*"
+            r"another --workdir"
+        )
+        with pytest.raises(ValueError, match=told), owned(workdir, warn=pytest.fail):
+            pass
+        owner.send_signal(signal.SIGKILL)
+        owner.wait()
+        (workdir / "pictures").mkdir()
+        halves = [workdir / ".curves.png.1.tmp", workdir / "pictures" / ".a.png.1.tmp"]
+        for path in (*halves, workdir / "pictures" / "a.png"):
+            path.touch()
+        with owned(workdir, warn=pytest.fail):
+            assert not any(path.exists() for path in halves)
+            assert (workdir / "pictures" / "a.png").exists()
+        with owned(workdir, warn=pytest.fail):
+            assert json.loads((workdir / ".lock").read_text())["pid"] == os.getpid()
+    with owned(workdir, warn=pytest.fail):
+        pass
+
+
+def test_a_file_system_without_locks_gets_a_warning(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def no_locks(*_):
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    warnings = []
+    with owned(tmp_path, warn=warnings.append):
+        assert "file system without locks (Operation not supported)" in warnings[0]
+
+
+def test_a_system_without_locks_gets_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "fcntl", None)
+    with owned(tmp_path / "new", warn=pytest.fail), owned(tmp_path / "new", warn=pytest.fail):
+        assert (tmp_path / "new").is_dir()
+
+
+def config_of(**changes):
+    config = default(name="a", dataset="minicity", variant="hr18s").unlock()
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def test_a_workdir_keeps_its_config_once_it_has_a_checkpoint(tmp_path):
+    claim(tmp_path, config_of(), tell=pytest.fail)
+    claim(tmp_path, config_of(seed=1), tell=pytest.fail)  # nothing was trained yet
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"(?s)another config:\n  seed: 1 -> 2\nGive the old"):
+        claim(tmp_path, config_of(seed=2), tell=pytest.fail)
+    told = []
+    claim(tmp_path, config_of(seed=1, **{"log.every_steps": 7}), tell=told.append)
+    assert told == ["Changed since the last start: log.every_steps: 50 -> 7."]
+    assert json.loads((tmp_path / "config.json").read_text())["log"]["every_steps"] == 7
+
+
+def test_the_owner_of_a_lock_that_was_just_taken_is_not_known_yet(tmp_path):
+    write_text(tmp_path / ".lock", "")
+    assert _owner(tmp_path / ".lock") == "another run"
+
+
+def test_a_bucket_is_owned_with_a_warning(bucket):
+    warnings = []
+    with owned(to_path("gs://bucket/run"), warn=warnings.append):
+        assert warnings == [
+            "gs://bucket/run cannot be locked: nothing keeps a second run away from it."
+        ]
+    assert not bucket.objects
+
+
+def test_a_bucket_is_claimed_by_one_config(bucket):
+    workdir = to_path("gs://bucket/run")
+    config = default(name="a", dataset="minicity", variant="hr18s")
+    claim(workdir, config, tell=pytest.fail)
+    claim(workdir, config, tell=pytest.fail)
+    bucket.put("run/checkpoints/2/files.json", b"")
+    config.seed += 1
+    with pytest.raises(ValueError, match=r"gs://bucket/run belongs to a run with another config"):
+        claim(workdir, config, tell=pytest.fail)
