@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks.turns import conditions, options_of, random_batch, write
+from benchmarks.paired_timing import conditions, options_of, random_batch, write
 from hrnet_jax.runs.writer import Terminal
 from tests.parity.peer import Server
 
@@ -37,7 +37,7 @@ def main() -> None:
                 cache = folder / f"{variant} {training}"
                 for state in ("anew", "cached"):
                     what = f"{variant} {'training' if training else 'inference'}, {state}"
-                    server = Server(folder, [sys.executable, "-m", "benchmarks.ours"])
+                    server = Server(folder, [sys.executable, "-m", "benchmarks.our_worker"])
                     with terminal.announced(what):
                         found = server.call(
                             "load_program", variant=variant, batch=arrays, training=training,

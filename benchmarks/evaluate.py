@@ -24,7 +24,7 @@ from flax import nnx
 from PIL import Image as PILImage
 from rich.table import Table
 
-from benchmarks.turns import conditions, save_weights
+from benchmarks.paired_timing import conditions, save_weights
 from hrnet_jax.data import minicity
 from hrnet_jax.data.datasets.cityscapes import DATASET
 from hrnet_jax.data.decode import decode, map_label

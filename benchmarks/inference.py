@@ -9,7 +9,7 @@ mode, channels-last, and on demand compiled. "times" is its time over ours withi
 
 from typing import Any
 
-from benchmarks.turns import compare, conditions, options_of, show, write
+from benchmarks.paired_timing import compare, conditions, options_of, show, write
 from hrnet_jax.runs.writer import Terminal
 
 SIZE = (512, 1024)

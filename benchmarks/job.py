@@ -24,7 +24,7 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks.turns import conditions
+from benchmarks.paired_timing import conditions
 from hrnet_jax.config import recipes
 from hrnet_jax.config.build import Setup
 from hrnet_jax.data import minicity
@@ -198,7 +198,8 @@ def start(root: Path, workdir: Path, *, steps: int) -> dict[str, list[float]]:
     ]
     begin = str(time.perf_counter())
     subprocess.run(
-        [sys.executable, "-m", "benchmarks.marks", str(file), begin, str(steps), *options],
+        [sys.executable, "-m", "benchmarks.startup_profile", str(file), begin, str(steps),
+         *options],
         check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     return json.loads(file.read_text())

@@ -19,8 +19,8 @@ from typing import Any
 import jax
 from rich.table import Table
 
-from benchmarks.ours import load_program
-from benchmarks.turns import conditions, options_of, random_batch, write
+from benchmarks.our_worker import load_program
+from benchmarks.paired_timing import conditions, options_of, random_batch, write
 from hrnet_jax.parallel.compiling import prepare_process
 from hrnet_jax.runs.writer import Terminal
 from tests.parity import jobs

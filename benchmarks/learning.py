@@ -90,7 +90,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an error, which ends the runs too
     options.folder = options.folder.absolute()
     terminal = Terminal()
-    claim(options.folder, settings)
+    check_same_config(options.folder, settings)
     for seed in range(options.seeds):
         for side, run in zip(SIDES, (run_ours, run_peer), strict=True):
             path = options.folder / f"{side}_{seed}.json"
@@ -129,7 +129,7 @@ def main() -> None:
         store("learning", rows=rows, run=text)
 
 
-def claim(folder: Path, settings: dict[str, Any]) -> None:
+def check_same_config(folder: Path, settings: dict[str, Any]) -> None:
     """Note what the runs of a folder have in common; refuse a folder of other ones."""
     path = folder / "settings.json"
     now = json.loads(json.dumps(settings))

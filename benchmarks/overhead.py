@@ -34,7 +34,7 @@ from unittest import mock
 import jax
 from rich.table import Table
 
-from benchmarks.marks import Parts
+from benchmarks.startup_profile import Parts
 from hrnet_jax import train as loop
 from hrnet_jax.config import recipes
 from hrnet_jax.config.build import Setup

@@ -21,7 +21,7 @@ import numpy as np
 from flax import nnx
 from rich.console import Console
 
-from benchmarks.turns import conditions
+from benchmarks.paired_timing import conditions
 from hrnet_jax.data.transforms import ResizeViews, normalize
 from hrnet_jax.data.types import Example
 from hrnet_jax.evaluation.evaluator import Evaluator

@@ -28,7 +28,7 @@ from flax import nnx
 from rich.table import Table
 
 from benchmarks.layers import Kernel, kernels_of
-from benchmarks.turns import conditions, options_of, random_batch, write
+from benchmarks.paired_timing import conditions, options_of, random_batch, write
 from hrnet_jax import models
 from hrnet_jax.commands.plan import CHIPS, Chip
 from hrnet_jax.parallel.compiling import enable_compilation_cache, set_precision
@@ -115,7 +115,7 @@ def measured(variant: str, mode: str, *, rounds: int, cache: str) -> list[float]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         arrays = random_batch(folder, height=height, width=width, batch=batch)
-        server = Server(folder, [sys.executable, "-m", "benchmarks.ours"])
+        server = Server(folder, [sys.executable, "-m", "benchmarks.our_worker"])
         try:
             server.call("load_program", variant=variant, batch=arrays,
                         training=mode == "training", cache=cache)  # fmt: skip

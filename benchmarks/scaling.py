@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks.turns import conditions, options_of, random_batch, write
+from benchmarks.paired_timing import conditions, options_of, random_batch, write
 from hrnet_jax.runs.writer import Terminal
 from tests.parity.peer import Server
 
@@ -60,7 +60,7 @@ def turns(variant: str, cases: dict, rounds: int, terminal: Terminal) -> dict[st
         folder = Path(name)
         try:
             for case, (size, batch) in terminal.track(cases.items(), "Compiling", total=len(cases)):
-                servers[case] = Server(folder, [sys.executable, "-m", "benchmarks.ours"])
+                servers[case] = Server(folder, [sys.executable, "-m", "benchmarks.our_worker"])
                 arrays = random_batch(folder, height=size[0], width=size[1], batch=batch)
                 servers[case].call(
                     "load_program", variant=variant, batch=arrays, training=False, cache=""

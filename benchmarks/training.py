@@ -9,7 +9,7 @@ PyTorch's.
 
 from typing import Any
 
-from benchmarks.turns import compare, conditions, options_of, show, write
+from benchmarks.paired_timing import compare, conditions, options_of, show, write
 from hrnet_jax.runs.writer import Terminal
 
 CASES = (("hr18s", (256, 512)), ("hr18", (256, 512)), ("hr18s", (512, 1024)))

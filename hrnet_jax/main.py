@@ -337,7 +337,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def _with_recipe(argv: Sequence[str]) -> list[str]:
-    """Let --config name an existing file; ml_collections would complain in four lines."""
+    """Let --config name an existing file; ml_collections would on_problem in four lines."""
     text = "\0".join(argv)  # which no argument can hold
     if match := re.search(r"(?:^|\0)--?config[=\0]([^:\0]*)", text):
         text = f"{text[: match.start(1)]}{recipes.locate(match[1])}{text[match.end(1) :]}"
@@ -352,7 +352,7 @@ def _explain_field(argv: Sequence[str]) -> str | None:
         if match and match[1] not in fields:
             # The end of a dotted name says more than its beginning.
             close = difflib.get_close_matches(match[1], fields, n=1, cutoff=0.5)
-            hint = f"did you mean config.{close[0]}?" if close else "see hrnet_jax/config/defaults.py."
+            hint = f"did you mean config.{close[0]}?" if close else "--help lists them."
             return f"there is no field config.{match[1]}; {hint}"
     return None
 

@@ -12,12 +12,12 @@ from hrnet_jax.evaluation.metrics import Scores
 from hrnet_jax.evaluation.visualize import draw_curves
 from hrnet_jax.parallel.compiling import Program, compile_program
 from hrnet_jax.parallel.mesh import replicate, to_global
-from hrnet_jax.parallel.process_settings import uncollected
+from hrnet_jax.parallel.process_settings import gc_frozen
 from hrnet_jax.parallel.processes import folder_of_this_process
 from hrnet_jax.runs.checkpoint import Checkpoints
 from hrnet_jax.runs.paths import AnyPath, to_path
 from hrnet_jax.runs.signals import stop_request
-from hrnet_jax.runs.workdir import claim, owned
+from hrnet_jax.runs.workdir import check_same_config, lock_workdir
 from hrnet_jax.runs.writer import MetricsWriter, Terminal
 from hrnet_jax.training.monitor import Monitor
 from hrnet_jax.training.step import State
@@ -39,8 +39,8 @@ def train(config: ConfigDict, *, workdir: str | AnyPath, terminal: Terminal) -> 
     with ExitStack() as until_the_end:
         enter = until_the_end.enter_context
         own = enter(folder_of_this_process(workdir))
-        enter(owned(own, warn=terminal.warn))
-        claim(own, config, tell=terminal.line)
+        enter(lock_workdir(own, warn=terminal.warn))
+        check_same_config(own, config, tell=terminal.line)
         checkpoints = enter(
             Checkpoints(workdir, keep_newest=config.checkpoint.keep, warn=terminal.warn)
         )
@@ -57,7 +57,7 @@ def train(config: ConfigDict, *, workdir: str | AnyPath, terminal: Terminal) -> 
             terminal.line(f"All {last} steps are done; --mode eval scores the best checkpoint.")
             return None
         train_step = compile_step(setup, optimizer, state)
-        enter(uncollected())
+        enter(gc_frozen())
         batches = enter(closing(setup.train_batches(start, workdir=workdir)))
         writer = enter(closing(MetricsWriter(own, start=start, scored=scored)))
         live = enter(terminal.live("Training", total=last, done=start))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from benchmarks import job, kernels, learning, marks, scale
+from benchmarks import job, kernels, learning, scale, startup_profile
 from benchmarks import report as page
 from hrnet_jax import models, zoo
 from hrnet_jax.commands.plan import Collective, collectives
@@ -66,10 +66,10 @@ def test_a_run_is_read_from_the_log_of_either_side(tmp_path):
 
 
 def test_runs_of_other_settings_are_not_mixed(tmp_path):
-    learning.claim(tmp_path / "runs", {"steps": 4, "crop_size": (64, 96)})
-    learning.claim(tmp_path / "runs", {"steps": 4, "crop_size": (64, 96)})
+    learning.check_same_config(tmp_path / "runs", {"steps": 4, "crop_size": (64, 96)})
+    learning.check_same_config(tmp_path / "runs", {"steps": 4, "crop_size": (64, 96)})
     with pytest.raises(SystemExit, match=r"other settings \(steps 4 -> 8\); give those again"):
-        learning.claim(tmp_path / "runs", {"steps": 8, "crop_size": (64, 96)})
+        learning.check_same_config(tmp_path / "runs", {"steps": 8, "crop_size": (64, 96)})
 
 
 def report(*, ours: list[float], peer: list[float]) -> dict:
@@ -123,7 +123,7 @@ def test_the_predicted_hours_are_those_of_the_stored_costs():
 
 def test_a_part_within_another_counts_for_itself_only():
     clock = iter([(2.0, 1.0), (5.0, 3.0), (6.0, 3.5), (10.0, 4.5), (11.0, 4.5)])
-    parts = marks.Parts(lambda: next(clock), since=(0.0, 0.0))
+    parts = startup_profile.Parts(lambda: next(clock), since=(0.0, 0.0))
     with parts.of("outer"), parts.of("inner"):
         pass
     parts.charge()
@@ -183,7 +183,7 @@ def test_the_page_has_the_notes_of_its_writer():
 
 @pytest.mark.slow
 def test_a_start_is_taken_apart(tiny_city, tmp_path):
-    script = "from tests import tiny; from benchmarks import marks; marks.main()"
+    script = "from tests import tiny; from benchmarks import marks; startup_profile.main()"
     file, begin = tmp_path / "start.json", time.perf_counter()
     run(
         str(file), str(begin), "2", "--config=tests/tiny_config.py",

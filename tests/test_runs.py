@@ -22,7 +22,7 @@ from hrnet_jax.config.defaults import dataset_of
 from hrnet_jax.runs.checkpoint import load_weights
 from hrnet_jax.runs.paths import to_path
 from hrnet_jax.runs.signals import Stopped
-from hrnet_jax.runs.workdir import owned
+from hrnet_jax.runs.workdir import lock_workdir
 from hrnet_jax.runs.writer import Terminal, read_metrics
 from hrnet_jax.train import train
 from tests import tiny  # noqa: F401 -- adds the variant "toy"
@@ -230,7 +230,7 @@ def test_killed_before_any_object_is_written_a_run_ends_like_one_that_never_was(
 def test_a_second_run_in_the_same_workdir_is_refused(trained, config):
     workdir, _ = trained
     with (
-        owned(workdir, warn=pytest.fail),
+        lock_workdir(workdir, warn=pytest.fail),
         pytest.raises(ValueError, match=rf"is in use by process {os.getpid()} on "),
     ):
         train(config, workdir=workdir, terminal=quiet())

@@ -84,11 +84,11 @@ def open_splits(root: str | AnyPath, dataset: Dataset) -> tuple[dict[str, Source
     sources, findings = {}, []
     for split in dataset.splits:
 
-        def complain(problem: str, names: list[str], split: str = split) -> None:
+        def on_problem(problem: str, names: list[str], split: str = split) -> None:
             findings.append(_pairs(split, problem, names))
 
         try:
-            sources[split] = open_source(root, dataset, split, complain=complain)
+            sources[split] = open_source(root, dataset, split, on_problem=on_problem)
         except FileNotFoundError as error:
             findings.append(_pairs(split, str(error), []))
     if not sources:

@@ -129,10 +129,10 @@ class Results:
         if self._submission is not None:
             folder = self._folder / "submission"
             terminal.line(f"Submission: {folder}")
-            if strangers := self._submission.strangers():
+            if stale_files := self._submission.stale_files():
                 terminal.warn(
-                    f"{len(strangers)} files in {folder} are not of this evaluation, first "
-                    f"{strangers[0]}; remove them before you submit it."
+                    f"{len(stale_files)} files in {folder} are not of this evaluation, first "
+                    f"{stale_files[0]}; remove them before you submit it."
                 )
 
     def _receipt(

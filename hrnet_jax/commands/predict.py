@@ -24,18 +24,18 @@ from hrnet_jax.data.types import IGNORE_LABEL, Example, Image, Label, Normalized
 from hrnet_jax.evaluation.evaluator import Evaluator
 from hrnet_jax.evaluation.visualize import indexed, overlay, write_png
 from hrnet_jax.parallel.compiling import set_precision
-from hrnet_jax.parallel.mesh import make_mesh, settled
+from hrnet_jax.parallel.mesh import make_mesh, wait_on_cpu
 from hrnet_jax.runs.checkpoint import Weights, load_weights
 from hrnet_jax.runs.paths import (
     AnyPath,
     absolute,
+    atomic_write,
     has_ended,
     is_remote,
     make_folder,
     to_local_path,
     to_path,
     write_json,
-    written_in_one_piece,
 )
 from hrnet_jax.runs.writer import Terminal
 from hrnet_jax.training.step import split
@@ -77,7 +77,7 @@ class Predictor:
         self.palette: list[tuple[int, int, int]] = [tuple(color) for color in meta["palette"]]
         self._protocol = protocol_of(config)
         self._structure, _, _ = split(models.build(meta["variant"], num_classes=len(self.classes)))
-        self._params, self._stats = settled(jax.device_put((weights.params, weights.stats)))
+        self._params, self._stats = wait_on_cpu(jax.device_put((weights.params, weights.stats)))
         self._mean, self._std = _channels(meta["mean"]), _channels(meta["std"])
         self._evaluator = Evaluator(
             self._structure,
@@ -162,7 +162,7 @@ class Predictor:
             if is_cut:
                 target = target.with_name(f"{target.stem}_partial{target.suffix}")
             if count:
-                with open(written, "rb") as complete, written_in_one_piece(target) as file:
+                with open(written, "rb") as complete, atomic_write(target) as file:
                     shutil.copyfileobj(complete, file)
         if is_cut:
             raise ValueError(
@@ -206,7 +206,7 @@ def predict(
     output = to_path(output)
     predictor = Predictor(weights, terminal=terminal)
     files = input_files(inputs, output=output)
-    claim(output, weights)
+    check_same_weights(output, weights)
 
     def written_for(file: Path, name: Path) -> list[str]:
         return [f"{name}_{kind}" for kind in _kinds(file, probabilities=probabilities)]
@@ -236,7 +236,7 @@ def predict(
         predictor.save(image, predictor(image), output / name)
         if probabilities:
             path = output / f"{name}_probabilities.npz"
-            with written_in_one_piece(path) as part:
+            with atomic_write(path) as part:
                 np.savez_compressed(part, probabilities=predictor.probabilities(image))
     for file, name in videos:
         try:
@@ -248,7 +248,7 @@ def predict(
     return failures
 
 
-def claim(output: AnyPath, weights: Weights) -> None:
+def check_same_weights(output: AnyPath, weights: Weights) -> None:
     """Mark a folder as holding predictions of these weights by their protocol; refuse another's.
 
     The precision is part of it.

@@ -263,7 +263,7 @@ def _closing(
         except RuntimeError as error:
             if notes is None or "Worker process was terminated" not in str(error):
                 raise
-            raise notes.obituary(error) from error
+            raise notes.worker_died(error) from error
 
 
 def _close(reference: weakref.ref) -> None:

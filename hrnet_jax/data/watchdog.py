@@ -40,13 +40,13 @@ class Notes:
     def watched(self) -> Iterator[None]:
         """While the block runs, kill workers that are stuck; remove the folder at its end."""
         is_over = threading.Event()
-        watchman = threading.Thread(target=self._watch, args=(is_over,), daemon=True)
-        watchman.start()
+        watchdog = threading.Thread(target=self._watch, args=(is_over,), daemon=True)
+        watchdog.start()
         try:
             yield
         finally:
             is_over.set()
-            watchman.join()
+            watchdog.join()
             for note in self.folder.glob("*"):
                 note.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
@@ -68,7 +68,7 @@ class Notes:
                 if worker.pid in stuck:
                     worker.kill()
 
-    def obituary(self, error: Exception) -> ChildProcessError:
+    def worker_died(self, error: Exception) -> ChildProcessError:
         """Compose the error for workers that ended without a word, from the notes they left."""
         alive = {worker.pid for worker in multiprocessing.active_children()}
         left = [note for note in sorted(self.folder.glob("*")) if _pid(note.name) not in alive]

@@ -7,7 +7,7 @@ import threading
 
 import cv2
 
-from hrnet_jax.parallel.process_settings import keep_freed_memory
+from hrnet_jax.parallel.process_settings import disable_malloc_trim
 
 
 def begin_worker(*_: int) -> None:
@@ -16,7 +16,7 @@ def begin_worker(*_: int) -> None:
     Orphans would stay behind otherwise, each with its memory, whenever the parent is killed. Grain
     passes the worker's number and how many there are, which change nothing.
     """
-    keep_freed_memory()
+    disable_malloc_trim()
     cv2.setNumThreads(0)  # workers share the cores already
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     parent = multiprocessing.parent_process()

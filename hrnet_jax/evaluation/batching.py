@@ -42,7 +42,7 @@ class Batcher:
     def assemble(self, group: list[Example]) -> Batch:
         """Lay a group of examples out as the arrays of one call; what is missing stays empty."""
         count = self.batch_size
-        capacity = capacity_of(group[0]["label"].shape)
+        capacity = label_side(group[0]["label"].shape)
         label = np.full((count, capacity, capacity), IGNORE_LABEL, np.uint8)
         extent = np.zeros((count, 2), np.int32)
         images, sizes, rows, columns, grids = [], [], [], [], []
@@ -92,7 +92,7 @@ class Batcher:
     def _shapes(self, example: Example) -> tuple:
         """What decides which program an example runs in."""
         views = [self._view(view.shape[:2], example) for view in example["views"]]
-        return capacity_of(example["label"].shape), *(view.shapes for view in views)
+        return label_side(example["label"].shape), *(view.shapes for view in views)
 
     def _view(self, size: Size, example: Example) -> "View":
         return view_of(self.protocol, size, example["label"].shape)
@@ -167,13 +167,13 @@ def count_programs(sizes: Iterable[tuple[int, ...]], *, protocol: Protocol) -> i
     for height, width in set(sizes):
         size = (height, width)
         views = [view_of(protocol, view, size) for view in protocol.view_sizes(size)]
-        ends.add((capacity_of(size), *(view.shapes for view in views)))
+        ends.add((label_side(size), *(view.shapes for view in views)))
         networks |= {(view.num_windows, view.slot, view.window == view.slot) for view in views}
     # One view: network and pixels are one program.
     return len(networks) + len(ends) if protocol.averages else len(ends)
 
 
-def capacity_of(size: tuple[int, ...]) -> int:
+def label_side(size: tuple[int, ...]) -> int:
     """Side of the square that a label map is written into: 1024, 2048, 4096 ..."""
     return max(1024, 1 << (max(size) - 1).bit_length())
 

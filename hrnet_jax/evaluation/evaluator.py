@@ -26,7 +26,7 @@ from hrnet_jax.evaluation.visualize import panel, write_png
 from hrnet_jax.models.layers import at_least_float32
 from hrnet_jax.parallel import processes
 from hrnet_jax.parallel.compiling import Program, compile_program, inference_options
-from hrnet_jax.parallel.mesh import shared, whole_images
+from hrnet_jax.parallel.mesh import put_sharded, whole_images
 from hrnet_jax.runs.paths import AnyPath
 from hrnet_jax.runs.writer import Terminal
 
@@ -185,7 +185,7 @@ class Evaluator:
         return self._program(self._pixels_of, logits, plan)
 
     def _place(self, tree: Any) -> Any:
-        return shared(tree, sharding=NamedSharding(self._mesh, whole_images(self._mesh)))
+        return put_sharded(tree, sharding=NamedSharding(self._mesh, whole_images(self._mesh)))
 
     def _program(self, function: Any, *arguments: Any) -> Any:
         leaves, shapes = jax.tree.flatten([a for a in arguments if not isinstance(a, dict)])

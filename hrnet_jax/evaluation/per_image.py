@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int32, Int64, Shaped
 
 from hrnet_jax.data.types import Label
-from hrnet_jax.runs.paths import AnyPath, written_in_one_piece
+from hrnet_jax.runs.paths import AnyPath, atomic_write
 
 _FIELDS = ("ids", "sizes", "intersection", "labelled", "predicted")
 
@@ -43,7 +43,7 @@ class PerImage:
 
     def save(self, path: AnyPath) -> None:
         """Write a compressed npz of plain arrays, in one piece."""
-        with written_in_one_piece(path) as file:
+        with atomic_write(path) as file:
             file.write(self.to_bytes())
 
     def to_bytes(self) -> bytes:

@@ -50,7 +50,7 @@ class Submission:
         self._written[name] = example["id"]
         _write(PILImage.fromarray(self._values[predicted]), self._folder, name)
 
-    def strangers(self) -> list[str]:
+    def stale_files(self) -> list[str]:
         """Return the files in the folder that were not written by this one, of older runs say."""
         found = {path.name for path in self._folder.iterdir()} if self._folder.exists() else set()
         return sorted(found - set(self._written))

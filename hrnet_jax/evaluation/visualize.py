@@ -9,7 +9,7 @@ from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
 
 from hrnet_jax.data.types import IGNORE_LABEL, Image, Label
-from hrnet_jax.runs.paths import AnyPath, make_folder, written_in_one_piece
+from hrnet_jax.runs.paths import AnyPath, atomic_write, make_folder
 
 Color = tuple[int, int, int]  # RGB
 
@@ -23,7 +23,7 @@ _UNLABELLED = (0, 0, 0)
 def write_png(path: AnyPath, picture: PILImage.Image) -> None:
     """Write a picture in one piece, and the folders above it."""
     make_folder(path.parent)
-    with written_in_one_piece(path) as file:
+    with atomic_write(path) as file:
         picture.save(file, format="PNG")
 
 
@@ -197,5 +197,5 @@ def draw_curves(entries: Sequence[dict], path: AnyPath, *, title: str) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title)
     make_folder(path.parent)
-    with written_in_one_piece(path) as file:
+    with atomic_write(path) as file:
         figure.savefig(file, format="png")

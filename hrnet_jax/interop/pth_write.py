@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hrnet_jax.interop.pth import DTYPES
-from hrnet_jax.runs.paths import written_in_one_piece
+from hrnet_jax.runs.paths import atomic_write
 
 _KINDS = {dtype: name for name, dtype in DTYPES.items() if name != "torch.UntypedStorage"}
 _ROOT = "archive"  # PyTorch takes the file's name, but accepts any
@@ -25,7 +25,7 @@ def write_pth(path: str | os.PathLike[str], content: Any) -> None:
     """
     arrays: _Arrays = {}
     pickled = b"".join([pickle.PROTO, b"\2", *_operations(content, arrays, at=""), pickle.STOP])
-    with written_in_one_piece(path) as file, zipfile.ZipFile(file, "w") as archive:
+    with atomic_write(path) as file, zipfile.ZipFile(file, "w") as archive:
         _add(archive, "data.pkl", pickled, at=file.tell())
         _add(archive, "byteorder", b"little", at=file.tell())
         for key, array in arrays.values():

@@ -22,7 +22,7 @@ from hrnet_jax.interop.untrusted import (
     errors_about,
     read_whole,
 )
-from hrnet_jax.runs.paths import written_in_one_piece
+from hrnet_jax.runs.paths import atomic_write
 
 MAX_HEADER_BYTES = 4 << 20  # a tensor takes about 100; the format's own limit is 100 MB
 
@@ -90,7 +90,7 @@ def write_safetensors(
             f"The names and metadata take {len(encoded)} bytes, over the limit of "
             f"{MAX_HEADER_BYTES}: shorten them."
         )
-    with written_in_one_piece(path) as file:
+    with atomic_write(path) as file:
         file.write(struct.pack("<Q", len(encoded)) + encoded)
         for name in names:
             file.write(tensors[name].tobytes())

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from hrnet_jax.ops import rows
 from hrnet_jax.ops.convolution import convolve
 from hrnet_jax.ops.ragged import current_sizes
-from hrnet_jax.parallel.compiling import apart, traced_once
+from hrnet_jax.parallel.compiling import traced_once, unfused
 
 
 def kaiming_normal(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
@@ -49,7 +49,7 @@ def _relu_forward(x: Array) -> tuple[Array, Array]:
     def rectify(x: Array) -> Array:
         return jax.lax.max(x, jnp.zeros_like(x))
 
-    y = jax.lax.platform_dependent(x, cpu=functools.partial(apart, rectify), default=rectify)
+    y = jax.lax.platform_dependent(x, cpu=functools.partial(unfused, rectify), default=rectify)
     return y, y
 
 
@@ -59,7 +59,7 @@ def _relu_backward(y: Array, dy: Array) -> tuple[Array]:
         return jax.lax.select(y > 0, dy, jnp.zeros_like(dy))
 
     # Apart: else XLA notes in the forward pass where `y` is positive, and keeps that beside it.
-    on_cpus = functools.partial(apart, where_positive)
+    on_cpus = functools.partial(unfused, where_positive)
     return (jax.lax.platform_dependent(y, dy, cpu=on_cpus, default=where_positive),)
 
 
@@ -229,7 +229,7 @@ def _normalize_batch_backward(epsilon: float, mesh: Mesh | None, saved: tuple, g
         return dy * (x - mean)
 
     # Apart: else XLA keeps `x - mean` since the forward pass, beside `x`.
-    on_cpus = functools.partial(apart, dy_centred)
+    on_cpus = functools.partial(unfused, dy_centred)
     products = jax.lax.platform_dependent(dy, precise, mean, cpu=on_cpus, default=dy_centred)
     dbias, dscale = _sum(dy, mesh), inverse * _sum(products, mesh)
     dx = (scale * inverse) * (dy - (dbias + (precise - mean) * (inverse * dscale)) / count)
@@ -381,7 +381,7 @@ def _enlarge_backward(factor: int, axis: int, cut: bool, _: None, dy: Array) -> 
         return own + from_before + from_after
 
     # Apart, axis by axis: else XLA computes sums along one axis anew for each along the other.
-    on_cpus = functools.partial(apart, collect)
+    on_cpus = functools.partial(unfused, collect)
     return (jax.lax.platform_dependent(dy, cpu=on_cpus, default=collect),)
 
 

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from hrnet_jax.parallel.compiling import apart, traced_once
+from hrnet_jax.parallel.compiling import traced_once, unfused
 
 Padding = tuple[tuple[int, int], tuple[int, int]]  # zeros above and below, left and right
 
@@ -96,7 +96,7 @@ def _backward(stride: int, padding: Padding, saved: tuple[Array, Array], dy: Arr
         kernel_gradient, size=kernel.shape[0], stride=stride, padding=padding
     )
     # Apart: else XLA makes the shifted copies of `x` in the forward pass, and keeps them.
-    on_cpus = functools.partial(apart, by_products)
+    on_cpus = functools.partial(unfused, by_products)
     dkernel = jax.lax.platform_dependent(x, dy, cpu=on_cpus, default=by_convolution)
     return by_image(dy)[0], dkernel
 

@@ -16,8 +16,8 @@ from jaxtyping import Array, Float
 
 from hrnet_jax.parallel.process_settings import (
     ROOM,
-    collector_off,
-    keep_freed_memory,
+    disable_malloc_trim,
+    gc_disabled,
     return_freed_memory,
 )
 from hrnet_jax.runs.paths import cache_folder
@@ -53,7 +53,7 @@ def prepare_process() -> None:
     long for each of Orbax's threads (`python -m benchmarks.overhead`).
     """
     sys.setswitchinterval(5e-4)
-    keep_freed_memory()
+    disable_malloc_trim()
     jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
@@ -130,7 +130,7 @@ def compile_program(
     Args:
         options: of the compiler, besides those that the function was given by `jax.jit`.
     """
-    with collector_off():
+    with gc_disabled():
         # A copy for mypy, to which dicts of other values are other dicts.
         return Program(function.lower(*arguments).compile({**(options or {})}))
 
@@ -146,7 +146,7 @@ def traced_once(*static: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
     return functools.partial(jax.jit, static_argnums=static, inline=True)
 
 
-def apart(function: Callable[..., T], *arguments: Any) -> T:
+def unfused(function: Callable[..., T], *arguments: Any) -> T:
     """Call a function within a program for CPUs such that XLA fuses nothing in it with the rest.
 
     What it returns is in memory then, and what reads that does not compute it anew, for which its

@@ -74,21 +74,23 @@ def whole_images(mesh: Mesh) -> P:
 
 def to_global(batch: Batch, *, mesh: Mesh) -> dict[str, jax.Array]:
     """Put this host's share of a batch on its devices, as a part of the global batch."""
-    return shared({name: batch[name] for name in ("image", "label")}, sharding=batch_sharding(mesh))
+    return put_sharded(
+        {name: batch[name] for name in ("image", "label")}, sharding=batch_sharding(mesh)
+    )
 
 
-def shared(tree: Any, *, sharding: NamedSharding) -> Any:
+def put_sharded(tree: Any, *, sharding: NamedSharding) -> Any:
     """Put a tree of host arrays on devices, each host its share."""
     put = functools.partial(jax.make_array_from_process_local_data, sharding)
-    return settled(jax.tree.map(put, tree))
+    return wait_on_cpu(jax.tree.map(put, tree))
 
 
 def replicate(tree: Any, *, mesh: Mesh) -> Any:
     """Put a tree of host arrays on every device."""
-    return settled(jax.device_put(tree, replicated(mesh)))
+    return wait_on_cpu(jax.device_put(tree, replicated(mesh)))
 
 
-def settled(tree: Tree) -> Tree:
+def wait_on_cpu(tree: Tree) -> Tree:
     """Wait, on CPUs, until arrays have been copied to where they were put; return them.
 
     A program whose inputs are still on their way runs on a thread of jax's once they are there, and

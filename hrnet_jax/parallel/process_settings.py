@@ -33,7 +33,7 @@ _SETTINGS = {
 _keeps_freed_memory = False
 
 
-def keep_freed_memory() -> None:
+def disable_malloc_trim() -> None:
     """Keep large blocks that were freed for the next use, where memory is glibc's to give.
 
     By default the system takes them back, and clears them page by page when they are asked for
@@ -72,7 +72,7 @@ def return_freed_memory() -> None:
 class Room:
     """A place for programs' temporary memory, of which one at a time needs some.
 
-    Only after `keep_freed_memory`, and for the main thread; else it does nothing. glibc puts an
+    Only after `disable_malloc_trim`, and for the main thread; else it does nothing. glibc puts an
     aligned block into a hole that is a little larger and gives back the rest, which then belongs to
     something small: the hole that the block leaves is too small for it the next time. Programs held
     a second and a third copy of their temporary memory, after 2 to 30 calls. Here the place belongs
@@ -199,7 +199,7 @@ ROOM = Room()  # of this process
 
 
 @contextlib.contextmanager
-def collector_off() -> Iterator[None]:
+def gc_disabled() -> Iterator[None]:
     """Within this context Python does not look for garbage: where much is made that stays.
 
     Tracing makes objects by the hundred thousand, and each thousand had the collector look through
@@ -215,7 +215,7 @@ def collector_off() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def uncollected() -> Iterator[None]:
+def gc_frozen() -> Iterator[None]:
     """Within this context Python's collector leaves alone what exists at its beginning.
 
     That is all that tracing made, which lives as long as the run; looking through it took as long

@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 
 from hrnet_jax.evaluation.metrics import Scores
 from hrnet_jax.parallel import processes
-from hrnet_jax.parallel.mesh import settled
+from hrnet_jax.parallel.mesh import wait_on_cpu
 from hrnet_jax.runs.checksums import FILES, check_files, check_leaves, leaf_checksums, list_files
 from hrnet_jax.runs.paths import (
     AnyPath,
@@ -204,7 +204,7 @@ class Checkpoints:
             vectors.append(layout.join(tensors))
         state = State(vectors[0], vectors[1], items["optimizer"], like.layouts)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
-        return settled(jax.device_put(state, shardings)), items["meta"]
+        return wait_on_cpu(jax.device_put(state, shardings)), items["meta"]
 
     def meta(self) -> dict[str, Any] | None:
         """Read the `meta` of the newest checkpoint that has a readable one."""

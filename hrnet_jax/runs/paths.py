@@ -151,7 +151,7 @@ def lock(file: IO, *, wait: bool) -> bool:
 
 
 @contextlib.contextmanager
-def written_in_one_piece(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a temporary neighbour, which takes the place of `path` if the block succeeds.
 
     For a bucket the contents are gathered in memory, and sent if the block succeeds.
@@ -201,7 +201,7 @@ def has_ended(temporary: Path) -> bool:
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file in one piece."""
-    with written_in_one_piece(path) as file:
+    with atomic_write(path) as file:
         file.write(text.encode())
 
 

@@ -15,7 +15,7 @@ from hrnet_jax.runs.paths import AnyPath, is_remote, lock, make_folder, write_js
 
 
 @contextlib.contextmanager
-def owned(workdir: AnyPath, *, warn: Callable[[str], None]) -> Iterator[None]:
+def lock_workdir(workdir: AnyPath, *, warn: Callable[[str], None]) -> Iterator[None]:
     """Refuse a workdir in which another run is at work; else own it while the block runs.
 
     The system takes the lock back from a process that ends in whatever way. File systems without
@@ -63,7 +63,7 @@ def _owner(path: AnyPath) -> str:
         return "another run"
 
 
-def claim(workdir: AnyPath, config: ConfigDict, *, tell: Callable[[str], None]) -> None:
+def check_same_config(workdir: AnyPath, config: ConfigDict, *, tell: Callable[[str], None]) -> None:
     """Write the resolved config into the workdir; refuse one with checkpoints of another config.
 
     Changes of fields that do not touch the result are told and allowed.

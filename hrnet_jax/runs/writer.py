@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from hrnet_jax.runs.paths import AnyPath, append_text, is_remote, write_text, written_in_one_piece
+from hrnet_jax.runs.paths import AnyPath, append_text, atomic_write, is_remote, write_text
 
 T = TypeVar("T")
 _COPY_SECONDS = 60  # between copies of TensorBoard's file to a bucket
@@ -191,7 +191,7 @@ class Events:
 
     def _copy(self, local: Path) -> None:
         for file in local.iterdir():
-            with written_in_one_piece(self._folder / file.name) as copy:
+            with atomic_write(self._folder / file.name) as copy:
                 copy.write(file.read_bytes())
         self._copied = time.monotonic()
 

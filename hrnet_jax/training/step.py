@@ -43,8 +43,8 @@ class Layout:
     def part(self, vector: Any) -> dict[str, Any]:
         """The tensors of a vector, by the modules' names; views of it if it is of numpy."""
         ends = np.cumsum([math.prod(shape) for shape in self.shapes])[:-1].tolist()
-        apart: Callable = np.split if isinstance(vector, np.ndarray) else compiling.split_vector
-        parts = apart(vector, ends)
+        split: Callable = np.split if isinstance(vector, np.ndarray) else compiling.split_vector
+        parts = split(vector, ends)
         tensors = [part.reshape(shape) for part, shape in zip(parts, self.shapes, strict=True)]
         return jax.tree.unflatten(self.tree, tensors)
 

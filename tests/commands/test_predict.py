@@ -13,7 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from hrnet_jax import models
-from hrnet_jax.commands.predict import Predictor, claim, input_files, predict
+from hrnet_jax.commands.predict import Predictor, check_same_weights, input_files, predict
 from hrnet_jax.runs.checkpoint import Weights
 from hrnet_jax.runs.writer import Terminal
 from hrnet_jax.training.step import split
@@ -208,17 +208,17 @@ def test_what_killed_it_left_is_removed_and_nothing_else(weights, tmp_path):
 def test_a_damaged_mark_is_named(weights, tmp_path, text):
     (tmp_path / "predict.json").write_text(text)
     with pytest.raises(ValueError, match=r"/predict\.json is damaged \(.*remove it if they are"):
-        claim(tmp_path, weights)
+        check_same_weights(tmp_path, weights)
 
 
 @pytest.mark.parametrize("changes", [{"eval": {"mode": "slide"}}, {"model": {"dtype": "bfloat16"}}])
 def test_predictions_of_another_protocol_are_not_mixed_in(weights, tmp_path, changes):
     (tmp_path / "predict.json").write_text(json.dumps({"checkpoint": str(weights.path)}))
-    claim(tmp_path, weights)  # one written before protocols were noted
+    check_same_weights(tmp_path, weights)  # one written before protocols were noted
     config = {**weights.meta["config"], **changes}
     other = dataclasses.replace(weights, meta={**weights.meta, "config": config})
     with pytest.raises(ValueError, match=r"of another protocol \(.*, whole .* in float32\);"):
-        claim(tmp_path, other)
+        check_same_weights(tmp_path, other)
 
 
 def test_a_file_given_twice_is_one(tmp_path, monkeypatch):

@@ -197,7 +197,7 @@ def test_all_problems_with_pairs_are_heard_and_the_rest_is_read(tmp_path):
             (tmp_path / folder / name).touch()
     heard = []
     files = FolderSource(
-        tmp_path, PETS, "train", complain=lambda problem, names: heard.append((problem, names))
+        tmp_path, PETS, "train", on_problem=lambda problem, names: heard.append((problem, names))
     )
     assert [names for _, names in heard] == [["c"], ["b"]]
     assert "labels of dataset 'custom' have no image: c." in heard[0][0]

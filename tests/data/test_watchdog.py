@@ -37,7 +37,7 @@ def test_a_stuck_worker_is_killed_and_its_files_are_named(monkeypatch):
     with taken.watched():
         worker.join(30)
         assert worker.exitcode == -9
-        error = taken.obituary(RuntimeError("ended with exit code -9."))
+        error = taken.worker_died(RuntimeError("ended with exit code -9."))
     told = (
         f"Worker process {worker.pid} ended while it was reading\n  a.jpg\n  a.png\nIt was killed"
     )
@@ -53,7 +53,7 @@ def test_many_short_readings_are_not_stuck(monkeypatch):
 
 
 def test_a_death_between_two_files_says_so(tmp_path):
-    error = Notes(tmp_path).obituary(RuntimeError("It had exit code 7."))
+    error = Notes(tmp_path).worker_died(RuntimeError("It had exit code 7."))
     assert "ended between two files\nIt had exit code 7." in str(error)
     with pytest.raises(OSError, match="between two files"):  # main answers those in one line
         raise error

@@ -1,6 +1,6 @@
 import numpy as np
 
-from hrnet_jax.evaluation.batching import Batcher, capacity_of, grouped
+from hrnet_jax.evaluation.batching import Batcher, grouped, label_side
 from hrnet_jax.evaluation.protocol import Protocol
 
 SLIDE = Protocol(image_size=(48, 80), mode="slide", crop_size=(32, 32), stride=(20, 24), flip=True)
@@ -41,7 +41,7 @@ def test_the_share_of_filling_is_counted():
     assert image.shape == (1, 1, 64, 64, 3)
     assert size.tolist() == [[40, 61]]
     assert batcher.filling == 1 - 40 * 61 / 64**2
-    assert capacity_of((40, 61)) == 1024
+    assert label_side((40, 61)) == 1024
 
 
 def test_examples_of_one_program_share_a_group():

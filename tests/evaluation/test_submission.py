@@ -18,9 +18,9 @@ def test_cityscapes_wants_the_ids_of_its_own_label_files(tmp_path):
     submission = Submission(tmp_path, CITYSCAPES, "cityscapes")
     submission(example("berlin/berlin_000000_000019"), predicted)
     (path,) = tmp_path.iterdir()
-    assert submission.strangers() == []
+    assert submission.stale_files() == []
     (tmp_path / "old.png").touch()
-    assert submission.strangers() == ["old.png"]
+    assert submission.stale_files() == ["old.png"]
     assert path.name == "berlin_000000_000019_leftImg8bit.png"
     written = Image.open(path)
     assert written.mode == "L"

@@ -9,17 +9,17 @@ from types import SimpleNamespace
 import pytest
 
 from hrnet_jax.parallel import process_settings as memory
-from hrnet_jax.parallel.process_settings import collector_off, forget_peak, peak, uncollected
+from hrnet_jax.parallel.process_settings import forget_peak, gc_disabled, gc_frozen, peak
 from tests.command import run
 
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 
 PROGRAM = """
 import resource, sys
-from hrnet_jax.parallel.process_settings import keep_freed_memory
+from hrnet_jax.parallel.process_settings import disable_malloc_trim
 
 if sys.argv[1] == "kept":
-    keep_freed_memory()
+    disable_malloc_trim()
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -40,7 +40,7 @@ def test_a_large_block_that_was_freed_is_used_again():
 
 BLOCKS = """
 import ctypes, resource, sys
-from hrnet_jax.parallel.process_settings import Room, keep_freed_memory
+from hrnet_jax.parallel.process_settings import Room, disable_malloc_trim
 
 library = ctypes.CDLL(None)
 library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
@@ -59,7 +59,7 @@ def end_of(size):
 def spread(ends):
     return max(ends) - min(ends)
 
-keep_freed_memory()
+disable_malloc_trim()
 room = Room()
 """
 PAGES = 50 * 4096  # one at most for each call, and what sizes are rounded to
@@ -213,7 +213,7 @@ def test_another_malloc_is_let_be(name, monkeypatch):
     monkeypatch.setattr(platform, "libc_ver", lambda: (name, ""))
     monkeypatch.setattr(ctypes, "CDLL", libraries.get)
     monkeypatch.setattr(memory, "_keeps_freed_memory", False)
-    memory.keep_freed_memory()
+    memory.disable_malloc_trim()
     room = memory.Room()
     room.enlarge(100_000_000)
     with room.held(100_000_000):
@@ -223,15 +223,15 @@ def test_another_malloc_is_let_be(name, monkeypatch):
 
 
 def test_the_collector_rests_and_goes_on():
-    with collector_off():
+    with gc_disabled():
         assert not gc.isenabled()
     assert gc.isenabled()
 
 
 GROWTH = """
-from hrnet_jax.parallel.process_settings import forget_peak, keep_freed_memory, peak
+from hrnet_jax.parallel.process_settings import forget_peak, disable_malloc_trim, peak
 
-keep_freed_memory()
+disable_malloc_trim()
 bytearray(200_000_000)  # what was freed before counts as growth when it is used again
 before = forget_peak()
 bytearray(50_000_000)
@@ -259,6 +259,6 @@ def test_a_system_that_does_not_tell_is_no_error(status, monkeypatch):
 
 def test_what_exists_is_left_alone_until_the_end_of_the_context():
     before = gc.get_freeze_count()
-    with uncollected():
+    with gc_frozen():
         assert gc.get_freeze_count() > before + 10_000
     assert gc.get_freeze_count() == 0

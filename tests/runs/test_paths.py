@@ -12,6 +12,7 @@ from hrnet_jax.runs import paths as files
 from hrnet_jax.runs.paths import (
     absolute,
     append_text,
+    atomic_write,
     cache_folder,
     files_below,
     has_ended,
@@ -24,7 +25,6 @@ from hrnet_jax.runs.paths import (
     to_path,
     write_json,
     write_text,
-    written_in_one_piece,
 )
 
 
@@ -53,10 +53,10 @@ def test_the_home_folder_is_known_and_a_bucket_is_no_local_disk(home, bucket):
 def test_a_failed_write_leaves_the_old_file_and_no_other(folder):
     path = folder / "a"
     path.write_bytes(b"old")
-    with pytest.raises(TypeError), written_in_one_piece(path) as file:
+    with pytest.raises(TypeError), atomic_write(path) as file:
         file.writelines([b"half of", "the new"])  # text where bytes belong
     assert path.read_bytes() == b"old"
-    with written_in_one_piece(path) as file:
+    with atomic_write(path) as file:
         file.write(b"new")
     assert path.read_bytes() == b"new"
     assert list(folder.iterdir()) == [path]

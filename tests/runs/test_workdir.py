@@ -12,14 +12,13 @@ import pytest
 from hrnet_jax.config.defaults import default
 from hrnet_jax.runs import paths as files
 from hrnet_jax.runs.paths import to_path, write_text
-from hrnet_jax.runs.workdir import _owner, claim, owned
+from hrnet_jax.runs.workdir import _owner, check_same_config, lock_workdir
 from tests.command import ROOT
 
 OWNER = """
 import sys, time
 from pathlib import Path
-from hrnet_jax.runs.workdir import owned
-with owned(Path(sys.argv[1]), warn=print):
+with lock_workdir(Path(sys.argv[1]), warn=print):
     print("owned", flush=True)
     time.sleep(60)
 """
@@ -38,7 +37,7 @@ def test_a_second_run_is_refused_until_the_first_is_dead(tmp_path):
             rf"{re.escape(platform.node())} since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d\d:\d\d\..*"
             r"another --workdir"
         )
-        with pytest.raises(ValueError, match=told), owned(workdir, warn=pytest.fail):
+        with pytest.raises(ValueError, match=told), lock_workdir(workdir, warn=pytest.fail):
             pass
         owner.send_signal(signal.SIGKILL)
         owner.wait()
@@ -46,12 +45,12 @@ def test_a_second_run_is_refused_until_the_first_is_dead(tmp_path):
         halves = [workdir / ".curves.png.1.tmp", workdir / "pictures" / ".a.png.1.tmp"]
         for path in (*halves, workdir / "pictures" / "a.png"):
             path.touch()
-        with owned(workdir, warn=pytest.fail):
+        with lock_workdir(workdir, warn=pytest.fail):
             assert not any(path.exists() for path in halves)
             assert (workdir / "pictures" / "a.png").exists()
-        with owned(workdir, warn=pytest.fail):
+        with lock_workdir(workdir, warn=pytest.fail):
             assert json.loads((workdir / ".lock").read_text())["pid"] == os.getpid()
-    with owned(workdir, warn=pytest.fail):
+    with lock_workdir(workdir, warn=pytest.fail):
         pass
 
 
@@ -63,13 +62,16 @@ def test_a_file_system_without_locks_gets_a_warning(tmp_path, monkeypatch):
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
     warnings = []
-    with owned(tmp_path, warn=warnings.append):
+    with lock_workdir(tmp_path, warn=warnings.append):
         assert "file system without locks (Operation not supported)" in warnings[0]
 
 
 def test_a_system_without_locks_gets_none(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "fcntl", None)
-    with owned(tmp_path / "new", warn=pytest.fail), owned(tmp_path / "new", warn=pytest.fail):
+    with (
+        lock_workdir(tmp_path / "new", warn=pytest.fail),
+        lock_workdir(tmp_path / "new", warn=pytest.fail),
+    ):
         assert (tmp_path / "new").is_dir()
 
 
@@ -80,13 +82,13 @@ def config_of(**changes):
 
 
 def test_a_workdir_keeps_its_config_once_it_has_a_checkpoint(tmp_path):
-    claim(tmp_path, config_of(), tell=pytest.fail)
-    claim(tmp_path, config_of(seed=1), tell=pytest.fail)  # nothing was trained yet
+    check_same_config(tmp_path, config_of(), tell=pytest.fail)
+    check_same_config(tmp_path, config_of(seed=1), tell=pytest.fail)  # nothing was trained yet
     (tmp_path / "checkpoints" / "5").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"(?s)another config:\n  seed: 1 -> 2\nGive the old"):
-        claim(tmp_path, config_of(seed=2), tell=pytest.fail)
+        check_same_config(tmp_path, config_of(seed=2), tell=pytest.fail)
     told = []
-    claim(tmp_path, config_of(seed=1, **{"log.every_steps": 7}), tell=told.append)
+    check_same_config(tmp_path, config_of(seed=1, **{"log.every_steps": 7}), tell=told.append)
     assert told == ["Changed since the last start: log.every_steps: 50 -> 7."]
     assert json.loads((tmp_path / "config.json").read_text())["log"]["every_steps"] == 7
 
@@ -98,7 +100,7 @@ def test_the_owner_of_a_lock_that_was_just_taken_is_not_known_yet(tmp_path):
 
 def test_a_bucket_is_owned_with_a_warning(bucket):
     warnings = []
-    with owned(to_path("gs://bucket/run"), warn=warnings.append):
+    with lock_workdir(to_path("gs://bucket/run"), warn=warnings.append):
         assert warnings == [
             "gs://bucket/run cannot be locked: nothing keeps a second run away from it."
         ]
@@ -108,9 +110,9 @@ def test_a_bucket_is_owned_with_a_warning(bucket):
 def test_a_bucket_is_claimed_by_one_config(bucket):
     workdir = to_path("gs://bucket/run")
     config = default(name="a", dataset="minicity", variant="hr18s")
-    claim(workdir, config, tell=pytest.fail)
-    claim(workdir, config, tell=pytest.fail)
+    check_same_config(workdir, config, tell=pytest.fail)
+    check_same_config(workdir, config, tell=pytest.fail)
     bucket.put("run/checkpoints/2/files.json", b"")
     config.seed += 1
     with pytest.raises(ValueError, match=r"gs://bucket/run belongs to a run with another config"):
-        claim(workdir, config, tell=pytest.fail)
+        check_same_config(workdir, config, tell=pytest.fail)

@@ -12,12 +12,12 @@ from etils import epath
 
 from hrnet_jax.runs.paths import (
     AnyPath,
+    atomic_write,
     cache_folder,
     files_below,
     is_remote,
     lock,
     size_of,
-    written_in_one_piece,
 )
 from hrnet_jax.runs.writer import Terminal
 
@@ -68,7 +68,7 @@ def local_copy(folder: AnyPath, *, terminal: Terminal) -> Path:
         with terminal.live("Copying MB", total=needed / 1e6) as live:
             for path in missing:
                 targets[path].parent.mkdir(parents=True, exist_ok=True)
-                with path.open("rb") as source, written_in_one_piece(targets[path]) as target:
+                with path.open("rb") as source, atomic_write(targets[path]) as target:
                     while part := source.read(_PART):
                         target.write(part)
                         live.advance(len(part) / 1e6)

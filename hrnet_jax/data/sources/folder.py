@@ -16,7 +16,7 @@ HOW_TO_POINT = (
 )
 
 
-Complain = Callable[[str, list[str]], None]  # gets a problem and all names that have it
+OnProblem = Callable[[str, list[str]], None]  # gets a problem and all names that have it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class FileSource:
 
     Order: the parts of the split one after the other; within a part the order of its list files,
     else the sorted relative paths of the images. All pairs are checked here, so that a missing
-    label shows before training starts, not hours into it. `complain` hears of each problem with
+    label shows before training starts, not hours into it. `on_problem` hears of each problem with
     the pairs and the names that have it; where it returns instead of raising, the complete pairs
     are read.
     """
@@ -75,18 +75,20 @@ class FileSource:
         dataset: Dataset,
         split: str,
         *,
-        complain: Complain | None = None,  # by default a ValueError
+        on_problem: OnProblem | None = None,  # by default a ValueError
     ):
-        complain = complain or _refuse
+        on_problem = on_problem or _refuse
         parts = dataset.parts(split)
         self._files = files
         self._pairs: list[tuple[str, Part]] = []  # (stem, part)
         for part in parts:
             while part.otherwise is not None and not _has_labels(files, part):
                 part = part.otherwise
-            self._pairs += [(stem, part) for stem in _paired_stems(files, part, dataset, complain)]
+            self._pairs += [
+                (stem, part) for stem in _paired_stems(files, part, dataset, on_problem)
+            ]
         if not self._pairs:
-            complain(
+            on_problem(
                 f"Split {split!r} of dataset {dataset.name!r} is empty: no image under"
                 + "".join(
                     f"\n  {files.where(part.images)} ends in {part.image_suffix!r}"
@@ -134,13 +136,13 @@ class FolderSource(FileSource):
         dataset: Dataset,
         split: str,
         *,
-        complain: Complain | None = None,
+        on_problem: OnProblem | None = None,
     ):
         dataset.parts(split)  # a mistyped split comes first
         folder = to_local_path(root).absolute()
         if not folder.is_dir():
             raise FileNotFoundError(_not_found(str(folder), "folder", dataset))
-        super().__init__(_Folder(folder), dataset, split, complain=complain)
+        super().__init__(_Folder(folder), dataset, split, on_problem=on_problem)
 
 
 class _Folder:
@@ -193,7 +195,7 @@ def _refuse(problem: str, names: list[str]) -> None:
     raise ValueError(problem)
 
 
-def _paired_stems(files: Files, part: Part, dataset: Dataset, complain: Complain) -> list[str]:
+def _paired_stems(files: Files, part: Part, dataset: Dataset, on_problem: OnProblem) -> list[str]:
     for folder in filter(None, (part.images, part.labels)):
         if not files.has_folder(folder):
             raise FileNotFoundError(_not_found(files.where(folder), "folder", dataset))
@@ -206,23 +208,23 @@ def _paired_stems(files: Files, part: Part, dataset: Dataset, complain: Complain
     if not part.lists:
         wanted = images
         _require_none(
-            complain,
+            on_problem,
             set(labels) - set(images),
             f"labels of dataset {dataset.name!r} have no image",
             found=where_labels,
             missing=where_images,
         )
     else:
-        wanted = _listed(files, part, dataset, complain)
+        wanted = _listed(files, part, dataset, on_problem)
         _require_none(
-            complain,
+            on_problem,
             set(wanted) - set(images),
             f"images of dataset {dataset.name!r} are listed but missing",
             found=", ".join(map(files.where, part.lists)),
             missing=where_images,
         )
     _require_none(
-        complain,
+        on_problem,
         set(wanted) - set(labels),
         f"images of dataset {dataset.name!r} have no label",
         found=where_images,
@@ -243,17 +245,17 @@ def _is_hidden(path: str) -> bool:
     return path.rpartition("/")[2].startswith(".")
 
 
-def _listed(files: Files, part: Part, dataset: Dataset, complain: Complain) -> list[str]:
+def _listed(files: Files, part: Part, dataset: Dataset, on_problem: OnProblem) -> list[str]:
     without = {
-        stem for name in part.lists_without for stem in _read_list(files, name, dataset, complain)
+        stem for name in part.lists_without for stem in _read_list(files, name, dataset, on_problem)
     }
     stems = {
-        stem: None for name in part.lists for stem in _read_list(files, name, dataset, complain)
+        stem: None for name in part.lists for stem in _read_list(files, name, dataset, on_problem)
     }
     return [stem for stem in stems if stem not in without]
 
 
-def _read_list(files: Files, name: str, dataset: Dataset, complain: Complain) -> list[str]:
+def _read_list(files: Files, name: str, dataset: Dataset, on_problem: OnProblem) -> list[str]:
     where = files.where(name)
     if not files.has_file(name):
         raise FileNotFoundError(_not_found(where, "list file", dataset))
@@ -263,7 +265,7 @@ def _read_list(files: Files, name: str, dataset: Dataset, complain: Complain) ->
         raise ValueError(f"{where} is no list of names in UTF-8: {error}.") from error
     stems = [stem.strip() for stem in text.split("\n") if stem.strip()]
     if repeated := [stem for stem, count in collections.Counter(stems).items() if count > 1]:
-        complain(
+        on_problem(
             f"{where} lists {len(repeated)} names more than once: {_first(repeated)}."
             " Remove the repetitions; they would be trained on and counted twice.",
             repeated,
@@ -272,10 +274,10 @@ def _read_list(files: Files, name: str, dataset: Dataset, complain: Complain) ->
 
 
 def _require_none(
-    complain: Complain, stems: set[str], problem: str, *, found: str, missing: str
+    on_problem: OnProblem, stems: set[str], problem: str, *, found: str, missing: str
 ) -> None:
     if stems:
-        complain(
+        on_problem(
             f"{len(stems)} {problem}: {_first(sorted(stems))}.\n  found in {found}\n"
             f"  absent from {missing}\nImage and label must have the same relative path up to"
             " their suffixes; add the missing files or remove the lone ones.",

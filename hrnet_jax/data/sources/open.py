@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hrnet_jax.data.dataset import Dataset
 from hrnet_jax.data.sources.array_record import ArrayRecordSource, prepared_folder
-from hrnet_jax.data.sources.folder import Complain, FolderSource, Source
+from hrnet_jax.data.sources.folder import FolderSource, OnProblem, Source
 from hrnet_jax.data.sources.zip_files import ZipSource
 from hrnet_jax.runs.paths import to_local_path
 
@@ -17,7 +17,7 @@ def open_source(
     dataset: Dataset,
     split: str,
     *,
-    complain: Complain | None = None,  # hears what makes a pair incomplete; by default an error
+    on_problem: OnProblem | None = None,  # hears what makes a pair incomplete; by default an error
 ) -> Source:
     """Find out what `root` is, and open one split of it.
 
@@ -35,11 +35,11 @@ def open_source(
                 f"{path} can only be read from its beginning to its end; unpack it with"
                 f" 'tar xf {path.name}' and point to the folder with --config.data.root."
             )
-        return ZipSource([path], dataset, split, complain=complain)
+        return ZipSource([path], dataset, split, on_problem=on_problem)
     has_layout = any((path / part.images).is_dir() for part in dataset.parts(split))
     if not has_layout:
         if archives := sorted(path.glob("*.zip")):
-            return ZipSource(archives, dataset, split, complain=complain)
+            return ZipSource(archives, dataset, split, on_problem=on_problem)
         if folder := prepared_folder(path, dataset):
             return ArrayRecordSource(folder, dataset, split)
         if deeper := _folders_with_layout(path, dataset, split):
@@ -47,7 +47,7 @@ def open_source(
                 f"{path} does not hold {dataset.name}, but a folder in it does:"
                 f" --config.data.root={deeper[0]}"
             )
-    return FolderSource(path, dataset, split, complain=complain)
+    return FolderSource(path, dataset, split, on_problem=on_problem)
 
 
 def _folders_with_layout(root: Path, dataset: Dataset, split: str) -> list[Path]:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hrnet_jax.data.dataset import Dataset
-from hrnet_jax.data.sources.folder import Complain, FileSource
+from hrnet_jax.data.sources.folder import FileSource, OnProblem
 from hrnet_jax.runs.paths import to_local_path
 
 MAX_ENTRIES = 250_000  # in one archive
@@ -38,10 +38,10 @@ class ZipSource(FileSource):
         dataset: Dataset,
         split: str,
         *,
-        complain: Complain | None = None,
+        on_problem: OnProblem | None = None,
     ):
         paths = [to_local_path(path).absolute() for path in archives]
-        super().__init__(_Zips(paths, dataset), dataset, split, complain=complain)
+        super().__init__(_Zips(paths, dataset), dataset, split, on_problem=on_problem)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -68,7 +68,7 @@ def compare(
         try:
             first: dict[str, Any] = {}
             for program in (OURS, AGAIN):
-                servers[program] = Server(folder, [sys.executable, "-m", "benchmarks.ours"])
+                servers[program] = Server(folder, [sys.executable, "-m", "benchmarks.our_worker"])
                 with terminal.announced(f"{what}: compiling {program}"):
                     first[program] = servers[program].call(
                         "load_program", variant=variant, batch=arrays, training=training, cache=""

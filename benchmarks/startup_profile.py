@@ -1,6 +1,6 @@
 """The real command in this process, and how long each part of its start took.
 
-    python -m benchmarks.marks FILE BEGIN STEPS [options of hrnet_jax.main]
+    python -m benchmarks.startup_profile FILE BEGIN STEPS [options of hrnet_jax.main]
 
 Trains until STEPS steps are finished, in all or since the checkpoint that it goes on from; then it
 stops and writes seconds by part as JSON into FILE. BEGIN is `time.perf_counter()` of whoever
@@ -104,7 +104,7 @@ def watch(parts: Parts, *, steps: int, finish: Callable[[], None]) -> None:
     from hrnet_jax import models, train
     from hrnet_jax.config.build import Setup
     from hrnet_jax.parallel.compiling import Program
-    from hrnet_jax.parallel.process_settings import collector_off
+    from hrnet_jax.parallel.process_settings import gc_disabled
     from hrnet_jax.runs.checkpoint import Checkpoints
     from hrnet_jax.training.monitor import Monitor
 
@@ -123,7 +123,7 @@ def watch(parts: Parts, *, steps: int, finish: Callable[[], None]) -> None:
         setattr(owner, function, parts.timed(name, getattr(owner, function)))
 
     def compile_step(setup: Setup, optimizer: Any, state: Any) -> Callable:
-        with setup.terminal.announced("Compiling the training step"), collector_off():
+        with setup.terminal.announced("Compiling the training step"), gc_disabled():
             with parts.of("step: trace"):
                 traced = setup.train_step(optimizer).trace(state, setup.batch_shape())
             with parts.of("step: lower"):

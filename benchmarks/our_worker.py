@@ -22,7 +22,7 @@ from hrnet_jax.parallel.compiling import (
     set_precision,
 )
 from hrnet_jax.parallel.mesh import make_mesh, replicate, to_global
-from hrnet_jax.parallel.process_settings import collector_off
+from hrnet_jax.parallel.process_settings import gc_disabled
 from hrnet_jax.training.optim import sgd
 from hrnet_jax.training.step import initial_state, make_train_step, split
 from tests.parity import jobs
@@ -66,7 +66,7 @@ def load_program(variant: str, batch: str, training: bool, cache: str) -> dict[s
 
 def _staged(function: Any, *arguments: Any) -> tuple[tuple[float, float, float], Any]:
     """Trace, lower and compile; return the seconds of each, and the program."""
-    with collector_off():  # as `compile_program` does, whose parts these are
+    with gc_disabled():  # as `compile_program` does, whose parts these are
         marks, stage = [time.perf_counter()], function.trace(*arguments)
         marks.append(time.perf_counter())
         stage = stage.lower()
