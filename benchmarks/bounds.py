@@ -30,11 +30,11 @@ from hrnet_jax.data.transforms import ResizeViews, train_transforms
 from hrnet_jax.data.types import Example
 from hrnet_jax.evaluation.evaluator import Evaluator
 from hrnet_jax.evaluation.protocol import Protocol
+from hrnet_jax.models import split
 from hrnet_jax.parallel.compiling import prepare_process, set_precision
 from hrnet_jax.parallel.mesh import make_mesh
-from hrnet_jax.parallel.process_settings import forget_peak, peak
+from hrnet_jax.parallel.process_settings import forget_peak, peak_memory
 from hrnet_jax.runs.writer import Terminal
-from hrnet_jax.training.step import split
 from tests.published import published_model
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -122,7 +122,7 @@ def many_classes(classes: int, size: tuple[int, int], *, terminal: Terminal) -> 
     gc.collect()
     before = forget_peak()
     (labelled,) = evaluator.label(params, stats, [example])
-    most = peak()
+    most = peak_memory()
     announced = re.search(r"at most ([\d,]+) MB", said.getvalue())
     assert announced
     assert before is not None

@@ -34,6 +34,7 @@ from hrnet_jax.data.transforms import ResizeViews, normalize
 from hrnet_jax.evaluation.evaluator import Evaluator
 from hrnet_jax.evaluation.pixels import bucket_logits
 from hrnet_jax.evaluation.protocol import MULTI_SCALE, Protocol
+from hrnet_jax.models import split
 from hrnet_jax.parallel.compiling import (
     enable_compilation_cache,
     inference_options,
@@ -41,9 +42,8 @@ from hrnet_jax.parallel.compiling import (
     set_precision,
 )
 from hrnet_jax.parallel.mesh import make_mesh
-from hrnet_jax.runs.paths import write_json
+from hrnet_jax.runs.paths import cache_folder, write_json
 from hrnet_jax.runs.writer import Terminal
-from hrnet_jax.training.step import split
 from tests.parity.peer import PYTHON, Peer
 from tests.published import published_model
 
@@ -64,7 +64,7 @@ def main() -> None:
     options = parser.parse_args()
     prepare_process()  # as hrnet_jax.main does
     os.environ.setdefault(PYTHON, ".venv-parity/bin/python")
-    enable_compilation_cache()
+    enable_compilation_cache(cache_folder() / "xla")
     set_precision("float32")
     terminal = Terminal()
     report: dict[str, Any] = {

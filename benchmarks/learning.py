@@ -37,10 +37,10 @@ from hrnet_jax.commands.convert import to_file
 from hrnet_jax.config.build import Setup
 from hrnet_jax.config.defaults import from_json
 from hrnet_jax.data.pipeline import train_stream
+from hrnet_jax.models import split
 from hrnet_jax.runs.checkpoint import save_weights
 from hrnet_jax.runs.paths import make_folder, write_json
 from hrnet_jax.runs.writer import Terminal, read_metrics
-from hrnet_jax.training.step import split
 from tests.parity.document import DOCS, store
 from tests.parity.peer import PYTHON, Peer
 

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from hrnet_jax.models import split
 from hrnet_jax.parallel.compiling import (
     Program,
     enable_compilation_cache,
@@ -24,7 +25,8 @@ from hrnet_jax.parallel.compiling import (
 from hrnet_jax.parallel.mesh import make_mesh, replicate, to_global
 from hrnet_jax.parallel.process_settings import gc_disabled
 from hrnet_jax.training.optim import sgd
-from hrnet_jax.training.step import initial_state, make_train_step, split
+from hrnet_jax.training.state import initial_state
+from hrnet_jax.training.step import make_train_step
 from tests.parity import jobs
 from tests.published import published_model
 

@@ -42,7 +42,7 @@ from hrnet_jax.data import minicity
 from hrnet_jax.evaluation.evaluator import Evaluator
 from hrnet_jax.parallel.compiling import enable_compilation_cache, prepare_process, set_precision
 from hrnet_jax.runs.checkpoint import Checkpoints
-from hrnet_jax.runs.paths import write_json
+from hrnet_jax.runs.paths import cache_folder, write_json
 from hrnet_jax.runs.writer import Terminal
 from hrnet_jax.training.monitor import Monitor
 
@@ -90,7 +90,7 @@ def main() -> None:
     prepare_process()
     # Else on CPUs a call would wait for its step, and dispatch be all of it.
     jax.config.update("jax_cpu_enable_async_dispatch", True)
-    enable_compilation_cache()
+    enable_compilation_cache(cache_folder() / "xla")
     set_precision("float32")
     terminal = Terminal()
     with tempfile.TemporaryDirectory() as name:

@@ -27,11 +27,11 @@ from hrnet_jax.data.types import Example
 from hrnet_jax.evaluation.evaluator import Evaluator
 from hrnet_jax.evaluation.pixels import bucket_logits, whole
 from hrnet_jax.evaluation.protocol import Protocol, bucket_side
+from hrnet_jax.models import split
 from hrnet_jax.parallel.compiling import inference_options, prepare_process, set_precision
 from hrnet_jax.parallel.mesh import make_mesh
 from hrnet_jax.runs.paths import write_json
 from hrnet_jax.runs.writer import Terminal
-from hrnet_jax.training.step import split
 from tests.published import published_model
 
 VARIANT, CLASSES, SHORT = "hr18s", 150, 512

@@ -31,11 +31,14 @@ from benchmarks.layers import Kernel, kernels_of
 from benchmarks.paired_timing import conditions, options_of, random_batch, write
 from hrnet_jax import models
 from hrnet_jax.commands.plan import CHIPS, Chip
+from hrnet_jax.models import split
 from hrnet_jax.parallel.compiling import enable_compilation_cache, set_precision
 from hrnet_jax.parallel.mesh import make_mesh
+from hrnet_jax.runs.paths import cache_folder
 from hrnet_jax.runs.writer import Terminal
 from hrnet_jax.training.optim import sgd
-from hrnet_jax.training.step import initial_state, make_train_step, split
+from hrnet_jax.training.state import initial_state
+from hrnet_jax.training.step import make_train_step
 from tests.parity.peer import Server
 
 MEASURED = {"inference": (1, 512, 1024), "training": (2, 256, 512)}  # batch, height, width
@@ -46,7 +49,7 @@ PAPER_CHIPS = (CHIPS[2], CHIPS[0])
 def main() -> None:
     """Measure, count, print, write."""
     options, terminal = options_of(__doc__, rounds=5), Terminal()
-    cache = str(enable_compilation_cache())
+    cache = str(enable_compilation_cache(cache_folder() / "xla"))
     set_precision("float32")
     report: dict[str, Any] = {"conditions": conditions(options), "paper": {}, "measured": {}}
     with terminal.announced("Peaks of this machine"):

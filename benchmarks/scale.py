@@ -31,8 +31,8 @@ from hrnet_jax.config.build import Setup
 from hrnet_jax.config.defaults import dataset_of, from_dict
 from hrnet_jax.parallel.compiling import enable_compilation_cache, set_precision
 from hrnet_jax.parallel.mesh import batch_sharding, make_mesh, replicated
-from hrnet_jax.parallel.process_settings import forget_peak, peak
-from hrnet_jax.runs.paths import write_json, write_text
+from hrnet_jax.parallel.process_settings import forget_peak, peak_memory
+from hrnet_jax.runs.paths import cache_folder, write_json, write_text
 from hrnet_jax.runs.writer import Terminal
 from hrnet_jax.training.step import State
 
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--heights", type=int, nargs="+", default=(1, 2, 4, 8))
     options = parser.parse_args()
     # No `prepare_process`: memory that is kept would not be seen by `check`.
-    enable_compilation_cache()
+    enable_compilation_cache(cache_folder() / "xla")
     simulate("8" if options.table in ("rows", "chips", "zoo") else "1")
     set_precision("float32")
     config = recipes.cityscapes(variant=options.variant, schedule="40k")
@@ -276,7 +276,7 @@ def _measure(config: ConfigDict, terminal: Terminal) -> tuple[Costs, float, int]
             metrics.loss.block_until_ready()
             seconds = min(seconds, time.perf_counter() - begin)
         assert bool(metrics.finite)
-        held = peak()
+        held = peak_memory()
         assert held is not None
         del state, placed, metrics
         time.sleep(1)  # a program's results are ready before its memory is free

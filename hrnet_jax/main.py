@@ -58,7 +58,7 @@ from hrnet_jax.data import minicity
 from hrnet_jax.parallel import processes
 from hrnet_jax.parallel.compiling import enable_compilation_cache, prepare_process
 from hrnet_jax.runs.checkpoint import FOLDER, load_weights
-from hrnet_jax.runs.paths import AnyPath, is_remote, to_path
+from hrnet_jax.runs.paths import AnyPath, cache_folder, is_remote, to_path
 from hrnet_jax.runs.signals import Stopped
 from hrnet_jax.runs.writer import Terminal
 from hrnet_jax.train import train
@@ -286,7 +286,7 @@ def _paths(config: ConfigDict | None) -> tuple[AnyPath, AnyPath]:
 def _keep_compiled_programs(terminal: Terminal) -> None:
     """Let the next start be quicker, where there is a folder for it."""
     try:
-        enable_compilation_cache()
+        enable_compilation_cache(cache_folder() / "xla")
     except (OSError, RuntimeError) as error:  # a read-only home, or none
         terminal.warn(f"no folder to keep compiled programs in ({error}); starts will be slower.")
 

@@ -2,6 +2,7 @@
 
 from contextlib import ExitStack, closing
 
+import jax
 import optax
 from ml_collections import ConfigDict
 
@@ -10,7 +11,7 @@ from hrnet_jax.config.defaults import describe_evaluation
 from hrnet_jax.evaluation.evaluator import class_table
 from hrnet_jax.evaluation.metrics import Scores
 from hrnet_jax.evaluation.visualize import draw_curves
-from hrnet_jax.parallel.compiling import Program, compile_program
+from hrnet_jax.parallel.compiling import compile_program
 from hrnet_jax.parallel.mesh import replicate, to_global
 from hrnet_jax.parallel.process_settings import gc_frozen
 from hrnet_jax.parallel.processes import folder_of_this_process
@@ -20,7 +21,7 @@ from hrnet_jax.runs.signals import stop_request
 from hrnet_jax.runs.workdir import check_same_config, lock_workdir
 from hrnet_jax.runs.writer import MetricsWriter, Terminal
 from hrnet_jax.training.monitor import Monitor
-from hrnet_jax.training.step import State
+from hrnet_jax.training.state import TrainState
 
 
 def train(config: ConfigDict, *, workdir: str | AnyPath, terminal: Terminal) -> Scores | None:
@@ -76,7 +77,9 @@ def train(config: ConfigDict, *, workdir: str | AnyPath, terminal: Terminal) -> 
 
         def evaluate(done: int) -> Scores:
             with monitor.paused():
-                params, stats = replicate((state.params, state.stats), mesh=setup.own_mesh)
+                params, stats = replicate(
+                    jax.device_get((state.params, state.batch_stats)), mesh=setup.own_mesh
+                )
                 scores = evaluator(
                     params,
                     stats,
@@ -86,7 +89,9 @@ def train(config: ConfigDict, *, workdir: str | AnyPath, terminal: Terminal) -> 
                 )
                 monitor.report_scores(done, scores)
                 draw_curves(writer.entries(), own / "curves.png", title=config.name)
-                checkpoints.score(done, scores)  # comes last: without it, all this is done anew
+                checkpoints.score(
+                    done, scores.summary()
+                )  # comes last: without it, all this is done anew
             return scores
 
         scores = None if scored else evaluate(start)
@@ -117,7 +122,9 @@ def train(config: ConfigDict, *, workdir: str | AnyPath, terminal: Terminal) -> 
     return scores
 
 
-def compile_step(setup: Setup, optimizer: optax.GradientTransformation, state: State) -> Program:
+def compile_step(
+    setup: Setup, optimizer: optax.GradientTransformation, state: TrainState
+) -> jax.stages.Compiled:
     """Compile the training step before the first batch is there, and say how long it took."""
     with setup.terminal.announced("Compiling the training step"):
         return compile_program(setup.train_step(optimizer), state, setup.batch_shape())

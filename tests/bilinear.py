@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hrnet_jax.models.layers import bilinear_taps
+from hrnet_jax.ops import bilinear_taps
 
 
 def matrix(size_in, size_out):

@@ -9,6 +9,7 @@ import pytest
 
 from hrnet_jax.data import minicity
 from hrnet_jax.parallel.compiling import enable_compilation_cache, set_precision
+from hrnet_jax.runs.paths import cache_folder
 from tests import tiny
 from tests.google_storage import Storage, serving
 
@@ -18,7 +19,7 @@ os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parent.parent / ".pytest_cache
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 set_precision("float32")
-enable_compilation_cache()
+enable_compilation_cache(cache_folder() / "xla")
 assert "tiny" in tiny.VARIANTS  # for every test file, also when it runs alone
 
 

@@ -9,8 +9,8 @@ from PIL import Image
 
 from hrnet_jax import models, zoo
 from hrnet_jax.data.datasets import DATASETS
+from hrnet_jax.models import split
 from hrnet_jax.runs.checkpoint import save_weights
-from hrnet_jax.training.step import split
 from tests import standins
 from tests.tiny import Toy
 

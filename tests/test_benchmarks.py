@@ -15,11 +15,12 @@ from benchmarks import job, kernels, learning, scale, startup_profile
 from benchmarks import report as page
 from hrnet_jax import models, zoo
 from hrnet_jax.commands.plan import Collective, collectives
-from hrnet_jax.models.hrnet import VARIANTS
+from hrnet_jax.models import VARIANTS, split
 from hrnet_jax.parallel.compiling import compiler_options
 from hrnet_jax.parallel.mesh import make_mesh
 from hrnet_jax.training.optim import sgd
-from hrnet_jax.training.step import initial_state, make_train_step, split
+from hrnet_jax.training.state import initial_state
+from hrnet_jax.training.step import make_train_step
 from tests.command import run
 from tests.parity import document
 
@@ -183,7 +184,9 @@ def test_the_page_has_the_notes_of_its_writer():
 
 @pytest.mark.slow
 def test_a_start_is_taken_apart(tiny_city, tmp_path):
-    script = "from tests import tiny; from benchmarks import startup_profile; startup_profile.main()"
+    script = (
+        "from tests import tiny; from benchmarks import startup_profile; startup_profile.main()"
+    )
     file, begin = tmp_path / "start.json", time.perf_counter()
     run(
         str(file), str(begin), "2", "--config=tests/tiny_config.py",

@@ -7,9 +7,11 @@ import optax
 import pytest
 from flax import nnx
 
+from hrnet_jax.models import split
 from hrnet_jax.parallel.mesh import make_mesh, replicate, to_global
 from hrnet_jax.training.optim import sgd
-from hrnet_jax.training.step import initial_state, make_train_step, split
+from hrnet_jax.training.state import initial_state
+from hrnet_jax.training.step import make_train_step
 from tests.tiny import Toy
 
 

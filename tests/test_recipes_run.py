@@ -18,12 +18,13 @@ from hrnet_jax import main, models, zoo
 from hrnet_jax.config import defaults as configs
 from hrnet_jax.config.build import Setup
 from hrnet_jax.data.datasets import DATASETS
+from hrnet_jax.models import split
 from hrnet_jax.parallel import processes
 from hrnet_jax.parallel.mesh import make_mesh
 from hrnet_jax.runs.checkpoint import load_weights
 from hrnet_jax.runs.writer import Terminal
 from hrnet_jax.train import compile_step
-from hrnet_jax.training.step import initial_state, split
+from hrnet_jax.training.state import initial_state
 from tests import standins
 from tests.command import run
 from tests.models.test_hrnet import PARAMETERS

@@ -21,7 +21,7 @@ import hrnet_jax
 from hrnet_jax import models
 from hrnet_jax.interop.keys import torch_state_dict
 from hrnet_jax.interop.pth_write import write_pth
-from hrnet_jax.training.step import split
+from hrnet_jax.models import split
 
 pytestmark = pytest.mark.slow  # fetches the build backend, and once all dependencies
 

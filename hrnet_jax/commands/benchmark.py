@@ -17,7 +17,7 @@ from hrnet_jax.data.transforms import ResizeViews, Size
 from hrnet_jax.data.types import Batch, Example
 from hrnet_jax.parallel.compiling import compile_program
 from hrnet_jax.parallel.mesh import make_mesh, replicate, to_global
-from hrnet_jax.parallel.process_settings import forget_peak, peak
+from hrnet_jax.parallel.process_settings import forget_peak, peak_memory
 from hrnet_jax.runs.paths import AnyPath, make_folder, write_json
 from hrnet_jax.runs.writer import Terminal
 
@@ -147,7 +147,7 @@ def most_held(known: dict[str, int] | None, *, before: int | None) -> int | None
     """Bytes by the device's own account, else beyond those that were resident `before`."""
     if known:
         return known["peak_bytes_in_use"]
-    after = peak()
+    after = peak_memory()
     return None if before is None or after is None else after - before
 
 
@@ -159,7 +159,7 @@ def images_per_second(setup: Setup, *, size: Size, images: int) -> float:
     """
     optimizer, _ = setup.optimizer()
     state = setup.initial_state(optimizer, resuming=True)
-    params, stats = replicate((state.params, state.stats), mesh=setup.mesh)
+    params, stats = replicate((state.params, state.batch_stats), mesh=setup.mesh)
     evaluator = setup.evaluator()
     rng = np.random.default_rng(0)
     plain: Example = {

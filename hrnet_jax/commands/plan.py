@@ -175,7 +175,7 @@ def costs(setup: Setup) -> tuple[Costs, jax.stages.Compiled]:
     text = compiled.as_text() or ""
     on_cpus = setup.mesh.devices.flat[0].platform == "cpu"
     found = Costs(
-        parameters=state.weights.size,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         images=setup.config.train.batch_size,
         devices=setup.mesh.size,
         flops=flops,

@@ -23,6 +23,7 @@ from hrnet_jax.data.transforms import Channels, ResizeViews, normalize
 from hrnet_jax.data.types import IGNORE_LABEL, Example, Image, Label, NormalizedImage
 from hrnet_jax.evaluation.evaluator import Evaluator
 from hrnet_jax.evaluation.visualize import indexed, overlay, write_png
+from hrnet_jax.models import split
 from hrnet_jax.parallel.compiling import set_precision
 from hrnet_jax.parallel.mesh import make_mesh, wait_on_cpu
 from hrnet_jax.runs.checkpoint import Weights, load_weights
@@ -38,7 +39,6 @@ from hrnet_jax.runs.paths import (
     write_json,
 )
 from hrnet_jax.runs.writer import Terminal
-from hrnet_jax.training.step import split
 
 _VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")

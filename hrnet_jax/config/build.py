@@ -1,5 +1,6 @@
 """From a config to the things it describes: data, model, optimiser, evaluation."""
 
+import functools
 from collections.abc import Generator, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -23,12 +24,15 @@ from hrnet_jax.data.types import IGNORE_LABEL, Batch, Example
 from hrnet_jax.evaluation.evaluator import Evaluator, Pictures
 from hrnet_jax.interop.read import read_source
 from hrnet_jax.interop.weights import start_from
+from hrnet_jax.models import split
 from hrnet_jax.parallel.compiling import set_precision
 from hrnet_jax.parallel.mesh import check_batch_size, check_height, make_mesh, replicate
 from hrnet_jax.runs.paths import AnyPath, absolute, to_path
 from hrnet_jax.runs.writer import Quarantine, Terminal
+from hrnet_jax.training.losses import cross_entropy
 from hrnet_jax.training.optim import poly_schedule, sgd
-from hrnet_jax.training.step import State, initial_state, make_train_step, split
+from hrnet_jax.training.state import initial_state
+from hrnet_jax.training.step import TrainState, make_train_step
 
 _EXAMINED = 32  # examples that are looked at before training starts
 
@@ -133,7 +137,7 @@ class Setup:
 
     def initial_state(
         self, optimizer: optax.GradientTransformation, *, resuming: bool = False
-    ) -> State:
+    ) -> TrainState:
         """Random weights or those of `config.init_from`, on every device.
 
         They are float64 if the computation is, else float32. What a resumed run begins with is
@@ -143,15 +147,15 @@ class Setup:
         params, stats = jax.tree.map(
             lambda leaf: leaf.astype(precise), self._model[1:] if resuming else self._start()
         )
-        return replicate(initial_state(params, stats, optimizer), mesh=self.mesh)
+        return replicate(initial_state(params, stats, optimizer=optimizer), mesh=self.mesh)
 
-    def state_shape(self, optimizer: optax.GradientTransformation) -> State:
+    def state_shape(self, optimizer: optax.GradientTransformation) -> TrainState:
         """The shapes of the state, without its arrays."""
         precise = jnp.promote_types(self.dtype, jnp.float32)
 
-        def initial(params: dict, stats: dict) -> State:
+        def initial(params: dict, stats: dict) -> TrainState:
             cast = jax.tree.map(lambda leaf: leaf.astype(precise), [params, stats])
-            return initial_state(cast[0], cast[1], optimizer)
+            return initial_state(cast[0], cast[1], optimizer=optimizer)
 
         return jax.eval_shape(initial, *self._model[1:])
 
@@ -169,9 +173,12 @@ class Setup:
             optimizer,
             mesh=mesh or self.mesh,
             dtype=self.dtype,
-            ignore_label=IGNORE_LABEL,
-            class_weights=train.class_weights,
-            reference=self.config.reference,
+            loss=functools.partial(
+                cross_entropy,
+                ignore_label=IGNORE_LABEL,
+                class_weights=train.class_weights,
+                reference=self.config.reference,
+            ),
             accumulate=accumulate or train.accumulate,
             remat=train.remat,
         )

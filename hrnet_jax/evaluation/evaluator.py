@@ -23,9 +23,9 @@ from hrnet_jax.evaluation.metrics import Scores
 from hrnet_jax.evaluation.pixels import bucket_logits, label_pixels
 from hrnet_jax.evaluation.protocol import Protocol, Taps
 from hrnet_jax.evaluation.visualize import panel, write_png
-from hrnet_jax.models.layers import at_least_float32
+from hrnet_jax.ops import at_least_float32, form_for, use
 from hrnet_jax.parallel import processes
-from hrnet_jax.parallel.compiling import Program, compile_program, inference_options
+from hrnet_jax.parallel.compiling import compile_program, inference_options
 from hrnet_jax.parallel.mesh import put_sharded, whole_images
 from hrnet_jax.runs.paths import AnyPath
 from hrnet_jax.runs.writer import Terminal
@@ -59,7 +59,9 @@ class Evaluator:
         self._batcher = Batcher(protocol, mean=mean, std=std, batch_size=batch_size)
         self.num_classes = num_classes
         self._mesh, self._terminal = mesh, terminal
-        self._programs: dict[tuple, Program] = {}
+        self._programs: dict[tuple, jax.stages.Compiled] = {}
+
+        form = form_for(mesh.devices.flat[0].platform)
 
         def network(params: dict, stats: dict, images: Array, sizes: Array | None) -> Array:
             model = nnx.merge(structure, params, stats)
@@ -67,9 +69,10 @@ class Evaluator:
             count, windows = images.shape[:2]
             flat = images.reshape(-1, *images.shape[2:]).astype(dtype)
             if sizes is None:  # every window fills its bucket
-                logits = at_least_float32(model(flat))
+                with use(form):
+                    logits = at_least_float32(model(flat))
             else:
-                logits = bucket_logits(model, flat, jnp.repeat(sizes, windows, 0))
+                logits = bucket_logits(model, flat, jnp.repeat(sizes, windows, 0), form=form)
             return logits.reshape(count, windows, *logits.shape[1:])
 
         def pixels(logits: list[Array], plan: Plan) -> tuple[Array, Array]:
@@ -223,9 +226,9 @@ class Labelled(NamedTuple):
     confusion: np.ndarray  # [k k]
 
 
-def _memory(program: Program) -> int:
+def _memory(program: jax.stages.Compiled) -> int:
     """Bytes per device, weights and images included."""
-    need: Any = program.compiled.memory_analysis()
+    need: Any = program.memory_analysis()
     return need.temp_size_in_bytes + need.output_size_in_bytes + need.argument_size_in_bytes
 
 

@@ -8,8 +8,7 @@ from jaxtyping import Array, Float, Int32, Integer, UInt8
 
 from hrnet_jax.evaluation.metrics import confusion_matrix
 from hrnet_jax.evaluation.protocol import Taps
-from hrnet_jax.models.layers import at_least_float32, resize_bilinear
-from hrnet_jax.ops.ragged import valid_sizes
+from hrnet_jax.ops import Form, at_least_float32, ragged, resize, use
 
 Network = Callable[[Array], Array]  # images [b h w 3] -> logits [b h4 w4 k]
 
@@ -27,18 +26,22 @@ def whole(
     the class of a few pixels.
     """
     logits = at_least_float32(model(image))
-    return resize_bilinear(resize_bilinear(logits, image.shape[1:3]), size)
+    return resize(resize(logits, image.shape[1:3]), size)
 
 
 def bucket_logits(
-    model: Network, images: Float[Array, "b h w 3"], sizes: Int32[Array, "b 2"]
+    model: Network,
+    images: Float[Array, "b h w 3"],
+    sizes: Int32[Array, "b 2"],
+    *,
+    form: Form,
 ) -> Float[Array, "b h4 w4 k"]:
     """Run the network on images that fill only `sizes` of their bucket, each as if it were alone.
 
     Returns logits at stride 4; those beyond an image's size mean nothing.
     """
     _, height, width, _ = images.shape
-    with valid_sizes((height, width), sizes):
+    with use(ragged(form, bucket=(height, width), sizes=sizes)):
         return at_least_float32(model(images))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float32, Int32
 
 from hrnet_jax.data.transforms import Size, fit_size
-from hrnet_jax.models.layers import bilinear_taps
+from hrnet_jax.ops import bilinear_taps
 
 Window = tuple[int, int]  # [start, stop) along one axis
 MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # of every published "ms+flip" number

@@ -1,19 +1,73 @@
-"""The networks of the zoo, by the names their recipes use."""
+"""The networks of the zoo: backbones and heads, by the names that recipes use."""
+
+from collections.abc import Callable
 
 import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
 
-from hrnet_jax.models.heads.fcn import Segmentor
-from hrnet_jax.models.hrnet import VARIANTS
+from hrnet_jax.models.heads.fcn import FCNHead
+from hrnet_jax.models.hrnet import Variant
+
+VARIANTS: dict[str, Variant] = {
+    "hr18s": Variant(width=18, bottlenecks=2, modules=(1, 3, 2), blocks=2),  # W18-Small (v2)
+    "hr18": Variant(width=18, bottlenecks=4, modules=(1, 4, 3), blocks=4),
+    "hr48": Variant(width=48, bottlenecks=4, modules=(1, 4, 3), blocks=4),
+}
+
+# (channels of the features, num_classes=, rng=) -> a module that maps features to logits
+HEADS: dict[str, Callable[..., nnx.Module]] = {
+    "fcn": FCNHead,
+}
 
 
-def build(variant: str, *, num_classes: int, seed: int = 0) -> Segmentor:
-    """A network with fresh weights, in evaluation mode.
+class Segmentor(nnx.Module):
+    """Backbone and head: an image to logits at a quarter of its size, rounded up.
+
+    Enlarging the logits is left to the caller: training resizes them to the label's size,
+    evaluation to the input's and then to the original image's.
+    """
+
+    def __init__(self, backbone: nnx.Module, head: nnx.Module):
+        self.backbone = backbone
+        self.decode_head = head
+
+    def __call__(self, image: Float[Array, "b h w 3"]) -> Float[Array, "b h4 w4 k"]:
+        return self.decode_head(self.backbone(image))
+
+
+def build(variant: str, *, num_classes: int, head: str = "fcn", seed: int = 0) -> Segmentor:
+    """Build a network with fresh weights, in evaluation mode.
 
     Args:
-        variant: "hr18s", "hr18" or "hr48".
+        variant: a key of `VARIANTS`.
         num_classes: channels of the logits.
+        head: a key of `HEADS`.
         seed: of the initial weights.
+
+    Raises:
+        ValueError: for a name that is in neither; lists those that are.
     """
     if variant not in VARIANTS:
         raise ValueError(f"There is no variant {variant!r}; use one of {', '.join(VARIANTS)}.")
-    return Segmentor(VARIANTS[variant], num_classes=num_classes, rng=np.random.default_rng(seed))
+    if head not in HEADS:
+        raise ValueError(f"There is no head {head!r}; use one of {', '.join(HEADS)}.")
+    rng = np.random.default_rng(seed)
+    shape = VARIANTS[variant]
+    backbone = shape.backbone(rng=rng)
+    return Segmentor(backbone, HEADS[head](shape.channels(4), num_classes=num_classes, rng=rng))
+
+
+def split(model: nnx.Module) -> tuple[nnx.GraphDef, dict, dict]:
+    """Return a model's structure, its parameters and its batch statistics; `merge` reverses it.
+
+    Programs take the arrays as arguments and merge them with the structure while they are traced.
+    """
+    # mypy cannot follow the overload of nnx.split that returns one state per filter.
+    structure, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
+    return structure, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+
+
+def merge(structure: nnx.GraphDef, params: dict, batch_stats: dict) -> nnx.Module:
+    """Put together what `split` took apart."""
+    return nnx.merge(structure, params, batch_stats)

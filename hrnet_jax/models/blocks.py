@@ -1,35 +1,11 @@
 """The residual blocks of HRNet (He et al., 2016, figures 2 and 5)."""
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
-import jax
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from hrnet_jax.models.layers import BatchNorm, Conv, ConvBN, relu_of_sum
-
-Modules = TypeVar("Modules", bound=nnx.Module)
-
-
-def recomputed(function: Callable[[Modules, Any], Any], modules: Modules, x: Any) -> Any:
-    """function(modules, x), of which only `x` is kept for the backward pass.
-
-    What it computed in between is computed again there: memory for time. The result, batch
-    statistics included, is the same.
-    """
-    # mypy cannot follow the overload of nnx.split that returns one state per filter.
-    structure, params, stats = nnx.split(modules, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
-
-    @jax.checkpoint
-    def run(params: nnx.State, stats: nnx.State, x: Any) -> tuple[Any, nnx.State]:
-        inside = nnx.merge(structure, params, stats)
-        return function(inside, x), nnx.state(inside, nnx.BatchStat)
-
-    y, stats = run(params, stats, x)
-    nnx.update(modules, stats)
-    return y
+from hrnet_jax.models.layers import BatchNorm, Conv, ConvBN
+from hrnet_jax.ops import relu
 
 
 class BasicBlock(nnx.Module):
@@ -43,9 +19,9 @@ class BasicBlock(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         residual = x
-        x = nnx.relu(self.bn1(self.conv1(x)))
+        x = relu(self.bn1(self.conv1(x)))
         x = self.bn2(self.conv2(x))
-        return relu_of_sum(x + residual)
+        return relu(x + residual)
 
 
 class Bottleneck(nnx.Module):
@@ -67,7 +43,7 @@ class Bottleneck(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w c"]:
         residual = x if self.downsample is None else self.downsample(x)
-        x = nnx.relu(self.bn1(self.conv1(x)))
-        x = nnx.relu(self.bn2(self.conv2(x)))
+        x = relu(self.bn1(self.conv1(x)))
+        x = relu(self.bn2(self.conv2(x)))
         x = self.bn3(self.conv3(x))
-        return relu_of_sum(x + residual)
+        return relu(x + residual)

@@ -3,75 +3,78 @@
 Each image lies in the top left corner of a larger rectangle, the bucket, and its true size is
 data. The result within the true size is that of the image alone: before every padded convolution
 the activations beyond the image's border are set to zero, as the padding there would be, and
-every resize is clamped at that border. Layers ask for the sizes here, so that blocks need not
-carry them: `with valid_sizes(bucket, sizes): model(images)`.
+every resize is clamped at that border.
+
+    with ops.use(ops.ragged(form, bucket=bucket, sizes=sizes)):
+        logits = model(images)
 """
 
-import contextlib
-from collections.abc import Iterator
-from contextvars import ContextVar
+import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32
 
-_CURRENT: ContextVar["ValidSizes | None"] = ContextVar("valid_sizes", default=None)
+from hrnet_jax.ops.reference import Padding
 
 
-@contextlib.contextmanager
-def valid_sizes(bucket: tuple[int, int], sizes: Int32[Array, "b 2"]) -> Iterator[None]:
-    """Let the layers know that each image of a batch fills only `sizes` of the bucket.
+def ragged(form: Any, *, bucket: tuple[int, int], sizes: Int32[Array, "b 2"]) -> Any:
+    """Return a form that computes as `form` does, for images that fill only `sizes` of a bucket.
 
     Both sides of the bucket are multiples of 32, so that every branch has an exact share of them.
+    It is for evaluation: statistics of a batch, and resizes to any size, would see the padding.
     """
     assert all(side % 32 == 0 for side in bucket), f"a bucket of {bucket}"
-    token = _CURRENT.set(ValidSizes(bucket, sizes))
-    try:
-        yield
-    finally:
-        _CURRENT.reset(token)
+    inside = _TrueSizes(form, bucket, sizes)
+    return dataclasses.replace(
+        form, conv=inside.conv, upsample=inside.upsample, resize=_refuse, batch_norm=_refuse
+    )
 
 
-def current_sizes() -> "ValidSizes | None":
-    """Sizes that hold now; None where images fill their arrays."""
-    return _CURRENT.get()
+def _refuse(*_: Any, **__: Any) -> Any:
+    raise ValueError("Images of many sizes in one program can be labelled, not trained on.")
 
 
-class ValidSizes:
+class _TrueSizes:
     """The true sizes of a batch at every stride; arrays tell their stride by their shape."""
 
-    def __init__(self, bucket: tuple[int, int], sizes: Int32[Array, "b 2"]):
-        self._bucket, self._sizes = bucket, sizes
+    def __init__(self, form: Any, bucket: tuple[int, int], sizes: Int32[Array, "b 2"]):
+        self._form, self._bucket, self._sizes = form, bucket, sizes
         self._bands: dict[tuple, Array] = {}  # used again by every module of a stage
 
-    def _at(self, length: int, axis: int) -> Int32[Array, " b"]:
-        """Valid length of a feature of `length` rows (axis 0) or columns (axis 1)."""
-        stride = self._bucket[axis] // length
-        return -(-self._sizes[:, axis] // stride)
-
-    def masked(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """Set what lies beyond the border to zero, whatever it was (NaN as well)."""
-        return jnp.where(self._inside(x.shape[1], x.shape[2]), x, jnp.zeros((), x.dtype))
-
-    def _inside(self, height: int, width: int) -> Bool[Array, "b h w 1"]:
-        rows = jnp.arange(height) < self._at(height, 0)[:, None]
-        columns = jnp.arange(width) < self._at(width, 1)[:, None]
-        return (rows[:, :, None] & columns[:, None, :])[..., None]
+    def conv(
+        self, x: Float[Array, "b h w i"], kernel: Array, *, stride: int, padding: Padding
+    ) -> Float[Array, "b h2 w2 o"]:
+        if kernel.shape[0] > 1:
+            # A choice, not a product: what lies there may be NaN.
+            x = jnp.where(self._inside(*x.shape[1:3]), x, jnp.zeros((), x.dtype))
+        return self._form.conv(x, kernel, stride=stride, padding=padding)
 
     def upsample(
-        self, x: Float[Array, "b h w c"], factor: int, *, in_two_steps: bool
+        self, x: Float[Array, "b h w c"], size: tuple[int, ...], *, factor: int, in_two_steps: bool
     ) -> Float[Array, "b h2 w2 c"]:
         """Bilinear enlargement by about `factor`, clamped at every image's own border."""
         for axis in (1, 0):  # columns first, while the array is small
             x = _banded(x, self._band(x.shape[axis + 1], factor, axis, in_two_steps), axis=axis + 1)
         return x
 
+    def _true_length(self, length: int, axis: int) -> Int32[Array, " b"]:
+        """True length of a feature of `length` rows (axis 0) or columns (axis 1)."""
+        stride = self._bucket[axis] // length
+        return -(-self._sizes[:, axis] // stride)
+
+    def _inside(self, height: int, width: int) -> Bool[Array, "b h w 1"]:
+        rows = jnp.arange(height) < self._true_length(height, 0)[:, None]
+        columns = jnp.arange(width) < self._true_length(width, 1)[:, None]
+        return (rows[:, :, None] & columns[:, None, :])[..., None]
+
     def _band(self, length: int, factor: int, axis: int, in_two_steps: bool) -> Array:
         key = (length, factor, axis, in_two_steps)
         if key not in self._bands:
             self._bands[key] = band(
-                self._at(length, axis),
-                self._at(length * factor, axis),
+                self._true_length(length, axis),
+                self._true_length(length * factor, axis),
                 length=length,
                 factor=factor,
                 in_two_steps=in_two_steps,

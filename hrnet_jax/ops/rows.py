@@ -1,14 +1,16 @@
 """Images whose rows lie on several devices.
 
 Left alone, the compiler also exchanges only rows at the cuts of a convolution, but it moves whole
-activations where rows are stacked (enlargement), and takes twice as long to compile. So layers
-that read beyond their own row ask here, and exchange rows themselves; all others need not know:
-`with rows_over(mesh): model(images)`.
+activations where a branch is enlarged, and takes twice as long to compile. So the operations that
+read beyond their own row run on each device's share here, and exchange the halo rows themselves.
+Batches lie on the mesh by P("data", "height"); the height of every array must be divisible by the
+devices along `height`.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,78 +18,116 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-_MESH: ContextVar[Mesh | None] = ContextVar("rows_over", default=None)
+from hrnet_jax.ops.reference import Padding
+
+_SHARE = P("data", "height")
 
 
-@contextlib.contextmanager
-def rows_over(mesh: Mesh) -> Iterator[None]:
-    """Let the layers know that batches lie on `mesh` by P("data", "height").
+def on_rows(form: Any, *, mesh: Mesh) -> Any:
+    """Return a form that computes as `form` does, for images cut into rows over a mesh."""
+    return dataclasses.replace(
+        form,
+        conv=functools.partial(conv, form=form, mesh=mesh),
+        resize=functools.partial(resize, form=form, mesh=mesh),
+        upsample=functools.partial(upsample, form=form, mesh=mesh),
+        batch_norm=functools.partial(form.batch_norm, total=_sum_over(mesh)),
+    )
 
-    The height of every array must be divisible by the devices along `height`.
+
+def conv(
+    x: Float[Array, "b h w i"],
+    kernel: Float[Array, "n n i o"],
+    *,
+    stride: int,
+    padding: Padding,
+    form: Any,
+    mesh: Mesh,
+) -> Float[Array, "b h2 w2 o"]:
+    """Convolve each share, with the rows of its neighbours that its windows reach."""
+    (above, _), sides = padding
+    # The last window of a share ends `stride - 1` rows before that of stride 1.
+    below = max(kernel.shape[0] - above - stride, 0)
+
+    def convolve(x: Array, kernel: Array) -> Array:
+        # Said to vary from here on, so that each device finds its own share of the gradient.
+        kernel = jax.lax.pcast(kernel, ("data", "height"), to="varying")
+        x = _with_halo(x, above=above, below=below)
+        return form.conv(x, kernel, stride=stride, padding=((0, 0), sides))
+
+    specs = (_SHARE, P())
+    return jax.shard_map(convolve, mesh=mesh, in_specs=specs, out_specs=_SHARE)(x, kernel)
+
+
+def resize(
+    x: Float[Array, "b _ _ c"], size: tuple[int, ...], *, form: Any, mesh: Mesh
+) -> Float[Array, "b h w c"]:
+    """Resize by a whole factor along the rows, and to any width.
+
+    A factor moves every row's two neighbours alike, so a share with one row more on either side
+    gives its own outputs, and those of the two rows, which are cut off.
     """
-    token = _MESH.set(mesh)
-    try:
-        yield
-    finally:
-        _MESH.reset(token)
+    factor, rest = divmod(size[0], x.shape[1])
+    if rest:
+        raise ValueError(
+            f"Rows on several devices cannot be resized from {x.shape[1]} to {size[0]}: that is no "
+            "whole factor. Use crops whose height is a multiple of 32 x config.mesh.height."
+        )
+    if factor == 1:
+        return form.resize(x, size)
+
+    def enlarge(x: Array) -> Array:
+        x = _with_border(x)
+        x = form.resize(x, (factor * x.shape[1], size[1]))
+        return x[:, factor:-factor]
+
+    return jax.shard_map(enlarge, mesh=mesh, in_specs=_SHARE, out_specs=_SHARE)(x)
 
 
-def are_cut() -> bool:
-    """Whether rows of an image lie on more than one device."""
-    return cutting_mesh() is not None
+def upsample(
+    x: Float[Array, "b _ _ c"],
+    size: tuple[int, ...],
+    *,
+    factor: int,
+    in_two_steps: bool,
+    form: Any,
+    mesh: Mesh,
+) -> Float[Array, "b h w c"]:
+    """Enlarge by `factor`; columns in two steps where the width is no multiple of it."""
+    if in_two_steps:
+        exact = (x.shape[1] * factor, x.shape[2] * factor)
+        x = resize(x, exact, form=form, mesh=mesh)
+    return resize(x, size, form=form, mesh=mesh)
 
 
-def cutting_mesh() -> Mesh | None:
-    """The devices that share each image by its rows, if there is more than one."""
-    mesh = _MESH.get()
-    return mesh if mesh is not None and mesh.shape["height"] > 1 else None
-
-
-def on_each_share(
-    function: Callable, x: Float[Array, "b h w c"], *weights: Array
-) -> Float[Array, "b2 h2 w2 c2"]:
-    """Apply a function of rows to each device's own; `weights` are the same everywhere."""
-    mesh, cut = _MESH.get(), P("data", "height")
-    specs = (cut, *(P() for _ in weights))
-
-    def apply(x: Array, *weights: Array) -> Array:
-        # Said to differ from here on, so that each device finds its own share of their gradient.
-        return function(x, *(jax.lax.pcast(w, ("data", "height"), to="varying") for w in weights))
-
-    return jax.shard_map(apply, mesh=mesh, in_specs=specs, out_specs=cut)(x, *weights)
-
-
-def sum_of_shares(
-    add: Callable[[Array], Array], x: Float[Array, "b h w c"], mesh: Mesh
-) -> Float[Array, " c"]:
-    """Add up over all devices at once; the compiler would do so over one mesh axis at a time."""
+@functools.cache  # one function per mesh: traces are kept by it
+def _sum_over(mesh: Mesh) -> Callable[[Array], Array]:
+    """Sum over all devices at once; the compiler would do so over one mesh axis at a time."""
 
     def total(x: Array) -> Array:
-        return jax.lax.psum(add(x), ("data", "height"))
+        # Image by image, as on one device: see `cpu.sum_pixels`.
+        share = jax.lax.optimization_barrier(x.sum((1, 2))).sum(0)
+        return jax.lax.psum(share, ("data", "height"))
 
-    return jax.shard_map(total, mesh=mesh, in_specs=P("data", "height"), out_specs=P())(x)
+    return jax.shard_map(total, mesh=mesh, in_specs=_SHARE, out_specs=P())
 
 
-def with_zeros_beyond(
-    x: Float[Array, "b h w c"], *, above: int, below: int
-) -> Float[Array, "b h2 w c"]:
-    """Within `on_each_share`: add the neighbours' rows, and zeros beyond the image's border."""
+def _with_halo(x: Float[Array, "b h w c"], *, above: int, below: int) -> Float[Array, "b h2 w c"]:
+    """Add the neighbours' rows; zeros beyond the image's border."""
     parts = [x]
     if above:
         parts.insert(0, _from_above(x[:, -above:]))
     if below:
         parts.append(_from_below(x[:, :below]))
-    return jnp.concatenate(parts, 1)
+    return jnp.concatenate(parts, 1) if len(parts) > 1 else x
 
 
-def beyond(
-    *, first: Float[Array, "b 1 w c"], last: Float[Array, "b 1 w c"]
-) -> tuple[Float[Array, "b 1 w c"], Float[Array, "b 1 w c"]]:
-    """Within `on_each_share`: the rows above and below; at the border its own, repeated."""
+def _with_border(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w c"]:
+    """Add one row of each neighbour; beyond the image's border its own row, repeated."""
     place, bottom = jax.lax.axis_index("height"), jax.lax.axis_size("height") - 1
+    first, last = x[:, :1], x[:, -1:]
     above = jnp.where(place == 0, first, _from_above(last))
     below = jnp.where(place == bottom, last, _from_below(first))
-    return above, below
+    return jnp.concatenate([above, x, below], 1)
 
 
 def _from_above(rows: Array) -> Array:

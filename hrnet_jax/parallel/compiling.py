@@ -1,29 +1,18 @@
 """How our programs are compiled: the settings a user should not have to know, in one place."""
 
-import functools
 import math
 import stat
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.experimental.xla_metadata import set_xla_metadata
-from jaxtyping import Array, Float
 
 from hrnet_jax.parallel.process_settings import (
-    ROOM,
     disable_malloc_trim,
     gc_disabled,
     return_freed_memory,
 )
-from hrnet_jax.runs.paths import cache_folder
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 # XLA's default CPU preset repeats residual and enlargement chains in every consumer: W18 inference
 # at 512x1024 took 2.5 times as long and compiled 3 times as long as under this one.
@@ -97,34 +86,9 @@ def inference_options(size: tuple[int, ...], platform: str | None = None) -> dic
     return options | _CPU_SMALL_IMAGES if options and math.prod(size) <= _SMALL else options
 
 
-class Program:
-    """A compiled function; call it with arrays of the shapes that it was compiled for."""
-
-    def __init__(self, compiled: jax.stages.Compiled):
-        """Prepare this process's memory for it.
-
-        What the compiler freed goes back to the system. It is as much as a training step needs, but
-        in pieces, so that a program's own memory would come on top of it.
-        """
-        self.compiled = compiled
-        self._temporary = 0
-        executable: Any = compiled.runtime_executable()
-        # Programs of several CPUs run on threads of XLA's.
-        if [device.platform for device in executable.local_devices()] == ["cpu"]:
-            need: Any = compiled.memory_analysis()
-            self._temporary = need.temp_size_in_bytes
-        return_freed_memory()
-        ROOM.enlarge(self._temporary)
-
-    def __call__(self, *arguments: Any) -> Any:
-        """What the function returns."""
-        with ROOM.held(self._temporary):
-            return self.compiled(*arguments)
-
-
 def compile_program(
     function: jax.stages.Wrapped, *arguments: Any, options: dict[str, str] | None = None
-) -> Program:
+) -> jax.stages.Compiled:
     """Compile a function of `jax.jit` for such arguments; arrays, or their shapes.
 
     Args:
@@ -132,62 +96,17 @@ def compile_program(
     """
     with gc_disabled():
         # A copy for mypy, to which dicts of other values are other dicts.
-        return Program(function.lower(*arguments).compile({**(options or {})}))
+        compiled = function.lower(*arguments).compile({**(options or {})})
+    return_freed_memory()
+    return compiled
 
 
-def traced_once(*static: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Decorate a function of layers: one trace serves all calls with arguments of the same shapes.
-
-    Three tenths of the time of tracing a training step (decision 53). The compiler sees no call.
-
-    Args:
-        static: the positions of arguments that are no arrays.
-    """
-    return functools.partial(jax.jit, static_argnums=static, inline=True)
-
-
-def unfused(function: Callable[..., T], *arguments: Any) -> T:
-    """Call a function within a program for CPUs such that XLA fuses nothing in it with the rest.
-
-    What it returns is in memory then, and what reads that does not compute it anew, for which its
-    arguments would have to be kept. It begins when all its arguments are there, not with what it
-    can already do with some of them.
-    """
-    with set_xla_metadata(inlineable="false"):
-        return jax.jit(function)(*arguments)
-
-
-def split_vector(vector: Float[Array, " n"], places: Sequence[int]) -> list[Float[Array, " _"]]:
-    """`jnp.split`, such that on CPUs parts of one length are of one kind.
-
-    XLA compiles like kernels once. A slice is a kernel of its own for each place, as is whatever it
-    is fused with; so CPUs read the place from memory: the barrier hides it from the compiler, and
-    beside a second number, which stands for nothing, it is not taken for a constant of the kernel.
-    """
-    ends = [*places, vector.shape[0]]
-
-    def alike(vector: Float[Array, " n"]) -> list[Float[Array, " _"]]:
-        parts = []
-        for start, end in zip([0, *places], ends, strict=True):
-            pair = jax.lax.optimization_barrier(np.array([-1, start], np.int32))
-            place = jax.lax.slice(pair, (1,), (2,)).reshape(())
-            size = (end - start,)
-            parts.append(
-                jax.lax.dynamic_slice(vector, (place,), size, allow_negative_indices=False)
-            )
-        return parts
-
-    return jax.lax.platform_dependent(
-        vector, cpu=alike, default=lambda vector: jnp.split(vector, places)
-    )
-
-
-def enable_compilation_cache(folder: Path | None = None) -> Path:
+def enable_compilation_cache(folder: Path) -> None:
     """Keep compiled programs in a folder of this user only, so that the next start is quick.
 
-    A compiled program is code: a folder that others may write to is refused.
+    Raises:
+        ValueError: others may write to the folder; a compiled program is code.
     """
-    folder = folder or cache_folder() / "xla"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if folder.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise ValueError(
@@ -196,4 +115,3 @@ def enable_compilation_cache(folder: Path | None = None) -> Path:
         )
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
-    return folder

@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.flatten_util import ravel_pytree
+from jax.tree_util import keystr, tree_leaves_with_path
 
-from hrnet_jax.evaluation.metrics import Scores
 from hrnet_jax.parallel import processes
 from hrnet_jax.parallel.mesh import wait_on_cpu
 from hrnet_jax.runs.checksums import FILES, check_files, check_leaves, leaf_checksums, list_files
@@ -31,12 +32,16 @@ from hrnet_jax.runs.paths import (
     to_path,
     write_json,
 )
-from hrnet_jax.training.step import Layout, State
 
 FOLDER = "checkpoints"  # within a workdir
 _ITEMS = ("model", "optimizer", "meta")
+_FORMAT = 2  # of the items; 0.1.0 wrote none, called batch statistics "stats", momentum a vector
 _SCORES = "scores.json"
 _UNFINISHED = ".orbax-checkpoint-tmp"  # what Orbax puts behind a step until all of it is written
+
+
+# A dataclass with the fields of `training.state.TrainState`, which this file need not know.
+State = Any
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,18 +102,18 @@ class Checkpoints:
         # As numpy arrays, which the checksums need anyway. From arrays on several devices Orbax
         # writes a slice of each per device, and compiles a program for every shape of a slice.
         state = jax.device_get(state)
-        model = {"params": state.params, "stats": state.stats}
-        sums = {"model": leaf_checksums(model), "optimizer": leaf_checksums(state.optimizer)}
+        model = {"params": state.params, "batch_stats": state.batch_stats}
+        sums = {"model": leaf_checksums(model), "optimizer": leaf_checksums(state.opt_state)}
         self._saving = step
         with self._explained():
             saved = self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     model=ocp.args.StandardSave(model),
-                    optimizer=ocp.args.StandardSave(state.optimizer),
+                    optimizer=ocp.args.StandardSave(state.opt_state),
                     # A copy: Orbax writes it later, when the run may have changed what it gave.
                     meta=ocp.args.JsonSave(
-                        copy.deepcopy({**meta, "step": step, "checksums": sums})
+                        copy.deepcopy({**meta, "step": step, "format": _FORMAT, "checksums": sums})
                     ),
                 ),
             )
@@ -123,11 +128,11 @@ class Checkpoints:
             self._warn(f"{error}; the scores are left out.")
             return None
 
-    def score(self, step: int, scores: Scores) -> None:
-        """Note the evaluation of a checkpoint; from now on it may be the best."""
+    def score(self, step: int, scores: Mapping[str, float]) -> None:
+        """Note the scores of a checkpoint, mIoU among them; from now on it may be the best."""
         self.wait()
         if processes.is_first():
-            _write_scores(self._folder / str(step), scores.summary())
+            _write_scores(self._folder / str(step), scores)
         processes.wait_for_all(f"scores of step {step}")  # all must agree on what is kept
         for old in set(self.steps) - self._kept(self.steps):
             self._manager.delete(old)
@@ -185,26 +190,35 @@ class Checkpoints:
             self._manager.reload()
 
     def _restore(self, step: int, like: State) -> tuple[State, dict[str, Any]]:
+        meta = json.loads((self._folder / str(step) / "meta" / "metadata").read_text())
+        stats = "batch_stats" if "format" in meta else "stats"
+        model = {"params": like.params, stats: like.batch_stats}
+        optimizer, finish = like.opt_state, lambda tree: tree
+        if "format" not in meta:
+            optimizer, finish = _as_in_0_1_0(like)
         # Read as numpy arrays: Orbax would put each of hundreds of tensors on the devices.
-        host = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
+        model, optimizer = jax.tree.map(
+            lambda leaf: np.empty(leaf.shape, leaf.dtype), (model, optimizer)
+        )
         items = self._manager.restore(
             step,
             args=ocp.args.Composite(
-                model=ocp.args.StandardRestore({"params": host.params, "stats": host.stats}),
-                optimizer=ocp.args.StandardRestore(host.optimizer),
-                meta=ocp.args.JsonRestore(),
+                model=ocp.args.StandardRestore(model),
+                optimizer=ocp.args.StandardRestore(optimizer),
             ),
         )
         for item in ("model", "optimizer"):
-            check_leaves(items[item], items["meta"]["checksums"][item])
-        vectors = []
-        for layout, name in zip(like.layouts, ("params", "stats"), strict=True):
-            if Layout.of(tensors := items["model"][name]) != layout:
-                raise ValueError(f"its {name} are not those of this network")
-            vectors.append(layout.join(tensors))
-        state = State(vectors[0], vectors[1], items["optimizer"], like.layouts)
+            check_leaves(items[item], meta["checksums"][item])
+        state = dataclasses.replace(
+            like,
+            step=np.int32(step),
+            params=items["model"]["params"],
+            batch_stats=items["model"][stats],
+            opt_state=finish(items["optimizer"]),
+        )
+        _check_shapes(state, like)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
-        return wait_on_cpu(jax.device_put(state, shardings)), items["meta"]
+        return wait_on_cpu(jax.device_put(state, shardings)), meta
 
     def meta(self) -> dict[str, Any] | None:
         """Read the `meta` of the newest checkpoint that has a readable one."""
@@ -268,6 +282,39 @@ class Checkpoints:
             list_files(unfinished if unfinished.exists() else self._folder / str(self._saving))
 
 
+def _as_in_0_1_0(like: State) -> tuple[Any, Callable[[Any], Any]]:
+    """Return the optimiser's state as 0.1.0 kept it, and what turns that into today's.
+
+    There every tree of the parameters' shape (the momentum) was one vector.
+    """
+    vector, unravel = ravel_pytree(jax.tree.map(np.asarray, jax.device_get(like.params)))
+    structure: Any = jax.tree.structure(like.params)
+
+    def is_params(tree: Any) -> bool:
+        return jax.tree.structure(tree) == structure
+
+    old = jax.tree.map(
+        lambda tree: vector if is_params(tree) else tree, like.opt_state, is_leaf=is_params
+    )
+
+    def finish(restored: Any) -> Any:
+        return jax.tree.map(
+            lambda leaf: unravel(leaf) if leaf.shape == vector.shape else leaf, restored
+        )
+
+    return old, finish
+
+
+def _check_shapes(state: State, like: State) -> None:
+    for name in ("params", "batch_stats"):
+        found, expected = (
+            {keystr(path): leaf.shape for path, leaf in tree_leaves_with_path(getattr(s, name))}
+            for s in (state, like)
+        )
+        if found != expected:
+            raise ValueError(f"its {name} are not those of this network")
+
+
 def save_weights(folder: AnyPath, params: dict, stats: dict, *, meta: Mapping[str, Any]) -> AnyPath:
     """Write weights that no training of ours made: step 0 of a folder without checkpoints.
 
@@ -277,13 +324,13 @@ def save_weights(folder: AnyPath, params: dict, stats: dict, *, meta: Mapping[st
     if manager.all_steps():
         manager.close()
         raise ValueError(f"{folder} holds a checkpoint already; choose another folder.")
-    model = {"params": params, "stats": stats}
+    model = {"params": params, "batch_stats": stats}
     sums = {"model": leaf_checksums(model)}
     manager.save(
         0,
         args=ocp.args.Composite(
             model=ocp.args.StandardSave(model),
-            meta=ocp.args.JsonSave({**meta, "step": 0, "checksums": sums}),
+            meta=ocp.args.JsonSave({**meta, "step": 0, "format": _FORMAT, "checksums": sums}),
         ),
     )
     manager.close()  # waits until everything is on disk
@@ -317,7 +364,7 @@ def load_weights(path: str | AnyPath) -> Weights:
         ) from error
     return Weights(
         params=with_int_keys(model["params"]),
-        stats=with_int_keys(model["stats"]),
+        stats=with_int_keys(model["batch_stats" if "format" in meta else "stats"]),
         meta=meta,
         step=step,
         path=place,

@@ -1,13 +1,13 @@
-"""The training loss of the zoo."""
+"""Losses, by the names that recipes use; the zoo has one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
-from hrnet_jax.models.layers import at_least_float32
+from hrnet_jax.ops import at_least_float32
 
 
 class PixelLoss(NamedTuple):
@@ -15,6 +15,9 @@ class PixelLoss(NamedTuple):
 
     loss: Float[Array, ""]
     accuracy: Float[Array, ""]  # share of pixels with the right class, for the log only
+
+
+Loss = Callable[[Array, Array], PixelLoss]  # logits [b h w k], label [b h w]
 
 
 def cross_entropy(
@@ -47,3 +50,9 @@ def cross_entropy(
     # v1 adds float32's epsilon, which float64 runs beside the reference can tell.
     pixels = label.size + (0 if reference == "v0" else float(jnp.finfo(jnp.float32).eps))
     return PixelLoss(pixel_loss.sum() / pixels, (right / counted).astype(logits.dtype))
+
+
+# (logits, label, ignore_label=, class_weights=, reference=) -> PixelLoss
+LOSSES: dict[str, Callable[..., PixelLoss]] = {
+    "cross_entropy": cross_entropy,
+}

@@ -1,6 +1,7 @@
-"""The optimiser of the zoo: SGD with momentum under a polynomial decay."""
+"""Optimisers and their learning rates; the zoo uses SGD under a polynomial decay."""
 
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +33,74 @@ def sgd(
 ) -> optax.GradientTransformation:
     """PyTorch's SGD: the decay joins the gradient before momentum, on every parameter.
 
-    That includes batch-norm scales and shifts and the classifier's bias, as in the reference.
+    That includes batch-norm scales and shifts and the classifier's bias, as in the original.
     """
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(schedule, momentum))
+
+
+def adamw(
+    schedule: optax.Schedule, *, momentum: float, weight_decay: float
+) -> optax.GradientTransformation:
+    """AdamW, whose first moment decays by `momentum`; kernels decay, scales and biases do not."""
+
+    def kernels(params: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+    return optax.adamw(schedule, b1=momentum, weight_decay=weight_decay, mask=kernels)
+
+
+# (schedule, momentum=, weight_decay=) -> what turns gradients into updates
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "sgd": sgd,
+    "adamw": adamw,
+}
+
+
+def partitioned(
+    backbone: optax.GradientTransformation,
+    *,
+    head: optax.GradientTransformation | None = None,
+    freeze: Sequence[str] = (),
+) -> optax.GradientTransformation:
+    """Let the head learn by its own optimiser, and frozen modules not at all.
+
+    Args:
+        backbone: the optimiser of all other parameters.
+        head: of the parameters below `decode_head`; None: the same as all others.
+        freeze: dotted names of modules, such as "backbone" or "backbone.stage2".
+
+    Raises:
+        ValueError: when it meets the parameters, for a module that has none.
+    """
+    if head is None and not freeze:
+        return backbone
+
+    def labels(params: Any) -> Any:
+        for name in freeze:
+            if not any(_is_below(path, name) for path, _ in _named(params)):
+                raise ValueError(
+                    f"config.optim.freeze={name!r} is no module of this network; its modules are "
+                    f"{', '.join(params)}, and those in them, such as backbone.stage2."
+                )
+        return jax.tree_util.tree_map_with_path(lambda path, _: label_of(_dotted(path)), params)
+
+    def label_of(path: str) -> str:
+        if any(_is_below(path, name) for name in freeze):
+            return "frozen"
+        return "head" if head is not None and _is_below(path, "decode_head") else "backbone"
+
+    return optax.partition(
+        {"backbone": backbone, "head": head or backbone, "frozen": optax.set_to_zero()}, labels
+    )
+
+
+def _dotted(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def _named(tree: Any) -> list[tuple[str, Any]]:
+    return [(_dotted(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def _is_below(path: str, module: str) -> bool:
+    return path == module or path.startswith(f"{module}.")

@@ -16,11 +16,11 @@ from hrnet_jax.data.transforms import ResizeViews, normalize
 from hrnet_jax.evaluation.evaluator import Evaluator, Pictures, class_table
 from hrnet_jax.evaluation.metrics import Scores
 from hrnet_jax.evaluation.protocol import Protocol
-from hrnet_jax.models.layers import resize_bilinear
+from hrnet_jax.models import split
+from hrnet_jax.ops import resize
 from hrnet_jax.parallel.compiling import compile_program, compiler_options, inference_options
 from hrnet_jax.parallel.mesh import make_mesh
 from hrnet_jax.runs.writer import Terminal
-from hrnet_jax.training.step import split
 from tests.published import published_model
 from tests.tiny import Toy
 
@@ -59,11 +59,11 @@ def by_definition(model, example, protocol):
         canvas, count = 0.0, 0.0
         for (top, bottom), (left, right) in itertools.product(*protocol.windows(view.shape[:2])):
             logits = run(jnp.asarray(image[:, top:bottom, left:right]))
-            logits = resize_bilinear(logits, (bottom - top, right - left))
+            logits = resize(logits, (bottom - top, right - left))
             around = ((0, 0), (top, view.shape[0] - bottom), (left, view.shape[1] - right), (0, 0))
             canvas += np.pad(np.asarray(logits), around)
             count += np.pad(np.ones(logits.shape), around)
-        logits = resize_bilinear(jnp.asarray(canvas / count, jnp.float32), size)
+        logits = resize(jnp.asarray(canvas / count, jnp.float32), size)
         logits = logits[:, :, ::-1] if flip else logits
         total += jax.nn.softmax(logits) if protocol.averages else logits
     return np.asarray(total)[0]

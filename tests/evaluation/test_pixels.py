@@ -6,7 +6,7 @@ import numpy as np
 
 from hrnet_jax.evaluation.pixels import bucket_logits, label_pixels, whole
 from hrnet_jax.evaluation.protocol import taps
-from hrnet_jax.models.layers import resize_bilinear
+from hrnet_jax.ops import resize
 from tests.tiny import Toy
 
 
@@ -18,10 +18,10 @@ def random_image(height, width):
 def test_logits_go_to_the_input_size_first():
     model, image = Toy(), random_image(33, 47)
     logits = model(image)
-    two_steps = resize_bilinear(resize_bilinear(logits, (33, 47)), (20, 90))
+    two_steps = resize(resize(logits, (33, 47)), (20, 90))
     found = whole(model, image, size=(20, 90))
     np.testing.assert_allclose(found, two_steps, atol=1e-6)
-    assert float(abs(two_steps - resize_bilinear(logits, (20, 90))).max()) > 1e-4
+    assert float(abs(two_steps - resize(logits, (20, 90))).max()) > 1e-4
 
 
 def test_bfloat16_logits_are_resized_in_float32():
@@ -67,7 +67,7 @@ def test_tiles_are_the_whole_picture_and_every_pixel_is_counted_once():
     label = np.full((128, 128), 255, np.uint8)
     label[:70, :101] = rng.choice([0, 1, 2, 255], (70, 101))
     labels, counts = labels_of(logits, (35, 48), extent=(70, 101), label=label)
-    steps = resize_bilinear(resize_bilinear(jnp.asarray(logits)[None], (35, 48)), (70, 101))
+    steps = resize(resize(jnp.asarray(logits)[None], (35, 48)), (70, 101))
     np.testing.assert_array_equal(np.asarray(labels)[:70, :101], np.argmax(steps[0], -1))
     expected = np.zeros((3, 3), int)
     valid = label[:70, :101] != 255

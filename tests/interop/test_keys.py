@@ -9,7 +9,7 @@ from hrnet_jax.interop.keys import (
     torch_key,
     torch_state_dict,
 )
-from hrnet_jax.training.step import split
+from hrnet_jax.models import split
 
 EXAMPLES = {
     "backbone.conv1.weight": (64, 3, 3, 3),

@@ -10,7 +10,7 @@ from hrnet_jax import models
 from hrnet_jax.interop.keys import torch_state_dict
 from hrnet_jax.interop.read import Source, read_source
 from hrnet_jax.interop.weights import load, start_from, template
-from hrnet_jax.training.step import split
+from hrnet_jax.models import split
 from tests.interop.tiny_files import NAMES, backbone_state, mmseg_state, write
 from tests.published import published_tensor
 

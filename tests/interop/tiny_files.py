@@ -7,7 +7,7 @@ import numpy as np
 
 from hrnet_jax.interop.keys import torch_state_dict
 from hrnet_jax.interop.pth_write import write_pth
-from hrnet_jax.training.step import split
+from hrnet_jax.models import split
 from tests import tiny  # noqa: F401 -- adds the variant "tiny"
 from tests.published import published_model
 

@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from hrnet_jax import models
+from hrnet_jax import models, ops
 from hrnet_jax.interop.keys import torch_state_dict
+from hrnet_jax.models import split
 from hrnet_jax.parallel.compiling import inference_options
-from hrnet_jax.training.step import split
 from tests.published import published_image, published_model, published_tensor
 
 # variant, height, width -> mean, std, max abs, L[0,0,0], L[7,3,5], L[18,-1,-1] of the logits
@@ -41,14 +41,23 @@ def test_the_fixture_draws_the_published_values():
     np.testing.assert_allclose(image, (1.7640524, 0.4001572, 0.9787380), rtol=1e-6)
 
 
-@pytest.mark.parametrize("options_for", [(512, 512), (1024, 2048)], ids=str)
+SMALL, LARGE = inference_options((512, 512)), inference_options((1024, 2048))
+
+
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [(ops.REFERENCE, SMALL), (ops.ACCELERATOR, SMALL), (ops.CPU, SMALL), (ops.CPU, LARGE)],
+    ids=["reference", "accelerator", "cpu", "cpu, large images"],
+)
 @pytest.mark.parametrize(("variant", "height", "width"), ROWS)
-def test_logits_are_those_of_the_original(variant, height, width, options_for):
+def test_logits_are_those_of_the_original(variant, height, width, form, options):
     structure, params, stats = split(published_model(variant))
-    forward = jax.jit(
-        lambda params, stats, image: nnx.merge(structure, params, stats)(image),
-        compiler_options=inference_options(options_for),
-    )
+
+    def run(params, stats, image):
+        with ops.use(form):
+            return nnx.merge(structure, params, stats)(image)
+
+    forward = jax.jit(run, compiler_options=options)
     logits = np.asarray(forward(params, stats, published_image(height, width)), np.float64)[0]
     assert logits.shape == (-(-height // 4), -(-width // 4), 19)
     found = (

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hrnet_jax.models.layers import upsample
-from hrnet_jax.ops.ragged import band, valid_sizes
+from hrnet_jax import ops
+from hrnet_jax.ops.ragged import band
 from hrnet_jax.parallel.compiling import inference_options
 from tests import tiny  # noqa: F401 -- adds the variant "tiny"
 from tests.bilinear import matrix
@@ -26,13 +26,13 @@ def images(sizes, bucket, *, junk):
     return batch
 
 
-def largest_difference(model, sizes, bucket, *, junk):
+def largest_difference(model, sizes, bucket, *, junk, form=ops.CPU):
     """Of the logits within each image, relative to the largest logit."""
     batch = images(sizes, bucket, junk=junk)
     options = inference_options(bucket)
-    in_bucket = jax.jit(functools.partial(_in_bucket, model), compiler_options=options)
+    in_bucket = jax.jit(functools.partial(_in_bucket, model, form), compiler_options=options)
     found = np.asarray(in_bucket(batch, jnp.asarray(sizes, jnp.int32)))
-    alone = jax.jit(lambda image: model(image), compiler_options=options)
+    alone = jax.jit(functools.partial(_alone, model, form), compiler_options=options)
     worst = 0.0
     for n, (h, w) in enumerate(sizes):
         expected = np.asarray(alone(batch[n : n + 1, :h, :w]))[0]
@@ -41,20 +41,30 @@ def largest_difference(model, sizes, bucket, *, junk):
     return worst
 
 
-def _in_bucket(model, batch, sizes):
-    with valid_sizes(batch.shape[1:3], sizes):
+def _alone(model, form, image):
+    with ops.use(form):
+        return model(image)
+
+
+def _in_bucket(model, form, batch, sizes):
+    with ops.use(ops.ragged(form, bucket=batch.shape[1:3], sizes=sizes)):
         return model(batch)
 
 
 @pytest.mark.parametrize(
-    ("sizes", "junk"),
+    ("form", "sizes", "junk"),
     [
-        ([(33, 47), (1, 1)], np.nan),
-        pytest.param([(33, 47), (64, 96), (5, 95), (1, 1)], 1000.0, marks=pytest.mark.slow),
+        (ops.CPU, [(33, 47), (1, 1)], np.nan),
+        (ops.REFERENCE, [(33, 47), (1, 1)], np.nan),
+        pytest.param(
+            ops.CPU, [(33, 47), (64, 96), (5, 95), (1, 1)], 1000.0, marks=pytest.mark.slow
+        ),
+        pytest.param(ops.ACCELERATOR, [(33, 47), (5, 95)], 1000.0, marks=pytest.mark.slow),
     ],
 )
-def test_a_mixed_batch_gives_each_image_its_own_logits(sizes, junk):
-    assert largest_difference(published_model("tiny"), sizes, BUCKET, junk=junk) < 1e-5
+def test_a_mixed_batch_gives_each_image_its_own_logits(form, sizes, junk):
+    model = published_model("tiny")
+    assert largest_difference(model, sizes, BUCKET, junk=junk, form=form) < 1e-5
 
 
 @pytest.mark.slow
@@ -96,8 +106,8 @@ def test_the_band_holds_every_weight_of_the_resize(factor, in_two_steps):
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_without_sizes_the_two_steps_are_two_steps():
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((1, 3, 3, 2)), jnp.float32)
-    two = upsample(x, (5, 5), factor=2, in_two_steps=True)
-    one = upsample(x, (5, 5), factor=2)
-    assert float(abs(two - one).max()) > 1e-3
+def test_training_on_a_bucket_is_refused():
+    form = ops.ragged(ops.REFERENCE, bucket=(32, 32), sizes=jnp.ones((1, 2), jnp.int32))
+    x, ones = jnp.ones((1, 32, 32, 1)), jnp.ones(1)
+    with pytest.raises(ValueError, match="can be labelled, not trained on"):
+        form.batch_norm(x, scale=ones, bias=ones, epsilon=1e-5)

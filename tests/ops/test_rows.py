@@ -6,9 +6,9 @@ from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from hrnet_jax import ops
 from hrnet_jax.commands.plan import collectives
-from hrnet_jax.models.layers import BatchNorm, Conv, upsample
-from hrnet_jax.ops.rows import are_cut, rows_over
+from hrnet_jax.models.layers import BatchNorm, Conv
 from hrnet_jax.parallel.mesh import make_mesh
 
 SIZE = (4, 16, 10, 8)  # two images per group of devices, four rows per device
@@ -21,7 +21,7 @@ def conv(stride: int, kernel: int = 3):
 
 def enlarge(factor: int):
     size = (SIZE[1] * factor, SIZE[2] * factor)
-    return None, lambda _, x: upsample(x, size, factor=factor, in_two_steps=True)
+    return None, lambda _, x: ops.upsample(x, size, factor=factor, in_two_steps=True)
 
 
 def normalize():
@@ -49,7 +49,7 @@ def test_a_layer_on_rows_is_the_layer(name):
             y = apply(layer, x)
             return (y * weight).sum(), y
 
-        with rows_over(mesh) if on_rows else jax.disable_jit(False):
+        with ops.use(ops.form_on(mesh) if on_rows else ops.CPU):
             (_, y), gradient = jax.value_and_grad(score, has_aux=True)(x)
         return y, gradient
 
@@ -78,10 +78,12 @@ def test_a_layer_on_rows_is_the_layer(name):
         assert len(found) == (2 if name == "3x3, stride 2" else 4)
 
 
-def test_rows_are_cut_only_where_somebody_says_so():
-    assert not are_cut()
-    with rows_over(make_mesh()):
-        assert not are_cut()
-    with rows_over(make_mesh(height=2)):
-        assert are_cut()
-    assert not are_cut()
+def test_only_a_mesh_with_a_height_cuts_images():
+    assert ops.form_on(make_mesh()) == ops.CPU
+    assert ops.form_on(make_mesh(height=2)).conv != ops.CPU.conv
+
+
+def test_rows_cannot_be_resized_by_no_whole_factor():
+    form = ops.form_on(make_mesh(height=2))
+    with pytest.raises(ValueError, match=r"from 4 to 7: that is no whole factor\. Use crops"):
+        form.resize(jnp.ones((4, 4, 4, 1)), (7, 8))

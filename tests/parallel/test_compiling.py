@@ -161,7 +161,7 @@ CALLS = """
 import ctypes, sys
 import jax, jax.numpy as jnp
 from hrnet_jax.parallel import compiling
-from hrnet_jax.parallel.process_settings import ROOM, forget_peak, peak
+from hrnet_jax.parallel.process_settings import ROOM, forget_peak, peak_memory
 
 compiling.prepare_process()
 if sys.argv[1] == "without room":
@@ -182,7 +182,7 @@ for _ in range(40):
     kept.append(program(x))
     for size in (40, 72, 88, 3_000, 200_000):
         library.malloc(size)  # what stays
-print((peak() - before) / program.compiled.memory_analysis().temp_size_in_bytes)
+print((peak_memory() - before) / program.compiled.memory_analysis().temp_size_in_bytes)
 """
 
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from hrnet_jax.parallel import process_settings as memory
-from hrnet_jax.parallel.process_settings import forget_peak, gc_disabled, gc_frozen, peak
+from hrnet_jax.parallel.process_settings import forget_peak, gc_disabled, gc_frozen, peak_memory
 from tests.command import run
 
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
@@ -186,7 +186,7 @@ print(spread([*ends, *(end_of(100_000_000) for _ in range(10))]))
 @glibc
 def test_what_a_room_holds_counts_as_growth_again():
     (growth,) = printed("""
-from hrnet_jax.parallel.process_settings import ROOM, forget_peak, peak
+from hrnet_jax.parallel.process_settings import ROOM, forget_peak, peak_memory
 
 room = ROOM
 room.enlarge(100_000_000)
@@ -200,7 +200,7 @@ def fill():
 fill()
 before = forget_peak()
 fill()
-print(peak() - before)
+print(peak_memory() - before)
 """)
     assert growth == pytest.approx(100e6, rel=0.05)
 
@@ -235,7 +235,7 @@ disable_malloc_trim()
 bytearray(200_000_000)  # what was freed before counts as growth when it is used again
 before = forget_peak()
 bytearray(50_000_000)
-print(peak() - before)
+print(peak_memory() - before)
 """
 
 
@@ -253,7 +253,7 @@ def test_a_system_that_does_not_tell_is_no_error(status, monkeypatch):
 
     monkeypatch.setattr(Path, "read_text", read)
     monkeypatch.setattr(Path, "write_text", lambda path, text: len(text))
-    assert peak() is None
+    assert peak_memory() is None
     assert forget_peak() is None
 
 

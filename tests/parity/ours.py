@@ -11,10 +11,12 @@ from flax import nnx
 
 from hrnet_jax import models
 from hrnet_jax.interop.keys import torch_state_dict
+from hrnet_jax.models import split
 from hrnet_jax.parallel.compiling import inference_options
 from hrnet_jax.parallel.mesh import make_mesh
 from hrnet_jax.training.optim import poly_schedule, sgd
-from hrnet_jax.training.step import State, initial_state, make_train_step, split
+from hrnet_jax.training.state import initial_state
+from hrnet_jax.training.step import State, make_train_step
 
 Arrays = dict[str, np.ndarray]
 TRAINING = (64, 96)  # crops

@@ -20,6 +20,7 @@ from hrnet_jax.interop.read import read_source
 from hrnet_jax.interop.weights import template
 from hrnet_jax.parallel.compiling import enable_compilation_cache, set_precision
 from hrnet_jax.runs.checkpoint import Weights, load_weights
+from hrnet_jax.runs.paths import cache_folder
 from tests.parity import document, ours
 from tests.parity.document import BACKWARD, LONG, NUDGED, SHORT, TOTAL
 from tests.parity.peer import PYTHON, Peer
@@ -39,7 +40,7 @@ OTHER_CLASSES = (150, 21, 60, 59)
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory) -> Path:
     set_precision("float32")
-    enable_compilation_cache()
+    enable_compilation_cache(cache_folder() / "xla")
     return tmp_path_factory.mktemp("parity")
 
 

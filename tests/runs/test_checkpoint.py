@@ -11,11 +11,12 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from hrnet_jax.evaluation.metrics import Scores
+from hrnet_jax.models import split
 from hrnet_jax.parallel.mesh import make_mesh, replicate
 from hrnet_jax.runs.checkpoint import (
     FOLDER,
@@ -27,26 +28,25 @@ from hrnet_jax.runs.checkpoint import (
 from hrnet_jax.runs.checksums import list_files
 from hrnet_jax.runs.paths import to_path
 from hrnet_jax.training.optim import sgd
-from hrnet_jax.training.step import State, initial_state, split
+from hrnet_jax.training.state import TrainState, initial_state
 from tests.tiny import Toy
 
 OPTIMIZER = sgd(lambda step: 0.1, momentum=0.9, weight_decay=0.0)
 
 
 @pytest.fixture(scope="module")
-def state() -> State:
+def state() -> TrainState:
     _, params, stats = split(Toy())
-    return replicate(initial_state(params, stats, OPTIMIZER), mesh=make_mesh())
+    return replicate(initial_state(params, stats, optimizer=OPTIMIZER), mesh=make_mesh())
 
 
-def shifted(state: State, by: float) -> State:
-    return dataclasses.replace(state, weights=state.weights + by)
+def shifted(state: TrainState, by: float) -> TrainState:
+    params = jax.tree.map(lambda leaf: leaf + by, state.params)
+    return dataclasses.replace(state, step=jnp.int32(by), params=params)
 
 
-def scores_of(miou: float) -> Scores:
-    """Of one class that covers `miou` percent of what it should, in a matrix of two."""
-    right = round(miou)
-    return Scores(np.array([[right, 0], [100 - right, 0]]))
+def scores_of(miou: float) -> dict[str, float]:
+    return {"mIoU": miou}
 
 
 def save_all(workdir, state, scores) -> Checkpoints:
@@ -78,7 +78,7 @@ def test_the_whole_state_comes_back(tmp_path, state):
     step, restored, meta = checkpoints.restore_latest(like=state)
     assert step == 7
     assert meta["variant"] == "tiny"
-    assert isinstance(restored, State)
+    assert isinstance(restored, TrainState)
     jax.tree.map(np.testing.assert_array_equal, restored, shifted(state, 7))
     assert jax.tree.structure(restored) == jax.tree.structure(state)
     assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(restored))
@@ -234,7 +234,7 @@ def test_the_best_is_remembered_over_a_restart(tmp_path, two, state):
     checkpoints.save(5, state, meta={})  # its evaluation never comes
     checkpoints.close()
     assert load_weights(tmp_path).step == 2
-    assert [checkpoints.scores(step) for step in (2, 5)] == [scores_of(20.0).summary(), None]
+    assert [checkpoints.scores(step) for step in (2, 5)] == [scores_of(20.0), None]
 
 
 def test_a_better_one_takes_the_place_of_the_best(tmp_path, two, state):
@@ -423,7 +423,7 @@ def test_list_members_get_their_numbers_back():
 
 
 def test_weights_without_training_are_loaded_but_not_gone_on_from(tmp_path, state):
-    params, stats = jax.device_get((state.params, state.stats))
+    params, stats = jax.device_get((state.params, state.batch_stats))
     path = save_weights(tmp_path, params, stats, meta={"variant": "tiny", "source": {}})
     assert path == tmp_path / FOLDER / "0"
     weights = load_weights(tmp_path)
@@ -493,3 +493,31 @@ def test_checkpoints_copied_into_a_bucket_are_gone_on_from(bucket, state, two):
     checkpoints.close()
     assert step == 2
     jax.tree.map(np.testing.assert_array_equal, restored, shifted(state, 2))
+
+
+OLD_RUN = Path(__file__).parents[1] / "golden" / "run_0_1_0"  # a step 2 that version 0.1.0 saved
+
+
+def test_a_run_of_version_0_1_0_is_resumed(tmp_path, state):
+    """Its state was three vectors: parameters, batch statistics, momentum."""
+    shutil.copytree(OLD_RUN / FOLDER, tmp_path / FOLDER)
+    with Checkpoints(tmp_path, keep_newest=2, warn=pytest.fail) as checkpoints:
+        step, restored, meta = checkpoints.restore_latest(like=state)
+    assert (step, int(restored.step), meta["variant"]) == (2, 2, "toy")
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
+    momentum = [leaf for leaf in jax.tree.leaves(restored.opt_state) if leaf.ndim]
+    with np.load(OLD_RUN / "expected.npz") as expected:
+        for name, tree in {
+            "weights": restored.params,
+            "running": restored.batch_stats,
+            "momentum": momentum,
+        }.items():
+            vector = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+            np.testing.assert_array_equal(vector, expected[name])
+
+
+def test_weights_of_version_0_1_0_are_read():
+    weights = load_weights(OLD_RUN)
+    assert weights.step == 2
+    assert set(weights.params) == {"first", "second", "classify"}
+    assert set(weights.stats["first"]["bn"]) == {"mean", "var"}

@@ -3,7 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hrnet_jax.training.optim import poly_schedule, sgd
+from hrnet_jax import models
+from hrnet_jax.training.optim import OPTIMIZERS, adamw, partitioned, poly_schedule, sgd
+from tests import tiny  # noqa: F401 -- adds the variant "toy"
 
 
 @pytest.mark.parametrize(
@@ -54,3 +56,57 @@ def test_sgd_is_pytorchs():
         update, state = optimizer.update(jnp.asarray(gradient, jnp.float32), state, ours)
         ours = ours + update
     np.testing.assert_allclose(ours, w, rtol=1e-5)
+
+
+@pytest.fixture
+def params():
+    return jax.tree.map(jnp.asarray, models.split(models.build("toy", num_classes=3))[1])
+
+
+def updates_of(optimizer, params):
+    """The first updates for gradients of 1."""
+    updates, _ = optimizer.update(
+        jax.tree.map(jnp.ones_like, params), optimizer.init(params), params
+    )
+    return updates
+
+
+def test_adamw_decays_kernels_only(params):
+    plain, decayed = (
+        updates_of(adamw(lambda step: 0.1, momentum=0.9, weight_decay=decay), params)
+        for decay in (0.0, 0.5)
+    )
+    difference = jax.tree.map(lambda a, b: np.asarray(b - a), plain, decayed)
+    first = difference["backbone"]["first"]
+    kernel = params["backbone"]["first"]["conv"]["kernel"]
+    np.testing.assert_allclose(first["conv"]["kernel"], -0.05 * kernel, atol=1e-6)
+    assert not first["bn"]["scale"].any()
+    assert not difference["decode_head"]["conv_seg"]["bias"].any()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_head_may_learn_at_ten_times_the_rate(name, params):
+    slow, fast = (
+        OPTIMIZERS[name](lambda step, lr=lr: lr, momentum=0.9, weight_decay=0.0)
+        for lr in (0.01, 0.1)
+    )
+    updates = updates_of(partitioned(slow, head=fast), params)
+    alone = updates_of(slow, params)
+    ratios = jax.tree.map(lambda a, b: np.unique((a / b).round(3)), updates, alone)
+    assert {float(r) for leaf in jax.tree.leaves(ratios["backbone"]) for r in leaf} == {1.0}
+    assert {float(r) for leaf in jax.tree.leaves(ratios["decode_head"]) for r in leaf} == {10.0}
+
+
+@pytest.mark.parametrize("name", ["backbone", "backbone.first", "decode_head"])
+def test_a_frozen_module_gets_no_updates(name, params):
+    optimizer = sgd(lambda step: 0.1, momentum=0.9, weight_decay=0.01)
+    updates = updates_of(partitioned(optimizer, freeze=(name,)), params)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(updates):
+        dotted = jax.tree_util.keystr(path, simple=True, separator=".")
+        assert bool(leaf.any()) != dotted.startswith(f"{name}."), dotted
+
+
+def test_an_unknown_module_to_freeze_is_named(params):
+    optimizer = partitioned(sgd(lambda s: 0.1, momentum=0.9, weight_decay=0.0), freeze=("back",))
+    with pytest.raises(ValueError, match=r"freeze='back' is no module .* backbone, decode_head"):
+        optimizer.init(params)

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,17 +7,19 @@ import optax
 import pytest
 from flax import nnx
 
-from hrnet_jax import models
+from hrnet_jax import models, ops
 from hrnet_jax.commands.plan import collectives
-from hrnet_jax.models.layers import resize_bilinear
-from hrnet_jax.ops.rows import rows_over
+from hrnet_jax.models import split
+from hrnet_jax.ops import resize
 from hrnet_jax.parallel.compiling import compiler_options
 from hrnet_jax.parallel.mesh import batch_sharding, make_mesh, replicate, to_global
 from hrnet_jax.training.losses import cross_entropy
-from hrnet_jax.training.optim import sgd
-from hrnet_jax.training.step import initial_state, make_train_step, split
+from hrnet_jax.training.optim import partitioned, sgd
+from hrnet_jax.training.state import initial_state
+from hrnet_jax.training.step import make_train_step
 from tests.tiny import Toy
 
+LOSS = functools.partial(cross_entropy, ignore_label=255)
 OPTIMIZER = sgd(optax.constant_schedule(0.1), momentum=0.9, weight_decay=0.01)
 
 
@@ -33,10 +37,8 @@ def program_and_state(mesh, *, dtype=jnp.float32, model=None, optimizer=OPTIMIZE
     structure, params, stats = split(model or Toy())
     precise = jnp.promote_types(dtype, jnp.float32)
     params, stats = jax.tree.map(lambda leaf: leaf.astype(precise), (params, stats))
-    state = replicate(initial_state(params, stats, optimizer), mesh=mesh)
-    program = make_train_step(
-        structure, optimizer, mesh=mesh, dtype=dtype, ignore_label=255, **options
-    )
+    state = replicate(initial_state(params, stats, optimizer=optimizer), mesh=mesh)
+    program = make_train_step(structure, optimizer, loss=LOSS, mesh=mesh, dtype=dtype, **options)
     return program, state
 
 
@@ -57,8 +59,8 @@ def test_one_step_equals_the_textbook():
     def loss_fn(params):
         model = nnx.merge(structure, params, stats)
         model.train()
-        logits = resize_bilinear(model(jnp.asarray(batch["image"])), (64, 64))
-        return cross_entropy(logits, jnp.asarray(batch["label"]), ignore_label=255).loss
+        logits = resize(model(jnp.asarray(batch["image"])), (64, 64))
+        return LOSS(logits, jnp.asarray(batch["label"])).loss
 
     loss, gradients = jax.jit(jax.value_and_grad(loss_fn), compiler_options=compiler_options())(
         params
@@ -68,7 +70,7 @@ def test_one_step_equals_the_textbook():
     assert float(metrics.loss) == pytest.approx(float(loss), rel=1e-5)
     assert float(metrics.grad_norm) == pytest.approx(float(optax.tree.norm(gradients)), rel=1e-4)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), state.params, expected)
-    assert not np.array_equal(state.stats["first"]["bn"]["mean"], np.zeros(8))
+    assert not np.array_equal(state.batch_stats["first"]["bn"]["mean"], np.zeros(8))
 
 
 def assert_same(one, other, *, rtol=1e-9, atol=1e-12):
@@ -117,7 +119,7 @@ def gradients(mesh, orders):
     for order in orders:
         batch = {name: x[order] for name, x in random_batch().items()}
         state, metrics = program(state, to_global(batch, mesh=mesh))
-        found.append(jax.device_get(momentum_of(state)))
+        found.append(momentum_of(jax.device_get(state)))
         losses.append(float(metrics.loss))
     return np.array(found), losses[0]
 
@@ -151,10 +153,13 @@ def test_float32_gradients_differ_as_between_orders_of_the_batch(mesh, orders):
     assert np.linalg.norm(split_up - straight) <= apart
 
 
+def vector_of(tree):
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(jax.device_get(tree))])
+
+
 def momentum_of(state):
-    """Of the optimiser that keeps the weights: the last gradient."""
-    (vector,) = (leaf for leaf in jax.tree.leaves(state.optimizer) if leaf.ndim)
-    return vector
+    """Of the optimiser that keeps the weights: the last gradient, as one vector."""
+    return np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim])
 
 
 def row_limit(variant, *, images, width):
@@ -173,7 +178,7 @@ def test_logits_of_images_cut_into_rows_are_the_same():
     cut = batch_sharding(mesh)
 
     def on_rows(image):
-        with rows_over(mesh):
+        with ops.use(ops.form_on(mesh)):
             return nnx.merge(structure, arrays)(image)
 
     options = compiler_options()
@@ -242,14 +247,14 @@ def test_twenty_steps_drift_no_more_than_from_one_ulp(variant):
     nudged = jax.tree.map(np.array, start)
     first = nudged.params["backbone"]["conv1"]["kernel"].reshape(-1)  # a view
     first[0] = np.nextafter(first[0], np.inf, dtype=np.float32)
-    assert (nudged.weights != start.weights).sum() == 1
+    assert (vector_of(nudged.params) != vector_of(start.params)).sum() == 1
 
     def trained(program, state, mesh):
         losses = []
         for batch in batches:
             state, metrics = program(state, to_global(batch, mesh=mesh))
             losses.append(float(metrics.loss))
-        return np.array(state.weights), np.array(losses)
+        return vector_of(state.params), np.array(losses)
 
     on_eight = program_and_state(mesh_of(8), model=build)
     on_rows = program_and_state(mesh_of(8, height=2), model=build)
@@ -283,7 +288,7 @@ def test_accumulated_gradients_are_the_mean_over_micro_batches(mesh):
         )
     expected = (momentum_of(first) + momentum_of(second)) / 2
     assert_same(momentum_of(together), expected)
-    assert_same(together.stats, second.stats)
+    assert_same(together.batch_stats, second.batch_stats)
     assert float(metrics.loss) == pytest.approx((one[0].loss + both[1].loss) / 2, rel=1e-12)
     assert float(metrics.accuracy) == pytest.approx((one[0].accuracy + both[1].accuracy) / 2)
 
@@ -330,13 +335,11 @@ def test_a_step_that_is_not_finite_changes_nothing_and_says_so():
     alone, _ = run(make_mesh(), [good])
     both, history = run(make_mesh(), [good, bad])
     assert [bool(m.finite) for m in history] == [True, False]
-    for name in ("weights", "running"):
-        np.testing.assert_array_equal(getattr(alone, name), getattr(both, name))
-    counts = [leaf for leaf in jax.tree.leaves(both.optimizer) if leaf.dtype == np.int32]
-    assert counts == [2]  # the learning rate goes on with the data
-    momenta = [leaf for leaf in jax.tree.leaves(both.optimizer) if leaf.dtype == np.float32]
-    before = [leaf for leaf in jax.tree.leaves(alone.optimizer) if leaf.dtype == np.float32]
-    np.testing.assert_array_equal(momenta[0], before[0])
+    for name in ("params", "batch_stats"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(alone, name), getattr(both, name))
+    counts = [leaf for leaf in jax.tree.leaves(both.opt_state) if leaf.dtype == np.int32]
+    assert counts == [both.step] == [2]  # the learning rate follows the data
+    np.testing.assert_array_equal(momentum_of(both), momentum_of(alone))
 
 
 def test_a_batch_of_ignored_pixels_only_decays_weights():
@@ -351,7 +354,8 @@ def test_a_batch_of_ignored_pixels_only_decays_weights():
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_state():
     state, (metrics,) = run(make_mesh(), [random_batch()], dtype=jnp.bfloat16)
     _, (precise,) = run(make_mesh(), [random_batch()])
-    assert {leaf.dtype for leaf in (state.weights, state.running)} == {np.dtype(np.float32)}
+    arrays = jax.tree.leaves((state.params, state.batch_stats))
+    assert {leaf.dtype for leaf in arrays} == {np.dtype(np.float32)}
     assert metrics.loss.dtype == np.float32
     assert float(metrics.loss) == pytest.approx(float(precise.loss), rel=0.02)
     assert float(metrics.loss) != float(precise.loss)
@@ -364,3 +368,16 @@ def test_statistics_that_overflow_are_left_out_too():
     state, (metrics,) = run(make_mesh(), [batch])
     assert not bool(metrics.finite)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+def test_a_frozen_backbone_stays_as_it_is_and_the_head_learns():
+    optimizer = partitioned(OPTIMIZER, freeze=("backbone",))
+    model = models.build("toy", num_classes=3)
+    _, params, stats = split(model)
+    state, _ = run(
+        make_mesh(), [random_batch()], model=model, optimizer=optimizer, freeze=("backbone",)
+    )
+    for before, after in ((params, state.params), (stats, state.batch_stats)):
+        jax.tree.map(np.testing.assert_array_equal, before["backbone"], after["backbone"])
+        moved = jax.tree.map(np.array_equal, before["decode_head"], after["decode_head"])
+        assert not any(jax.tree.leaves(moved))

@@ -4,7 +4,7 @@ import numpy as np
 from flax import nnx
 
 from hrnet_jax.models.heads.fcn import FCNHead
-from hrnet_jax.models.layers import resize_bilinear
+from hrnet_jax.ops import resize
 
 
 def test_the_head_equals_concatenation_followed_by_one_convolution():
@@ -17,7 +17,7 @@ def test_the_head_equals_concatenation_followed_by_one_convolution():
     ]
 
     def as_the_reference(features):
-        resized = [resize_bilinear(x, sizes[0]) for x in features]
+        resized = [resize(x, sizes[0]) for x in features]
         unit = head.convs[0]
         return head.conv_seg(nnx.relu(unit(jnp.concatenate(resized, -1))))
 

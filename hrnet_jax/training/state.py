@@ -1,0 +1,26 @@
+"""All that training changes, as one tree."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Parameters, batch statistics and the optimiser's state, by the modules' names."""
+
+    step: Any  # int32 scalar: the steps done, those that were not finite included
+    params: dict[str, Any]
+    batch_stats: dict[str, Any]  # mean and variance of every batch normalisation
+    opt_state: optax.OptState
+
+
+def initial_state(
+    params: dict, batch_stats: dict, *, optimizer: optax.GradientTransformation
+) -> TrainState:
+    """Return the state before the first step."""
+    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params))
