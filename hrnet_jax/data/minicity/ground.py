@@ -5,7 +5,7 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
-from hrnet_jax.data.minicity.plan import (
+from hrnet_jax.data.minicity.layout import (
     FAR,
     PARKING,
     RAIL_TRACK,
@@ -14,8 +14,8 @@ from hrnet_jax.data.minicity.plan import (
     TERRAIN,
     Scene,
 )
+from hrnet_jax.data.minicity.paints import Number, mix, modulated, paint
 from hrnet_jax.data.minicity.solids import CIRCLE
-from hrnet_jax.data.minicity.stage import Number, mix, modulated, paint
 from hrnet_jax.data.minicity.weather import soften
 
 GROUND = 6

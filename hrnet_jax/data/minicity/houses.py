@@ -3,8 +3,8 @@
 import numpy as np
 
 from hrnet_jax.data.minicity import street, walls
-from hrnet_jax.data.minicity.plan import FAR, Scene
-from hrnet_jax.data.minicity.stage import Number, mix, paint
+from hrnet_jax.data.minicity.layout import FAR, Scene
+from hrnet_jax.data.minicity.paints import Number, mix, paint
 
 BUILDING, WALL, FENCE, VEGETATION = 11, 12, 13, 21
 

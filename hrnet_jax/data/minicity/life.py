@@ -4,8 +4,8 @@ from functools import partial
 
 import numpy as np
 
-from hrnet_jax.data.minicity import street, vehicles
-from hrnet_jax.data.minicity.plan import Scene, Strip
+from hrnet_jax.data.minicity import street, tram, two_wheelers, vehicles
+from hrnet_jax.data.minicity.layout import Scene, Strip
 from hrnet_jax.data.minicity.solids import Pose, heading
 
 
@@ -24,7 +24,7 @@ def _traffic(scene: Scene) -> None:
         half = float(rng.uniform(8, 14))
         away = rng.random() < 0.5
         pose = Pose(plan.tram, float(rng.uniform(9, 17)) + half, 0, 1 if away else -1)
-        scene.add_vehicle(pose, partial(vehicles.train, stage, pose, half_length=half),
+        scene.add_vehicle(pose, partial(tram.train, stage, pose, half_length=half),
                           size=(half, 1.3))  # fmt: skip
     big = [k for k in ("bus", "truck") if rng.random() < 0.77]
     rng.shuffle(big)
@@ -60,7 +60,7 @@ def _two_wheeler(
         motor = scene.rng.random() < 0.5
 
     def draw() -> None:
-        (vehicles.motorcycle if motor else vehicles.bicycle)(stage, pose)
+        (two_wheelers.motorcycle if motor else two_wheelers.bicycle)(stage, pose)
         if ridden:
             street.rider(stage, pose, motor=motor)
 

@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from hrnet_jax.data.minicity.paints import Colour, Number, mix, paint, pick
 from hrnet_jax.data.minicity.solids import CIRCLE, Pose, face, heading, plate
-from hrnet_jax.data.minicity.stage import Colour, Number, Stage, mix, paint, pick
+from hrnet_jax.data.minicity.stage import Stage
 
 STATIC, DYNAMIC = 4, 5
 POLE, TRAFFIC_LIGHT, TRAFFIC_SIGN, VEGETATION, PERSON, RIDER = 17, 19, 20, 21, 24, 25

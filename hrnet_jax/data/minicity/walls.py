@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hrnet_jax.data.minicity.stage import CLEAR, Number, Stage, Texture, mix, packed, paint
+from hrnet_jax.data.minicity.paints import Number, mix, packed, paint
+from hrnet_jax.data.minicity.stage import Stage
+from hrnet_jax.data.minicity.texture import CLEAR, Texture
 
 GLASS = np.array((52, 62, 74), np.float32)
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from hrnet_jax.data.minicity.stage import Number, Stage, fractal
+from hrnet_jax.data.minicity.paints import Number, fractal
+from hrnet_jax.data.minicity.stage import Stage
 
 ROAD, SKY = 7, 23
 

@@ -6,8 +6,9 @@ from typing import no_type_check
 
 import numpy as np
 
+from hrnet_jax.data.minicity.paints import Number, pick
 from hrnet_jax.data.minicity.solids import Pose
-from hrnet_jax.data.minicity.stage import Camera, Number, Stage, pick
+from hrnet_jax.data.minicity.stage import Camera, Stage
 from hrnet_jax.data.minicity.weather import Weather, choose_weather
 
 ROAD, SIDEWALK, PARKING, RAIL_TRACK, TERRAIN = 7, 8, 9, 10, 22
