@@ -71,6 +71,11 @@ class Dataset:
         """Number of classes, ignored pixels not among them."""
         return len(self.classes)
 
+    @property
+    def class_values(self) -> dict[int, int]:
+        """The raw values that mean a class, and which class: without the ignored ones."""
+        return {raw: index for raw, index in self.label_map.items() if index != IGNORE_LABEL}
+
     def parts(self, split: str) -> tuple[Part, ...]:
         """Return where the files of a split lie; "test" is one for evaluation.
 
@@ -131,7 +136,7 @@ def _check_label_map(dataset: Dataset) -> None:
                 f"Dataset {dataset.name!r}: label_map sends {raw} to {index}; allowed are 0 to"
                 f" {dataset.num_classes - 1} and {IGNORE_LABEL} (ignored)."
             )
-    if all(index == IGNORE_LABEL for index in dataset.label_map.values()):
+    if not dataset.class_values:
         raise ValueError(f"Dataset {dataset.name!r}: label_map leaves no pixel with a class.")
 
 

@@ -11,27 +11,23 @@ import functools
 import json
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Literal
 
 import grain
 import numpy as np
 from absl import flags
-from jaxtyping import Int
 
 from hrnet_jax.data.dataset import Dataset
 from hrnet_jax.data.decode import decode
 from hrnet_jax.data.headers import BadFile
+from hrnet_jax.data.order import Reference, example_index
 from hrnet_jax.data.sources.folder import Source
 from hrnet_jax.data.transforms import Transform
 from hrnet_jax.data.types import Batch, Example
-from hrnet_jax.data.watchdog import Notes
+from hrnet_jax.data.watchdog import Watchdog
 from hrnet_jax.data.workers import begin_worker
 
-Reference = Literal["v0", "v1"]
-
-REFERENCE_GPUS = 4  # of every published run
-_ENDLESS = 2**48  # examples; at 10,000 a second they last for 900 years
-_MAX_BAD_IN_A_ROW = 10  # examples to replace at one place; more is a disk that fails
+_ENDLESS = 2**48  # examples; enough for 900 years at 10,000 a second
+_MAX_BAD_IN_A_ROW = 10  # examples to replace at one place; more of them mean that the disk fails
 
 OnBadFile = Callable[[dict[str, str]], None]  # gets {"image", "label", "bad", "reason"}
 
@@ -44,29 +40,25 @@ def train_batches(
     batch_size: int,  # over all hosts
     seed: int,  # of order and augmentation
     start_step: int,  # the first step to run; earlier ones are skipped without being read
-    reference: Reference = "v0",  # whose order to follow, see `example_index`
+    reference: Reference = "v0",  # whose order to follow, see `order.example_index`
     host: int = 0,
     hosts: int = 1,
     workers: int = 0,  # processes that decode and transform; 0: threads of this process
     threads: int = 2,  # per process
     prefetch: int = 4,  # batches held ready per process
-    on_bad_file: OnBadFile | None = None,  # hears of examples that were replaced; None: stop
+    on_bad_file: OnBadFile | None = None,  # called for examples that were replaced; None: stop
 ) -> Generator[Batch, None, None]:
     """Return an endless iterator over this host's part of the batches from `start_step` on.
 
     A batch is {"image": float32 [b h w 3], "label": uint8 [b h w], "id": str [b]}. The batches of
-    all hosts, one behind the other, are the global batch.
+    all hosts, concatenated in order, are the global batch.
 
     Raises (while iterating):
-        BadFile or OSError: a file is damaged, unless `on_bad_file` replaces it.
+        BadFile or OSError: a file is damaged, and there is no `on_bad_file`.
         ChildProcessError: a worker died or got stuck; names the files it was reading.
     """
-    if batch_size % hosts:
-        raise ValueError(
-            f"batch_size={batch_size} cannot be split over {hosts} hosts; use a multiple of"
-            f" {hosts}, for example {-(-batch_size // hosts) * hosts}."
-        )
-    notes = Notes() if workers else None
+    _require_divisible(batch_size, hosts)
+    watchdog = Watchdog() if workers else None
     stream = train_stream(
         source,
         dataset,
@@ -75,7 +67,7 @@ def train_batches(
         seed=seed,
         reference=reference,
         replace=on_bad_file is not None,
-        notes=notes,
+        watchdog=watchdog,
     )
     stream = stream[start_step * batch_size :].batch(batch_size // hosts, batch_fn=_stack)
     stream = stream[host::hosts]  # comes last: neither order nor augmentation depends on the host
@@ -84,9 +76,17 @@ def train_batches(
         workers=workers,
         threads=threads,
         prefetch=prefetch,
-        notes=notes,
+        watchdog=watchdog,
         on_bad_file=on_bad_file,
     )
+
+
+def _require_divisible(batch_size: int, hosts: int) -> None:
+    if batch_size % hosts:
+        raise ValueError(
+            f"batch_size={batch_size} cannot be split over {hosts} hosts; use a multiple of"
+            f" {hosts}, for example {-(-batch_size // hosts) * hosts}."
+        )
 
 
 def train_stream(
@@ -97,8 +97,8 @@ def train_stream(
     batch_size: int,  # over all hosts
     seed: int,
     reference: Reference = "v0",
-    replace: bool = False,  # read another example in place of a bad one, see `readable_example`
-    notes: Notes | None = None,
+    replace: bool = False,  # read another example instead of a bad one, see `readable_example`
+    watchdog: Watchdog | None = None,
 ) -> grain.MapDataset:
     """Return the endless training stream: position -> transformed example."""
     at = functools.partial(
@@ -108,15 +108,17 @@ def train_stream(
         seed=seed,
         reference=reference,
     )
-    read = functools.partial(_read_example, source, dataset=dataset, replace=replace, notes=notes)
+    read = functools.partial(
+        _read_example, source, dataset=dataset, replace=replace, watchdog=watchdog
+    )
     stream = grain.MapDataset.range(_ENDLESS).seed(seed)  # of positions
     return _transformed(stream.map(lambda position: read(at(position))), transforms)
 
 
 def _read_example(
-    source: Source, index: int, *, dataset: Dataset, replace: bool, notes: Notes | None
+    source: Source, index: int, *, dataset: Dataset, replace: bool, watchdog: Watchdog | None
 ) -> Example:
-    with notes.of(*source.paths(index)) if notes else contextlib.nullcontext():
+    with watchdog.reading(*source.paths(index)) if watchdog else contextlib.nullcontext():
         if replace:
             return readable_example(source, index, dataset)
         return decode(source[index], dataset)
@@ -139,7 +141,7 @@ def readable_example(source: Source, index: int, dataset: Dataset) -> Example:
         else:
             return {**example, "left_out": tuple(map(json.dumps, left_out))}
     raise BadFile(
-        f"{len(left_out)} examples in a row cannot be used, which is no matter of single files."
+        f"{len(left_out)} examples in a row cannot be used, so this is not about single files."
         f" The last one:\n{left_out[-1]['reason']}",
         path=left_out[-1]["bad"],
     )
@@ -161,49 +163,12 @@ def eval_examples(
     Host h reads the examples h, h + hosts, ...; the numbers of examples may differ by one.
     """
     stream = grain.MapDataset.range(len(source))
-    notes = Notes() if workers else None
-    read = functools.partial(_read_example, source, dataset=dataset, replace=False, notes=notes)
+    watchdog = Watchdog() if workers else None
+    read = functools.partial(
+        _read_example, source, dataset=dataset, replace=False, watchdog=watchdog
+    )
     stream = _transformed(stream.map(read), transforms)[host::hosts]
-    return _read(stream, workers=workers, threads=threads, prefetch=prefetch, notes=notes)
-
-
-def example_index(
-    position: int,  # step * batch_size + place within the global batch
-    *,
-    num_examples: int,
-    batch_size: int,  # over all hosts
-    seed: int,
-    reference: Reference,
-) -> int:
-    """Return which example stands at a position of the endless training stream.
-
-    "v1" (mmsegmentation 1.x) concatenates one permutation per epoch. "v0" (0.x) does what the
-    published runs did: it pads each permutation to a multiple of 4 (their GPUs) with its own
-    beginning, and drops the last, incomplete batch. A set too small for a single full batch has
-    no such epochs; it follows "v1".
-    """
-    epoch, place = divmod(position, _epoch_length(num_examples, batch_size, reference))
-    return int(_permutation(num_examples, seed, epoch)[place % num_examples])
-
-
-# Kept, because computing it costs as much as reading it out costs little; two epochs at a time
-# are in use when threads read ahead. Grain's own `index_shuffle` needs no memory, but milliseconds
-# per index for small sets.
-@functools.lru_cache(maxsize=4)
-def _permutation(num_examples: int, seed: int, epoch: int) -> Int[np.ndarray, " n"]:
-    return np.random.default_rng((seed, epoch)).permutation(num_examples)
-
-
-def steps_per_epoch(*, num_examples: int, batch_size: int, reference: Reference) -> float:
-    """Return the steps of one pass over the split; a whole number where batches are dropped."""
-    return _epoch_length(num_examples, batch_size, reference) / batch_size
-
-
-def _epoch_length(num_examples: int, batch_size: int, reference: Reference) -> int:
-    if reference == "v1":
-        return num_examples
-    padded = -(-num_examples // REFERENCE_GPUS) * REFERENCE_GPUS
-    return padded // batch_size * batch_size or num_examples
+    return _read(stream, workers=workers, threads=threads, prefetch=prefetch, watchdog=watchdog)
 
 
 def _transformed(stream: grain.MapDataset, transforms: Sequence[Transform]) -> grain.MapDataset:
@@ -216,7 +181,7 @@ def _transformed(stream: grain.MapDataset, transforms: Sequence[Transform]) -> g
 def _stack(examples: Sequence[Example]) -> Batch:
     left_out = [entry for example in examples for entry in example.get("left_out", ())]
     return {
-        "left_out": np.array(left_out, dtype=np.str_),  # taken out before anybody sees the batch
+        "left_out": np.array(left_out, dtype=np.str_),  # taken out again before the batch is used
         "image": np.stack([example["image"] for example in examples]),
         "label": np.stack([example["label"] for example in examples]),
         "id": np.array([example["id"] for example in examples]),
@@ -229,7 +194,7 @@ def _read(
     workers: int,
     threads: int,
     prefetch: int,
-    notes: Notes | None = None,
+    watchdog: Watchdog | None = None,
     on_bad_file: OnBadFile | None = None,
 ) -> Generator:
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
@@ -241,19 +206,19 @@ def _read(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
             worker_init_fn=begin_worker,
         )
-    generator = _closing(iter(elements), notes=notes, on_bad_file=on_bad_file)
-    # Closed before the interpreter takes its modules apart, Grain leaves no noise and no memory.
+    generator = _closing(iter(elements), watchdog=watchdog, on_bad_file=on_bad_file)
+    # Closed before the interpreter removes its modules, Grain prints no errors and frees memory.
     atexit.register(_close, weakref.ref(generator))
     return generator
 
 
 def _closing(
-    iterator: grain.DatasetIterator, *, notes: Notes | None, on_bad_file: OnBadFile | None
+    iterator: grain.DatasetIterator, *, watchdog: Watchdog | None, on_bad_file: OnBadFile | None
 ) -> Generator:
-    with contextlib.ExitStack() as at_the_end:  # also after an error: nothing continues behind it
+    with contextlib.ExitStack() as at_the_end:  # closes after an error too
         at_the_end.callback(iterator.close)
-        if notes:
-            at_the_end.enter_context(notes.watched())
+        if watchdog:
+            at_the_end.enter_context(watchdog.running())
         try:
             for element in iterator:
                 for entry in element.pop("left_out", ()):
@@ -261,9 +226,9 @@ def _closing(
                         on_bad_file(json.loads(entry))
                 yield element
         except RuntimeError as error:
-            if notes is None or "Worker process was terminated" not in str(error):
+            if watchdog is None or "Worker process was terminated" not in str(error):
                 raise
-            raise notes.worker_died(error) from error
+            raise watchdog.worker_died(error) from error
 
 
 def _close(reference: weakref.ref) -> None:

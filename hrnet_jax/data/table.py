@@ -44,7 +44,7 @@ def markdown(datasets: Iterable[Dataset]) -> str:
 
 def mapping_in_words(dataset: Dataset) -> str:
     """Say which label values are which classes: "1-150 → 0-149"."""
-    classes = {raw: index for raw, index in dataset.label_map.items() if index != IGNORE_LABEL}
+    classes = dataset.class_values
     # A run's values and classes go up together, so that their difference stays the same.
     runs = _runs(classes, key=lambda raw: classes[raw] - raw)
     return ", ".join(f"{_range(run)} → {_range([classes[raw] for raw in run])}" for run in runs)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
-from hrnet_jax.data.headers import BadFile, has_sound_chunks, read_header
+from hrnet_jax.data.headers import BadFile, has_right_checksums, read_header
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (37, 61, 3), dtype=np.uint8)
 
@@ -52,8 +52,8 @@ def test_format_size_and_end_are_those_that_pillow_finds(data):
     with PILImage.open(io.BytesIO(data)) as file:
         assert header[:3] == (file.format, file.height, file.width)
     assert header.bits == 8
-    assert header.is_whole
-    assert read_header(data + b"trailing bytes", path="a", what="image").is_whole
+    assert header.is_complete
+    assert read_header(data + b"trailing bytes", path="a", what="image").is_complete
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_file_cut_short_is_never_whole(name):
 
 def is_whole(data):
     try:
-        return read_header(data, path="a", what="image").is_whole
+        return read_header(data, path="a", what="image").is_complete
     except BadFile as error:
         return error.kind != "unreadable"
 
@@ -105,11 +105,11 @@ def test_other_formats_are_refused_by_their_header_too():
 
 def test_one_changed_bit_breaks_a_checksum():
     data = FILES["PNG"]
-    assert has_sound_chunks(data)
+    assert has_right_checksums(data)
     for place in range(10, len(data) - 12, 97):
         damaged = bytearray(data)
         damaged[place] ^= 4
-        assert not has_sound_chunks(bytes(damaged)), place
+        assert not has_right_checksums(bytes(damaged)), place
 
 
 def test_an_error_keeps_its_facts_on_the_way_out_of_a_worker():

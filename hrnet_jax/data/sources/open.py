@@ -5,7 +5,8 @@ from pathlib import Path
 
 from hrnet_jax.data.dataset import Dataset
 from hrnet_jax.data.sources.array_record import ArrayRecordSource, prepared_folder
-from hrnet_jax.data.sources.folder import FolderSource, OnProblem, Source
+from hrnet_jax.data.sources.folder import FolderSource, Source
+from hrnet_jax.data.sources.pairs import OnProblem
 from hrnet_jax.data.sources.zip_files import ZipSource
 from hrnet_jax.runs.paths import to_local_path
 

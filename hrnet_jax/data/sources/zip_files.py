@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hrnet_jax.data.dataset import Dataset
-from hrnet_jax.data.sources.folder import FileSource, OnProblem
+from hrnet_jax.data.sources.folder import FileSource
+from hrnet_jax.data.sources.pairs import OnProblem
 from hrnet_jax.runs.paths import to_local_path
 
 MAX_ENTRIES = 250_000  # in one archive
