@@ -7,6 +7,7 @@ sees exactly what an uninterrupted run would have seen.
 
 import atexit
 import contextlib
+import dataclasses
 import functools
 import json
 import weakref
@@ -46,7 +47,7 @@ def train_batches(
     workers: int = 0,  # processes that decode and transform; 0: threads of this process
     threads: int = 2,  # per process
     prefetch: int = 4,  # batches held ready per process
-    on_bad_file: OnBadFile | None = None,  # called for examples that were replaced; None: stop
+    on_bad_file: OnBadFile | None = None,  # called for each replaced example; None: stop
 ) -> Generator[Batch, None, None]:
     """Return an endless iterator over this host's part of the batches from `start_step` on.
 
@@ -57,7 +58,6 @@ def train_batches(
         BadFile or OSError: a file is damaged, and there is no `on_bad_file`.
         ChildProcessError: a worker died or got stuck; names the files it was reading.
     """
-    _require_divisible(batch_size, hosts)
     watchdog = Watchdog() if workers else None
     stream = train_stream(
         source,
@@ -68,25 +68,20 @@ def train_batches(
         reference=reference,
         replace=on_bad_file is not None,
         watchdog=watchdog,
-    )
-    stream = stream[start_step * batch_size :].batch(batch_size // hosts, batch_fn=_stack)
-    stream = stream[host::hosts]  # comes last: neither order nor augmentation depends on the host
-    return _read(
-        stream,
-        workers=workers,
-        threads=threads,
-        prefetch=prefetch,
-        watchdog=watchdog,
-        on_bad_file=on_bad_file,
-    )
+    )[start_step * batch_size :]
+    stream = stream.batch(_per_host(batch_size, hosts=hosts), batch_fn=_stack)
+    stream = stream[host::hosts]  # last, so that order and augmentation do not depend on the host
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+    return _read(stream, options, workers=workers, watchdog=watchdog, on_bad_file=on_bad_file)
 
 
-def _require_divisible(batch_size: int, hosts: int) -> None:
+def _per_host(batch_size: int, *, hosts: int) -> int:
     if batch_size % hosts:
         raise ValueError(
             f"batch_size={batch_size} cannot be split over {hosts} hosts; use a multiple of"
             f" {hosts}, for example {-(-batch_size // hosts) * hosts}."
         )
+    return batch_size // hosts
 
 
 def train_stream(
@@ -108,27 +103,33 @@ def train_stream(
         seed=seed,
         reference=reference,
     )
-    read = functools.partial(
-        _read_example, source, dataset=dataset, replace=replace, watchdog=watchdog
-    )
+    read = _Reader(source, dataset, watchdog, replace=replace)
     stream = grain.MapDataset.range(_ENDLESS).seed(seed)  # of positions
     return _transformed(stream.map(lambda position: read(at(position))), transforms)
 
 
-def _read_example(
-    source: Source, index: int, *, dataset: Dataset, replace: bool, watchdog: Watchdog | None
-) -> Example:
-    with watchdog.reading(*source.paths(index)) if watchdog else contextlib.nullcontext():
-        if replace:
-            return readable_example(source, index, dataset)
-        return decode(source[index], dataset)
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    """Reads and decodes examples by their index; workers get it by pickle."""
+
+    source: Source
+    dataset: Dataset
+    watchdog: Watchdog | None
+    replace: bool = False
+
+    def __call__(self, index: int) -> Example:
+        watchdog, paths = self.watchdog, self.source.paths(index)
+        with watchdog.reading(*paths) if watchdog else contextlib.nullcontext():
+            if self.replace:
+                return readable_example(self.source, index, dataset=self.dataset)
+            return decode(self.source[index], self.dataset)
 
 
-def readable_example(source: Source, index: int, dataset: Dataset) -> Example:
-    """Read the example at `index`, in place of a bad one the next that is good.
+def readable_example(source: Source, index: int, *, dataset: Dataset) -> Example:
+    """Read the example at `index`, or the next good one if it is bad.
 
-    The choice depends on the files only, so every run of whatever workers and hosts makes the
-    same. What was left out stands in the example, as JSON under "left_out".
+    The choice depends on the files only, so that it is the same for any number of workers and
+    hosts. The bad examples are listed in the result, as JSON under "left_out".
     """
     left_out = []
     for place in range(index, index + min(_MAX_BAD_IN_A_ROW, len(source))):
@@ -162,13 +163,11 @@ def eval_examples(
 
     Host h reads the examples h, h + hosts, ...; the numbers of examples may differ by one.
     """
-    stream = grain.MapDataset.range(len(source))
     watchdog = Watchdog() if workers else None
-    read = functools.partial(
-        _read_example, source, dataset=dataset, replace=False, watchdog=watchdog
-    )
-    stream = _transformed(stream.map(read), transforms)[host::hosts]
-    return _read(stream, workers=workers, threads=threads, prefetch=prefetch, watchdog=watchdog)
+    stream = grain.MapDataset.range(len(source)).map(_Reader(source, dataset, watchdog))
+    stream = _transformed(stream, transforms)[host::hosts]
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+    return _read(stream, options, workers=workers, watchdog=watchdog)
 
 
 def _transformed(stream: grain.MapDataset, transforms: Sequence[Transform]) -> grain.MapDataset:
@@ -190,14 +189,12 @@ def _stack(examples: Sequence[Example]) -> Batch:
 
 def _read(
     stream: grain.MapDataset,
+    options: grain.ReadOptions,
     *,
     workers: int,
-    threads: int,
-    prefetch: int,
-    watchdog: Watchdog | None = None,
+    watchdog: Watchdog | None,
     on_bad_file: OnBadFile | None = None,
 ) -> Generator:
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
     elements = stream.to_iter_dataset(options)
     if workers:
         if not flags.FLAGS.is_parsed():  # in a notebook or a test; Grain reads its own flags

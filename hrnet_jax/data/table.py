@@ -1,4 +1,4 @@
-"""All datasets in one table: python -m hrnet_jax.data.table > docs/datasets.md"""
+"""Write all datasets as a table: python -m hrnet_jax.data.table > docs/datasets.md"""
 
 import itertools
 from collections.abc import Callable, Iterable
@@ -20,7 +20,7 @@ def markdown(datasets: Iterable[Dataset]) -> str:
         "an error that names file, value and place.",
         "",
         "`config.data.root` is the folder described below, a zip file of it, a folder with several",
-        "zip files that hold it together, or what `--mode prepare --config CONFIG --output=DIR`",
+        "zip files that together hold it, or what `--mode prepare --config CONFIG --output=DIR`",
         "wrote: ArrayRecord shards, which suit network storage. All give the same examples bit for",
         "bit. Your own folders need no code: see `configs/custom.py`.",
         "",
@@ -45,7 +45,7 @@ def markdown(datasets: Iterable[Dataset]) -> str:
 def mapping_in_words(dataset: Dataset) -> str:
     """Say which label values are which classes: "1-150 → 0-149"."""
     classes = dataset.class_values
-    # A run's values and classes go up together, so that their difference stays the same.
+    # Within a run, values and classes increase together, so their difference is constant.
     runs = _runs(classes, key=lambda raw: classes[raw] - raw)
     return ", ".join(f"{_range(run)} → {_range([classes[raw] for raw in run])}" for run in runs)
 

@@ -136,11 +136,7 @@ class Ground:
         far: bool,
     ) -> None:
         plan = self.scene.plan
-        edges = [s.left for s in plan.strips] + [plan.strips[-1].right]
-        table = np.array([self.outside[0]] + [s.kind for s in plan.strips] + [self.outside[1]])
-        kind = table[np.searchsorted(np.array(edges, np.float32), x)].astype(np.uint8)
-        if plan.waste is not None:
-            kind[(x > plan.waste.left) & (x < plan.waste.right)] = 0
+        kind = self._kinds(x)
         if crossing:
             kind[(x > plan.left - 40) & (x < plan.right + 40) & (kind != RAIL_TRACK)] = ROAD
         if far:
@@ -164,6 +160,15 @@ class Ground:
             self._kerbs(colour, kind, x)
         section[:, :3] = np.clip(colour, 0, 255)
         section[:, 3] = kind
+
+    def _kinds(self, x: np.ndarray) -> np.ndarray:
+        plan = self.scene.plan
+        edges = [s.left for s in plan.strips] + [plan.strips[-1].right]
+        table = np.array([self.outside[0]] + [s.kind for s in plan.strips] + [self.outside[1]])
+        kind = table[np.searchsorted(np.array(edges, np.float32), x)].astype(np.uint8)
+        if plan.waste is not None:
+            kind[(x > plan.waste.left) & (x < plan.waste.right)] = 0
+        return kind
 
     def _white(self, x: np.ndarray, dash: bool, zebra: bool, stop: bool) -> np.ndarray:
         plan = self.scene.plan

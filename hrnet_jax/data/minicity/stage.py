@@ -12,7 +12,7 @@ from typing import no_type_check
 import cv2
 import numpy as np
 
-from hrnet_jax.data.minicity.paints import Colour, Number, fractal, mirrored, packed, rgb
+from hrnet_jax.data.minicity.paints import Colour, Number, fractal, mirrored, rgb
 from hrnet_jax.data.minicity.plants import Plants
 from hrnet_jax.data.minicity.texture import CLEAR, Texture
 
@@ -150,7 +150,7 @@ class Stage:
         along = np.minimum(np.maximum(along, 0), 1)
         inverse = (1 - along) / z0 + along / z1  # 1/z, not z, is linear on the screen
         z = 1 / inverse
-        tall, wide = texture.texels.shape
+        wide = texture.texels.shape[1]
         ix = np.minimum((along / z1 / inverse * wide).astype(np.int32), wide - 1)
         top = max(int((cam.horizon + cam.focal * (cam.eye - high) * inverse).min()), 0) // 2 * 2
         bottom = float((cam.horizon + cam.focal * cam.eye * inverse).max())
@@ -162,13 +162,7 @@ class Stage:
         # + 1 for the clear row above; negative numbers are rounded towards 0 as well
         iy = (rows - np.float32(cam.horizon)) * drop
         iy += np.float32((high - cam.eye) * texture.fine + 1)
-        where = iy.astype(np.int32)
-        np.maximum(where, 0, out=where)
-        np.minimum(where, tall + 1, out=where)
-        where *= wide
-        where += ix
-        clear = np.full((1, wide), packed((0, 0, 0), CLEAR))
-        seen = np.concatenate([clear, texture.texels, clear]).take(where)
+        seen = texture.take(iy.astype(np.int32), ix)
         depth = np.minimum((2 * z).astype(np.uint8), SKY_DEPTH - 1)
         self._stamp((top, bottom), (first, last), seen=seen, label=label, depth=depth)
 

@@ -5,7 +5,7 @@ from typing import no_type_check
 
 import numpy as np
 
-from hrnet_jax.data.minicity.paints import Number, modulated
+from hrnet_jax.data.minicity.paints import Number, modulated, packed
 
 CLEAR = 255  # in the shine of a texture: nothing is there
 
@@ -36,6 +36,16 @@ class Texture:
         part = copy.copy(self)
         part.texels = self.texels[:, : max(int(length * self.fine), 1)]
         return part
+
+    def take(self, iy: np.ndarray, ix: np.ndarray) -> np.ndarray:
+        """Look texels up; row 0 and what is below the last row are clear. Overwrites `iy`."""
+        tall, wide = self.texels.shape
+        np.maximum(iy, 0, out=iy)
+        np.minimum(iy, tall + 1, out=iy)
+        iy *= wide
+        iy += ix
+        clear = np.full((1, wide), packed((0, 0, 0), CLEAR))
+        return np.concatenate([clear, self.texels, clear]).take(iy)
 
     def shade(self, light: np.ndarray, dirt: np.ndarray) -> None:
         """Multiply by the light at each height [h 1] and by a tile of dirt (1 is 128)."""

@@ -18,16 +18,16 @@ def open_source(
     dataset: Dataset,
     split: str,
     *,
-    on_problem: OnProblem | None = None,  # hears what makes a pair incomplete; by default an error
+    on_problem: OnProblem | None = None,  # called for incomplete pairs; by default an error
 ) -> Source:
-    """Find out what `root` is, and open one split of it.
+    """Open one split of whatever dataset is at `root`.
 
-    It is the folder with the dataset's layout, a zip file of it, a folder with the zip files that
-    hold it together, or what `--mode prepare` wrote. All give the same examples bit for bit.
+    `root` is the folder with the dataset's layout, a zip file of it, a folder with the zip files
+    that together hold it, or what `--mode prepare` wrote. All give the same examples bit for bit.
 
     Raises:
-        FileNotFoundError: if none of these is there, naming what is missing.
-        ValueError: if it is something else, naming what to do.
+        FileNotFoundError: there is none of these; says what is missing.
+        ValueError: it is something else; says what to do.
     """
     path = to_local_path(root).absolute()
     if path.is_file():
