@@ -37,7 +37,7 @@ def test_class_weights_are_one_on_average_and_rare_classes_weigh_more():
     assert weights[2] == weights[1]
 
 
-def test_a_sample_is_spread_evenly_and_deterministically():
+def test_a_sample_is_spread_evenly():
     assert spread(10, 3) == [0, 3, 6]
     assert list(spread(3, 10)) == list(spread(3, None)) == [0, 1, 2]
     files = source(labels([0, 1, 2], number=20))

@@ -59,13 +59,13 @@ def test_format_size_and_end_are_those_that_pillow_finds(data):
 @pytest.mark.parametrize(
     "name", ["PNG", "JPEG", "progressive", "with restarts", "with a thumbnail"]
 )
-def test_a_file_cut_short_is_never_whole(name):
+def test_a_truncated_file_is_never_complete(name):
     data = FILES[name]
     for length in range(0, len(data) - 1, 7):
-        assert not is_whole(data[:length]), length
+        assert not is_complete(data[:length]), length
 
 
-def is_whole(data):
+def is_complete(data):
     try:
         return read_header(data, path="a", what="image").is_complete
     except BadFile as error:
@@ -112,6 +112,6 @@ def test_one_changed_bit_breaks_a_checksum():
         assert not has_right_checksums(bytes(damaged)), place
 
 
-def test_an_error_keeps_its_facts_on_the_way_out_of_a_worker():
+def test_a_pickled_error_keeps_path_and_kind():
     error = pickle.loads(pickle.dumps(BadFile("text", path="a.png", kind="size")))
     assert (str(error), error.path, error.kind) == ("text", "a.png", "size")

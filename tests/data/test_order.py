@@ -31,7 +31,7 @@ def test_v0_drops_the_incomplete_batch_of_each_epoch():
     assert len({frozenset(epoch) for epoch in epochs}) > 1  # others each time
 
 
-def test_v0_pads_the_epoch_to_the_references_gpus_with_its_own_beginning():
+def test_v0_pads_an_epoch_with_its_own_beginning():
     indices = order(6, num_examples=6, batch_size=4, reference="v0")
     for epoch in np.reshape(indices, (3, 8)):
         assert sorted(epoch[:6]) == list(range(6))
@@ -44,7 +44,7 @@ def test_v0_follows_v1_when_an_epoch_would_hold_no_full_batch():
     assert steps_per_epoch(**sizes, reference="v0") == 5 / 16
 
 
-def test_the_order_depends_on_the_seed_and_not_as_a_shift():
+def test_another_seed_gives_another_order():
     sizes = dict(num_examples=50, batch_size=10, reference="v1")
     first, second = (np.reshape(order(20, **sizes, seed=seed), (4, 50)) for seed in (0, 1))
     assert not any((a == b).all() for a in first for b in second)

@@ -144,7 +144,7 @@ def test_rounded_down_positions_are_floor_of_i_n_in_over_n_out():
 
 @pytest.mark.parametrize("old", [(37, 53), (1, 200), (200, 1), (64, 96)])
 @pytest.mark.parametrize("ratio", [0.013, 0.5, 0.61, 1.0, 1.37, 2.0, 3.9])
-def test_a_window_of_the_resized_is_the_same_as_the_resized_window(old, ratio):
+def test_resizing_a_window_equals_cutting_the_resized_image(old, ratio):
     image, label = random_image(*old), random_label(*old)
     size = tuple(max(int(side * ratio + 0.5), 1) for side in old)
     whole_image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
@@ -279,7 +279,7 @@ def test_padding_is_the_mean_color_and_ignored():
 # The chains.
 
 
-def test_training_yields_the_crop_size_and_leaves_its_input_untouched():
+def test_training_transforms_give_the_crop_size():
     chain = transforms.train_transforms(
         image_size=(64, 256), crop_size=(64, 80), ratio_range=(0.5, 2.0), mean=MEAN, std=STD
     )
