@@ -126,7 +126,7 @@ class Stage:
         cv2.circle(self.tags, spot, r, self._tag(centre[2], label), -1)
 
     def fineness(self, start: tuple[Number, Number], end: tuple[Number, Number]) -> int:
-        """Give the texels per metre which a wall from `start` to `end` (x, z) deserves."""
+        """Give the texels per metre for a wall from `start` to `end` (x, z)."""
         return 24 if self.camera.scale(min(start[1], end[1])) > 30 else 12
 
     def panel(

@@ -1,4 +1,4 @@
-"""What stands beside the road in minicity: people, poles, lights, signs, trees."""
+"""What stands next to the road in minicity: people, poles, lights, signs, trees."""
 
 import numpy as np
 

@@ -132,7 +132,7 @@ class House:
 
 
 def house(stage: Stage, *, height: Number, light: Number) -> House:
-    """Draw by lot how a house looks."""
+    """Choose at random how a house looks."""
     rng = stage.rng
     style = int(rng.choice(4, p=[0.42, 0.26, 0.16, 0.16]))
     wall = paint(rng)

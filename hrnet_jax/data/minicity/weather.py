@@ -17,7 +17,7 @@ class Weather:
 
     name: str
     zenith: tuple[Number, Number, Number]
-    haze: tuple[Number, Number, Number]  # the sky's colour at the horizon, and that of the fog
+    haze: tuple[Number, Number, Number]  # colour of the sky at the horizon and of fog
     light: tuple[Number, Number, Number]
     clouds: Number  # -1 none .. 1 closed
     cloud: tuple[Number, Number, Number]
