@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Int, UInt8
 
 from hrnet_jax.data.types import IGNORE_LABEL
 
@@ -189,3 +189,9 @@ def voc_palette(num_colors: int) -> tuple[Color, ...]:
     return tuple(
         (channel(index, 0), channel(index, 1), channel(index, 2)) for index in range(num_colors)
     )
+
+
+def ranges(values: Int[np.ndarray, " n"]) -> str:
+    """Write ascending numbers in words: [0, 1, 2, 255] -> "0-2, 255"."""
+    runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image as PILImage
 from PIL import ImageOps
 
-from hrnet_jax.data.dataset import Dataset
+from hrnet_jax.data.dataset import Dataset, ranges
 from hrnet_jax.data.headers import BadFile, Header, read_header, undecodable
 from hrnet_jax.data.sources.folder import Record
 from hrnet_jax.data.types import IGNORE_LABEL, Example, Image, Label
@@ -227,11 +227,11 @@ def illegal_values(raw: Label, dataset: Dataset, *, path: str) -> BadFile:
         y, x = np.argwhere(raw == value)[0]
         lines.append(f"\n  value {value}: {counts[value]} pixels, the first at (y={y}, x={x})")
     if len(illegal) > 3:
-        lines.append(f"\n  and {len(illegal) - 3} more values: {_ranges(illegal[3:])}")
+        lines.append(f"\n  and {len(illegal) - 3} more values: {ranges(illegal[3:])}")
     return BadFile(
         f"The label {path} holds values outside the label mapping of {dataset.name!r}:"
         + "".join(lines)
-        + f"\nLegal values: {_ranges(np.flatnonzero(is_legal))}. {_hint(counts, dataset)}",
+        + f"\nLegal values: {ranges(np.flatnonzero(is_legal))}. {_hint(counts, dataset)}",
         path=path,
         kind="values",
     )
@@ -249,9 +249,3 @@ def _hint(counts: np.ndarray, dataset: Dataset) -> str:
     if holds_indices and present - set(dataset.label_map) == {IGNORE_LABEL}:
         return "If 255 marks pixels without a class, add 255: 255 to the label_map."
     return "Correct the file, or give the value a class index or 255 (ignored) in the label_map."
-
-
-def _ranges(values: np.ndarray) -> str:
-    """[0, 1, 2, 255] -> '0-2, 255'."""
-    runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)

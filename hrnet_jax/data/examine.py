@@ -38,7 +38,6 @@ def examine(
     dataset: Dataset,
     *,
     limit: int | None = None,  # examples in all, spread evenly; None: every one
-    threads: int | None = None,  # by default one per core
     track: Callable[[Iterable[Checked]], Iterable[Checked]] = iter,  # shows progress
 ) -> tuple[list[Finding], dict[str, Statistics]]:
     """Read the examples of all splits; return what is wrong, and statistics of each split.
@@ -51,7 +50,7 @@ def examine(
         for index in spread(len(source), limit and -(-limit // len(sources)))
     ]
     by_split: dict[str, list[Checked]] = {split: [] for split in sources}
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = pool.map(lambda item: check(sources[item[0]], item[1], dataset=dataset), work)
         for (split, _), checked in zip(work, track(results), strict=True):
             by_split[split].append(checked)

@@ -28,6 +28,7 @@ from hrnet_jax.data.watchdog import Watchdog
 from hrnet_jax.data.workers import begin_worker
 
 _ENDLESS = 2**48  # examples; enough for 900 years at 10,000 a second
+_PREFETCH = 4  # elements (batches in training, examples in evaluation) held ready per process
 _MAX_BAD_IN_A_ROW = 10  # examples to replace at one place; more of them mean that the disk fails
 
 OnBadFile = Callable[[dict[str, str]], None]  # gets {"image", "label", "bad", "reason"}
@@ -46,7 +47,6 @@ def train_batches(
     hosts: int = 1,
     workers: int = 0,  # processes that decode and transform; 0: threads of this process
     threads: int = 2,  # per process
-    prefetch: int = 4,  # batches held ready per process
     on_bad_file: OnBadFile | None = None,  # called for each replaced example; None: stop
 ) -> Generator[Batch, None, None]:
     """Return an endless iterator over this host's part of the batches from `start_step` on.
@@ -71,8 +71,9 @@ def train_batches(
     )[start_step * batch_size :]
     stream = stream.batch(_per_host(batch_size, hosts=hosts), batch_fn=_stack)
     stream = stream[host::hosts]  # last, so that order and augmentation do not depend on the host
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
-    return _read(stream, options, workers=workers, watchdog=watchdog, on_bad_file=on_bad_file)
+    return _read(
+        stream, workers=workers, threads=threads, watchdog=watchdog, on_bad_file=on_bad_file
+    )
 
 
 def _per_host(batch_size: int, *, hosts: int) -> int:
@@ -157,7 +158,6 @@ def eval_examples(
     hosts: int = 1,
     workers: int = 0,
     threads: int = 2,
-    prefetch: int = 4,  # examples
 ) -> Iterator[Example]:
     """Return an iterator over each of this host's examples once, in order, labels at raw size.
 
@@ -166,8 +166,7 @@ def eval_examples(
     watchdog = Watchdog() if workers else None
     stream = grain.MapDataset.range(len(source)).map(_Reader(source, dataset, watchdog))
     stream = _transformed(stream, transforms)[host::hosts]
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
-    return _read(stream, options, workers=workers, watchdog=watchdog)
+    return _read(stream, workers=workers, threads=threads, watchdog=watchdog)
 
 
 def _transformed(stream: grain.MapDataset, transforms: Sequence[Transform]) -> grain.MapDataset:
@@ -189,12 +188,13 @@ def _stack(examples: Sequence[Example]) -> Batch:
 
 def _read(
     stream: grain.MapDataset,
-    options: grain.ReadOptions,
     *,
     workers: int,
+    threads: int,
     watchdog: Watchdog | None,
     on_bad_file: OnBadFile | None = None,
 ) -> Generator:
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_PREFETCH)
     elements = stream.to_iter_dataset(options)
     if workers:
         if not flags.FLAGS.is_parsed():  # in a notebook or a test; Grain reads its own flags

@@ -53,4 +53,4 @@ def source(raws, *, name="train", first=0):
 
 def findings(files, dataset=PETS, **others):
     """What an examination of the split "train", and of others, finds."""
-    return examine({"train": files, **others}, dataset, threads=2)[0]
+    return examine({"train": files, **others}, dataset)[0]

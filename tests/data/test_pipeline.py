@@ -123,7 +123,7 @@ def test_a_resumed_stream_continues_the_interrupted_one(reference):
 
 
 def test_threads_do_not_change_the_stream():
-    assert_equal_batches(batches(6, threads=4, prefetch=3), batches(6))
+    assert_equal_batches(batches(6, threads=4), batches(6))
 
 
 def test_the_seed_changes_order_and_augmentation():
