@@ -47,7 +47,7 @@ class ArrayRecordSource:
         self._folder = to_local_path(folder)
         self._split = split
         info = _read_json(self._folder / "dataset_info.json")
-        self._keys = _keys(self._folder, info, dataset)
+        self._keys = _keys(self._folder, info, dataset=dataset)
         builder = tfds.builder_from_directory(self._folder)
         if split not in builder.info.splits:
             split = {"val": "validation"}.get(split, split)  # as TFDS calls it
@@ -179,7 +179,7 @@ def checksum(record: Record) -> int:
     return zlib.crc32(label, zlib.crc32(record.image, zlib.crc32(record.id.encode())))
 
 
-def _keys(folder: Path, info: dict[str, Any], dataset: Dataset) -> dict[str, str]:
+def _keys(folder: Path, info: dict[str, Any], *, dataset: Dataset) -> dict[str, str]:
     """Return the names of the features; refuse a folder that holds something else."""
     name, how = info.get("name", "?"), _PREPARE
     if name in _OTHER_TASKS:

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from hrnet_jax.data.dataset import Dataset
+from hrnet_jax.data.dataset import Dataset, Part
 from hrnet_jax.data.sources.array_record import ArrayRecordSource, prepared_folder
 from hrnet_jax.data.sources.folder import FolderSource, Source
 from hrnet_jax.data.sources.pairs import OnProblem
@@ -43,7 +43,7 @@ def open_source(
             return ZipSource(archives, dataset, split, on_problem=on_problem)
         if folder := prepared_folder(path, dataset):
             return ArrayRecordSource(folder, dataset, split)
-        if deeper := _folders_with_layout(path, dataset, split):
+        if deeper := _folders_with_layout(path, dataset.parts(split)):
             raise FileNotFoundError(
                 f"{path} does not hold {dataset.name}, but a folder in it does:"
                 f" --config.data.root={deeper[0]}"
@@ -51,10 +51,10 @@ def open_source(
     return FolderSource(path, dataset, split, on_problem=on_problem)
 
 
-def _folders_with_layout(root: Path, dataset: Dataset, split: str) -> list[Path]:
+def _folders_with_layout(root: Path, parts: tuple[Part, ...]) -> list[Path]:
     folders = {
         folder
-        for part in dataset.parts(split)
+        for part in parts
         for depth in ("*", "*/*")
         for folder in root.glob(depth)
         if (folder / part.images).is_dir()

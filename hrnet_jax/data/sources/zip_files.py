@@ -92,6 +92,7 @@ class _Zips:
         parts += [part.otherwise for part in parts if part.otherwise]
         folders = {f for part in parts for f in (part.images, part.labels) if f is not None}
         lists = {name for part in parts for name in (*part.lists, *part.lists_without)}
+        starts = tuple(f"{folder}/" for folder in folders)
         self._archives = ", ".join(map(str, paths))
         self._members: dict[str, _Member] = {}
         for path in paths:
@@ -99,7 +100,8 @@ class _Zips:
             top = _top(members, folders | lists)
             for member in members:
                 name = member.name.removeprefix(top)
-                if not member.name.startswith(top) or not _is_wanted(name, folders, lists):
+                is_wanted = name in lists or name.startswith(starts)
+                if not member.name.startswith(top) or not is_wanted:
                     continue
                 if (other := self._members.get(name)) is not None:
                     raise ValueError(
@@ -133,10 +135,6 @@ def _top(members: list[_Member], wanted: set[str]) -> str:
     tops = {match[1] for member in members if (match := pattern.match(member.name))}
     tops = {top for top in tops if not top.startswith("__MACOSX/")}
     return min(tops, key=lambda top: (top.count("/"), top), default="")
-
-
-def _is_wanted(name: str, folders: set[str], lists: set[str]) -> bool:
-    return name in lists or any(name.startswith(f"{folder}/") for folder in folders)
 
 
 def _contents(path: Path) -> list[_Member]:
