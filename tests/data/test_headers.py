@@ -6,6 +6,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image as PILImage
+from PIL.PngImagePlugin import PngInfo
 
 from hrnet_jax.data.headers import BadFile, has_right_checksums, read_header
 
@@ -110,6 +111,12 @@ def test_one_changed_bit_breaks_a_checksum():
         damaged = bytearray(data)
         damaged[place] ^= 4
         assert not has_right_checksums(bytes(damaged)), place
+
+
+def test_a_long_text_in_a_png_is_not_damage():
+    texts = PngInfo()
+    texts.add_text("comment", "x" * 2**21, zip=True)
+    assert has_right_checksums(encoded("PNG", pnginfo=texts))
 
 
 def test_a_pickled_error_keeps_path_and_kind():
