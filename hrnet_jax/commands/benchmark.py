@@ -12,7 +12,7 @@ from rich.table import Table
 from hrnet_jax import zoo
 from hrnet_jax.config.build import Setup
 from hrnet_jax.config.defaults import from_dict, protocol_of
-from hrnet_jax.data.pipeline import REFERENCE_GPUS
+from hrnet_jax.data.order import REFERENCE_GPUS
 from hrnet_jax.data.transforms import ResizeViews, Size
 from hrnet_jax.data.types import Batch, Example
 from hrnet_jax.parallel.compiling import compile_program

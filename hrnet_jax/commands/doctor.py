@@ -11,15 +11,8 @@ from rich.table import Table
 from hrnet_jax.config.defaults import dataset_of
 from hrnet_jax.data.dataset import Dataset
 from hrnet_jax.data.decode import decode
-from hrnet_jax.data.examine import (
-    SUGGESTIONS,
-    Finding,
-    Statistics,
-    class_weights,
-    examine,
-    spread,
-    wrong_counts,
-)
+from hrnet_jax.data.examine import Statistics, class_weights, examine, spread
+from hrnet_jax.data.findings import SUGGESTIONS, Finding, wrong_counts
 from hrnet_jax.data.sources.bucket_cache import local_copy
 from hrnet_jax.data.sources.folder import Source
 from hrnet_jax.data.sources.open import open_source

@@ -13,7 +13,7 @@ from rich.table import Table
 from hrnet_jax.config.build import Setup
 from hrnet_jax.config.defaults import protocol_of
 from hrnet_jax.data.decode import decode
-from hrnet_jax.data.pipeline import steps_per_epoch
+from hrnet_jax.data.order import steps_per_epoch
 from hrnet_jax.evaluation.batching import count_programs
 from hrnet_jax.parallel.mesh import make_mesh
 from hrnet_jax.runs.writer import Terminal

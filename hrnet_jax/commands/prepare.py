@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hrnet_jax.data.context_labels import ANNOTATIONS, Annotations, write_labels
 from hrnet_jax.data.dataset import Dataset
-from hrnet_jax.data.examine import wrong_counts
+from hrnet_jax.data.findings import wrong_counts
 from hrnet_jax.data.sources.array_record import VERSION, ArrayRecordSource, write
 from hrnet_jax.data.sources.folder import Record, Source
 from hrnet_jax.data.sources.open import open_source

@@ -10,10 +10,10 @@ from PIL import Image as PILImage
 
 from hrnet_jax.config.build import Setup
 from hrnet_jax.data.dataset import Dataset
+from hrnet_jax.data.photometric import PhotometricDistortion
 from hrnet_jax.data.pipeline import train_stream
 from hrnet_jax.data.transforms import (
     Channels,
-    PhotometricDistortion,
     RandomFlip,
     RandomScaleCrop,
     Transform,

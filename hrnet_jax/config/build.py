@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 from hrnet_jax import models, zoo
 from hrnet_jax.config.defaults import dataset_of, protocol_of, validate
 from hrnet_jax.data.examine import examine
-from hrnet_jax.data.pipeline import eval_examples, steps_per_epoch, train_batches
+from hrnet_jax.data.order import steps_per_epoch
+from hrnet_jax.data.pipeline import eval_examples, train_batches
 from hrnet_jax.data.sources.bucket_cache import local_copy
 from hrnet_jax.data.sources.folder import First, Source
 from hrnet_jax.data.sources.open import open_source

@@ -1,8 +1,8 @@
 """Pascal Context's label PNGs, from the annotations of PASCAL in Detail (`trainval_merged.json`).
 
-The file's facts, as its public reader has them: `images` with image_id, file_name, height, width
-and phase; `annos_segmentation` with image_id, category_id and a mask in COCO's run lengths, drawn
-in the order of the file, where no mask is 0.
+The file holds `images` with image_id, file_name, height, width and phase, and `annos_segmentation`
+with image_id, category_id and a mask in COCO's run-length code. Masks are drawn in the order of the
+file, as its public reader does; a pixel without a mask is 0.
 """
 
 import collections
@@ -23,7 +23,7 @@ from hrnet_jax.runs.paths import make_folder, write_text
 
 ANNOTATIONS = "trainval_merged.json"
 
-# The ids of the 60 categories, ascending: a class is the place of its id. 0 is the background.
+# The ids of the 60 categories, ascending: the class is the index of its id. 0 is the background.
 CATEGORIES = (
     0, 2, 9, 18, 19, 22, 23, 25, 31, 33, 34, 44, 45, 46, 59, 65, 68, 72, 80, 85, 98, 104, 105, 113,
     115, 144, 158, 159, 162, 187, 189, 207, 220, 232, 258, 259, 260, 284, 295, 296, 308, 324, 326,
@@ -33,13 +33,13 @@ _CLASS_OF = {category: index for index, category in enumerate(CATEGORIES)}
 
 
 class Annotations:
-    """The part of `trainval_merged.json` that labels need, by image."""
+    """The part of `trainval_merged.json` that is needed for labels, by image."""
 
     def __init__(self, path: Path):
         """Read the file.
 
         Raises:
-            ValueError: if it is not what PASCAL in Detail published.
+            ValueError: it is not the file that PASCAL in Detail published.
         """
         try:
             content = json.loads(path.read_bytes())
@@ -78,9 +78,9 @@ def write_labels(
     root: Path,
     annotations: Annotations,
     *,
-    track: Callable[[Iterable[dict]], Iterator[dict]] = iter,  # shows the progress
+    track: Callable[[Iterable[dict]], Iterator[dict]] = iter,  # shows progress
 ) -> None:
-    """Write label PNGs and lists where the dataset looks for them; the folder comes last."""
+    """Write label PNGs and lists to where the dataset looks for them, the folder at the end."""
     part = DATASET.splits["train"][0]
     assert part.labels is not None
     final = root / part.labels
@@ -102,7 +102,7 @@ def write_labels(
 
 
 def decode_runs(mask: dict[str, Any]) -> Bool[np.ndarray, "h w"]:
-    """Decode a mask of COCO: lengths of runs of 0 and 1 in turn, column after column."""
+    """Decode a mask of COCO: the lengths of alternating runs of 0 and 1, column after column."""
     height, width = mask["size"]
     runs = mask["counts"]
     runs = _unpack(runs.encode()) if isinstance(runs, str) else runs
@@ -116,8 +116,9 @@ def decode_runs(mask: dict[str, Any]) -> Bool[np.ndarray, "h w"]:
 
 
 def _unpack(text: bytes) -> list[int]:
-    # Five bits a character, the low ones first, while a sixth bit says "more". The last bit is a
-    # sign; from the fourth number on it is the difference to the last but one.
+    # Each character has five bits, the low ones first; a sixth bit says that more follow. The
+    # highest bit is a sign. From the fourth number on, each is the difference to the one before
+    # the last. (pycocotools does the same in C, but nothing else here needs it.)
     numbers: list[int] = []
     value, shift = 0, 0
     for character in text:

@@ -1,4 +1,4 @@
-"""What a dataset is: class names, palette, label mapping, and where its files lie.
+"""What a dataset is: class names, palette, label mapping, and where its files are.
 
 Facts only. `sources` finds the files, `decode` applies the label mapping.
 """
@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Int, UInt8
 
 from hrnet_jax.data.types import IGNORE_LABEL
 
@@ -18,17 +18,17 @@ Color = tuple[int, int, int]  # RGB
 class Part:
     """Two folders below the dataset's root: images and their labels, paired by relative path.
 
-    `aachen/a_image.png` in `images` and `aachen/a_label.png` in `labels` are a pair when cutting
-    the suffixes `_image.png` and `_label.png` leaves the same stem, `aachen/a`.
+    `aachen/a_image.png` in `images` and `aachen/a_label.png` in `labels` are a pair, because they
+    have the same stem `aachen/a` without the suffixes `_image.png` and `_label.png`.
     """
 
     images: str
     labels: str | None  # None: there are none, no pixel has a class
     image_suffix: str
     label_suffix: str
-    lists: tuple[str, ...] = ()  # files of one stem per line; without any, all images, sorted
-    lists_without: tuple[str, ...] = ()  # stems that these files name are left out
-    otherwise: "Part | None" = None  # what is read where there is no folder `labels`
+    lists: tuple[str, ...] = ()  # files with one stem per line; by default all images, sorted
+    lists_without: tuple[str, ...] = ()  # files with the stems to leave out
+    otherwise: "Part | None" = None  # is read instead if there is no folder `labels`
 
     def __post_init__(self):
         for field in ("image_suffix", "label_suffix"):
@@ -36,7 +36,7 @@ class Part:
                 raise ValueError(f"Part.{field} is empty; give the end of the names, like '.png'.")
 
     def or_unlabelled(self) -> "Part":
-        """Return this part, which is its images alone where the folder of labels is missing."""
+        """Return this part, which has no labels if their folder is missing."""
         return dataclasses.replace(self, otherwise=dataclasses.replace(self, labels=None))
 
 
@@ -47,11 +47,11 @@ class Dataset:
     name: str
     classes: tuple[str, ...]  # in the order of the logits
     palette: tuple[Color, ...]  # one per class
-    label_map: Mapping[int, int]  # every legal raw value -> class index or 255; others are errors
+    label_map: Mapping[int, int]  # every legal raw value -> class index or 255
     splits: Mapping[str, tuple[Part, ...]]  # "train" and "val"
     test: tuple[Part, ...] = ()  # for evaluation only; may lack labels, see `Part.or_unlabelled`
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)  # of images; empty: unknown
-    counts_are_official: bool = True  # else any number is as good
+    counts_are_official: bool = True  # false: any number of images is right
     obtain: str  # where to get it and what the folder must look like
 
     def __post_init__(self):
@@ -68,11 +68,16 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes, ignored pixels not among them."""
+        """Number of classes, without the ignored label."""
         return len(self.classes)
 
+    @property
+    def class_values(self) -> dict[int, int]:
+        """The raw values that mean a class, and which class: without the ignored ones."""
+        return {raw: index for raw, index in self.label_map.items() if index != IGNORE_LABEL}
+
     def parts(self, split: str) -> tuple[Part, ...]:
-        """Return where the files of a split lie; "test" is one for evaluation.
+        """Return where the files of a split are; "test" is a split for evaluation only.
 
         Raises:
             ValueError: for a split that the dataset does not have.
@@ -131,7 +136,7 @@ def _check_label_map(dataset: Dataset) -> None:
                 f"Dataset {dataset.name!r}: label_map sends {raw} to {index}; allowed are 0 to"
                 f" {dataset.num_classes - 1} and {IGNORE_LABEL} (ignored)."
             )
-    if all(index == IGNORE_LABEL for index in dataset.label_map.values()):
+    if not dataset.class_values:
         raise ValueError(f"Dataset {dataset.name!r}: label_map leaves no pixel with a class.")
 
 
@@ -142,17 +147,15 @@ def folder_dataset(
     labels: str = "labels/{split}",
     image_suffix: str = ".jpg",
     label_suffix: str = ".png",
-    label_map: Mapping[int, int] | None = None,  # raw value -> class index or 255
+    label_map: Mapping[int, int] | None = None,  # raw value -> class index or 255; default: equal
     palette: tuple[Color, ...] | None = None,  # by default the colours of Pascal VOC
     list_file: str | None = None,  # one stem per line; by default every file of the folder counts
     splits: tuple[str, ...] = ("train", "val"),  # what `{split}` stands for
     name: str = "custom",
 ) -> Dataset:
-    """Describe your own folders of images and label PNGs.
-
-    Without a `label_map` labels hold the class indices, and 255 where a pixel has no class.
-    """
-    num_classes = len(classes)
+    """Describe your own folders of images and label PNGs."""
+    if label_map is None:
+        label_map = {index: index for index in (*range(len(classes)), IGNORE_LABEL)}
 
     def part(split: str) -> Part:
         return Part(
@@ -163,24 +166,22 @@ def folder_dataset(
             lists=(list_file.format(split=split),) if list_file else (),
         )
 
-    if label_map is None:
-        label_map = {index: index for index in range(num_classes)} | {IGNORE_LABEL: IGNORE_LABEL}
     return Dataset(
         name=name,
         classes=classes,
-        palette=voc_palette(num_classes) if palette is None else palette,
+        palette=voc_palette(len(classes)) if palette is None else palette,
         label_map=label_map,
         splits={split: (part(split),) for split in splits},
         test=() if "test" in splits else (part("test").or_unlabelled(),),
         obtain=f"The folder must hold\n  {images}/**/*{image_suffix}\n"
         f"  {labels}/**/*{label_suffix}\n"
-        + (f"  {list_file} (one name without suffix a line)\n" if list_file else "")
+        + (f"  {list_file} (one name without suffix per line)\n" if list_file else "")
         + f"with {{split}} one of {', '.join(splits)}, and equal names up to the suffix.",
     )
 
 
 def voc_palette(num_colors: int) -> tuple[Color, ...]:
-    """Return the colour map of Pascal VOC: the bits of the index, dealt to R, G, B in turn."""
+    """Return the colour map of Pascal VOC: the bits of the index go to R, G and B in turn."""
 
     def channel(index: int, offset: int) -> int:
         return sum((index >> (3 * bit + offset) & 1) << (7 - bit) for bit in range(8))
@@ -188,3 +189,9 @@ def voc_palette(num_colors: int) -> tuple[Color, ...]:
     return tuple(
         (channel(index, 0), channel(index, 1), channel(index, 2)) for index in range(num_colors)
     )
+
+
+def ranges(values: Int[np.ndarray, " n"]) -> str:
+    """Write ascending numbers in words: [0, 1, 2, 255] -> "0-2, 255"."""
+    runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)

@@ -1,4 +1,4 @@
-"""Bytes -> example: RGB image, and label in class indices. Every fault names its file."""
+"""Bytes -> example: RGB image, and label in class indices. Every error names its file."""
 
 import io
 import struct
@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image as PILImage
 from PIL import ImageOps
 
-from hrnet_jax.data.dataset import Dataset
+from hrnet_jax.data.dataset import Dataset, ranges
 from hrnet_jax.data.headers import BadFile, Header, read_header, undecodable
 from hrnet_jax.data.sources.folder import Record
 from hrnet_jax.data.types import IGNORE_LABEL, Example, Image, Label
@@ -23,7 +23,7 @@ def decode(record: Record, dataset: Dataset) -> Example:
     """Decode image and label of a record, and map the label to class indices.
 
     Raises:
-        BadFile: either file cannot be trained on, or they do not fit each other.
+        BadFile: one of the files cannot be used, or their sizes differ.
     """
     image = decode_image(record.image, path=record.image_path)
     if record.label is None:
@@ -31,18 +31,18 @@ def decode(record: Record, dataset: Dataset) -> Example:
         return Example(id=record.id, image=image, label=nothing)
     raw = decode_label(record.label, path=record.label_path)
     if image.shape[:2] != raw.shape:
-        raise different_sizes(image.shape[:2], raw, record)
+        raise different_sizes(image.shape[:2], raw, record=record)
     return Example(id=record.id, image=image, label=map_label(raw, dataset, path=record.label_path))
 
 
 def decode_image(data: bytes, *, path: str) -> Image:
     """Decode to 8-bit RGB, turned upright as its EXIF tag says.
 
-    Its content decides what a file is, not its name. Grey becomes three equal channels, a palette
+    The content decides what a file is, not its name. Grey becomes three equal channels, a palette
     its colours; alpha is dropped; of 16 bits the upper 8 remain (all as in the reference).
 
     Raises:
-        BadFile: it is no image, cut short, larger than `MAX_PIXELS`, or would turn out black.
+        BadFile: it is no image, truncated, larger than `MAX_PIXELS`, or would become black.
     """
     header = check_image(data, path=path)
     if (plain := _decode_plain_png(data, mode="rgb")) is not None:
@@ -53,7 +53,7 @@ def decode_image(data: bytes, *, path: str) -> Image:
         image = None
     if image is None:
         raise undecodable(data, path=path, what="image", reason="It is damaged.")
-    if header.bits == 16 and image.max() < 16:
+    if header.bits == 16 and np.max(image) < 16:
         raise BadFile(
             f"The 16-bit image {path} uses less than a sixteenth of its range (12 bits in 16?)"
             " and would become almost black. Scale its values up, or save it with 8 bits.",
@@ -64,13 +64,13 @@ def decode_image(data: bytes, *, path: str) -> Image:
 
 
 def check_image(data: bytes, *, path: str) -> Header:
-    """Refuse what can be refused without decoding: far less work.
+    """Refuse what can be refused without decoding, which takes far less time.
 
     Raises:
-        BadFile: it is no image, cut short, too large, or neither of 8 nor of 16 bits.
+        BadFile: it is no image, truncated, too large, or has more than 16 bits per channel.
     """
     header = read_header(data, path=path, what="image")
-    _require_whole(data, header, path=path, what="image")
+    _require_complete(data, header, path=path, what="image")
     if header.bits > 16:
         raise BadFile(
             f"The image {path} has {header.bits} bits per channel; save it with 8.",
@@ -80,32 +80,31 @@ def check_image(data: bytes, *, path: str) -> Header:
     return header
 
 
-def _require_whole(data: bytes, header: Header, *, path: str, what: str) -> None:
-    is_whole = header.is_whole
-    if header.format not in ("PNG", "JPEG"):  # whose ends we find ourselves, much faster
+def _require_complete(data: bytes, header: Header, *, path: str, what: str) -> None:
+    is_complete = header.is_complete
+    if header.format not in ("PNG", "JPEG"):  # their headers say it, in far less time
         try:
             with PILImage.open(io.BytesIO(data)) as file:
                 file.load()  # stops at the first missing byte
         except (OSError, SyntaxError, ValueError):
-            is_whole = False
-    if not is_whole:
-        raise undecodable(
-            data, path=path, what=what, reason="It ends too early, as after an interrupted copy."
-        )
+            is_complete = False
+    if not is_complete:
+        reason = "It ends too early, as after an interrupted copy."
+        raise undecodable(data, path=path, what=what, reason=reason)
 
 
 def decode_label(data: bytes, *, path: str) -> Label:
-    """Return the stored values of a label file, unmapped: of a palette PNG the indices.
+    """Return the stored values of a label file, not yet mapped: for a palette PNG the indices.
 
     An EXIF tag turns it as it turns an image.
 
     Raises:
-        BadFile: it is no image, cut short, too large, or holds no 8-bit class values.
+        BadFile: it is no image, truncated, too large, or does not hold 8-bit class values.
     """
     if is_mat(data):
         return _decode_mat(data, path=path)
     header = read_header(data, path=path, what="label")
-    _require_whole(data, header, path=path, what="label")
+    _require_complete(data, header, path=path, what="label")
     if (plain := _decode_plain_png(data, mode="mono")) is not None:
         return plain[..., 0]
     try:
@@ -115,6 +114,19 @@ def decode_label(data: bytes, *, path: str) -> Label:
                 values = np.asarray(ImageOps.exif_transpose(file))
     except (OSError, SyntaxError, ValueError) as error:
         raise undecodable(data, path=path, what="label", reason=f"{error}.") from error
+    _check_label_format(mode, header, path=path)
+    if mode in _SIXTEEN_BITS and not 0 <= values.min() <= values.max() <= 255:
+        raise BadFile(
+            f"The 16-bit label {path} holds values up to {values.max()}; they must be below 256.",
+            path=path,
+            kind="values",
+        )
+    if mode == "L" and header.bits < 8:  # Pillow spreads 2 and 4 bits over 0 to 255
+        values = values // (255 // (2**header.bits - 1))
+    return values.astype(np.uint8, copy=False)
+
+
+def _check_label_format(mode: str, header: Header, *, path: str) -> None:
     if mode not in ("L", "P", "1", *_SIXTEEN_BITS):
         raise BadFile(
             f"The label {path} has Pillow mode {mode!r}; a label has one channel of class values"
@@ -130,15 +142,6 @@ def decode_label(data: bytes, *, path: str) -> Label:
             path=path,
             kind="format",
         )
-    if mode in _SIXTEEN_BITS and not 0 <= values.min() <= values.max() <= 255:
-        raise BadFile(
-            f"The 16-bit label {path} holds values up to {values.max()}; they must be below 256.",
-            path=path,
-            kind="values",
-        )
-    if mode == "L" and header.bits < 8:  # Pillow spreads 2 and 4 bits over 0 to 255
-        values = values // (255 // (2**header.bits - 1))
-    return values.astype(np.uint8, copy=False)
 
 
 def _decode_plain_png(
@@ -146,8 +149,8 @@ def _decode_plain_png(
 ) -> UInt8[np.ndarray, "h w channels"] | None:
     """Decode a PNG of 8 bits per value and exactly these channels; None for all other data.
 
-    The same bytes as OpenCV's and Pillow's in a third of the time, which is most of the time that
-    an example takes.
+    Most of an example's time goes into decoding. The pixels are those of OpenCV and Pillow; images
+    take half of OpenCV's time, labels an eighth of Pillow's.
     """
     bits_and_colors = {"rgb": b"\x08\x02", "mono": b"\x08\x00"}[mode]
     if data[:8] != b"\x89PNG\r\n\x1a\n" or data[24:26] != bits_and_colors or b"eXIf" in data:
@@ -155,7 +158,7 @@ def _decode_plain_png(
     width, height = struct.unpack(">II", data[16:24])
     try:
         return kornia_rs.io.decode_image_png_u8(data, (height, width), mode)
-    except Exception:  # all it raises; damaged data goes to the decoders that everything else takes
+    except Exception:  # all it raises; damaged data goes to the decoders of all other files
         return None
 
 
@@ -187,8 +190,8 @@ def _decode_mat(data: bytes, *, path: str) -> Label:
     return np.ascontiguousarray(values)  # MATLAB stores columns
 
 
-def different_sizes(size: tuple[int, int], raw: Label, record: Record) -> BadFile:
-    """Compose the error for an image of `size` (height, width) and a label of another one."""
+def different_sizes(size: tuple[int, int], raw: Label, *, record: Record) -> BadFile:
+    """Return the error for an image of `size` (height, width) and a label of another size."""
     header, hint = read_header(record.image, path=record.image_path, what="image"), ""
     if (header.height, header.width) == raw.shape:
         hint = " The image carries an EXIF rotation that the label lacks: rotate the label too."
@@ -205,17 +208,17 @@ def different_sizes(size: tuple[int, int], raw: Label, record: Record) -> BadFil
 
 
 def map_label(raw: Label, dataset: Dataset, *, path: str) -> Label:
-    """Translate raw values to class indices or 255; refuse values the dataset does not know."""
+    """Map raw values to class indices or 255; a value that is not in the map is a `BadFile`."""
     table, is_legal = dataset.lookup_table()
     is_illegal = np.where(is_legal, 0, 1).astype(np.uint8)
-    # Lookups of OpenCV take a quarter of numpy's time, which matters at two megapixels.
+    # OpenCV's table lookup takes a quarter of numpy's time, which matters at two megapixels.
     if cv2.countNonZero(cv2.LUT(raw, is_illegal)):
         raise illegal_values(raw, dataset, path=path)
     return cv2.LUT(raw, table)
 
 
 def illegal_values(raw: Label, dataset: Dataset, *, path: str) -> BadFile:
-    """Compose the error for a label with values outside the label mapping."""
+    """Return the error for a label with values outside the label mapping."""
     is_legal = dataset.lookup_table()[1]
     counts = np.bincount(raw.ravel(), minlength=256)
     illegal = np.flatnonzero((counts > 0) & ~is_legal)
@@ -224,11 +227,11 @@ def illegal_values(raw: Label, dataset: Dataset, *, path: str) -> BadFile:
         y, x = np.argwhere(raw == value)[0]
         lines.append(f"\n  value {value}: {counts[value]} pixels, the first at (y={y}, x={x})")
     if len(illegal) > 3:
-        lines.append(f"\n  and {len(illegal) - 3} more values: {_ranges(illegal[3:])}")
+        lines.append(f"\n  and {len(illegal) - 3} more values: {ranges(illegal[3:])}")
     return BadFile(
         f"The label {path} holds values outside the label mapping of {dataset.name!r}:"
         + "".join(lines)
-        + f"\nLegal values: {_ranges(np.flatnonzero(is_legal))}. {_hint(counts, dataset)}",
+        + f"\nLegal values: {ranges(np.flatnonzero(is_legal))}. {_hint(counts, dataset)}",
         path=path,
         kind="values",
     )
@@ -236,9 +239,9 @@ def illegal_values(raw: Label, dataset: Dataset, *, path: str) -> BadFile:
 
 def _hint(counts: np.ndarray, dataset: Dataset) -> str:
     present = set(np.flatnonzero(counts).tolist())
-    of_classes = {raw: index for raw, index in dataset.label_map.items() if index != IGNORE_LABEL}
-    holds_indices = all(raw == index for raw, index in of_classes.items())
-    if not holds_indices and present <= set(of_classes.values()) | {IGNORE_LABEL}:
+    classes = dataset.class_values
+    holds_indices = all(raw == index for raw, index in classes.items())
+    if not holds_indices and present <= set(classes.values()) | {IGNORE_LABEL}:
         return (
             "It looks like class indices already (for Cityscapes: trainIds), but"
             f" {dataset.name!r} reads raw ids; use the files with raw ids."
@@ -246,9 +249,3 @@ def _hint(counts: np.ndarray, dataset: Dataset) -> str:
     if holds_indices and present - set(dataset.label_map) == {IGNORE_LABEL}:
         return "If 255 marks pixels without a class, add 255: 255 to the label_map."
     return "Correct the file, or give the value a class index or 255 (ignored) in the label_map."
-
-
-def _ranges(values: np.ndarray) -> str:
-    """[0, 1, 2, 255] -> '0-2, 255'."""
-    runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)

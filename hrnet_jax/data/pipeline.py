@@ -7,31 +7,29 @@ sees exactly what an uninterrupted run would have seen.
 
 import atexit
 import contextlib
+import dataclasses
 import functools
 import json
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Literal
 
 import grain
 import numpy as np
 from absl import flags
-from jaxtyping import Int
 
 from hrnet_jax.data.dataset import Dataset
 from hrnet_jax.data.decode import decode
 from hrnet_jax.data.headers import BadFile
+from hrnet_jax.data.order import Reference, example_index
 from hrnet_jax.data.sources.folder import Source
 from hrnet_jax.data.transforms import Transform
 from hrnet_jax.data.types import Batch, Example
-from hrnet_jax.data.watchdog import Notes
+from hrnet_jax.data.watchdog import Watchdog
 from hrnet_jax.data.workers import begin_worker
 
-Reference = Literal["v0", "v1"]
-
-REFERENCE_GPUS = 4  # of every published run
-_ENDLESS = 2**48  # examples; at 10,000 a second they last for 900 years
-_MAX_BAD_IN_A_ROW = 10  # examples to replace at one place; more is a disk that fails
+_ENDLESS = 2**48  # examples; enough for 900 years at 10,000 a second
+_PREFETCH = 4  # elements (batches in training, examples in evaluation) held ready per process
+_MAX_BAD_IN_A_ROW = 10  # examples to replace at one place; more of them mean that the disk fails
 
 OnBadFile = Callable[[dict[str, str]], None]  # gets {"image", "label", "bad", "reason"}
 
@@ -44,29 +42,23 @@ def train_batches(
     batch_size: int,  # over all hosts
     seed: int,  # of order and augmentation
     start_step: int,  # the first step to run; earlier ones are skipped without being read
-    reference: Reference = "v0",  # whose order to follow, see `example_index`
+    reference: Reference = "v0",  # whose order to follow, see `order.example_index`
     host: int = 0,
     hosts: int = 1,
     workers: int = 0,  # processes that decode and transform; 0: threads of this process
     threads: int = 2,  # per process
-    prefetch: int = 4,  # batches held ready per process
-    on_bad_file: OnBadFile | None = None,  # hears of examples that were replaced; None: stop
+    on_bad_file: OnBadFile | None = None,  # called for each replaced example; None: stop
 ) -> Generator[Batch, None, None]:
     """Return an endless iterator over this host's part of the batches from `start_step` on.
 
     A batch is {"image": float32 [b h w 3], "label": uint8 [b h w], "id": str [b]}. The batches of
-    all hosts, one behind the other, are the global batch.
+    all hosts, concatenated in order, are the global batch.
 
     Raises (while iterating):
-        BadFile or OSError: a file is damaged, unless `on_bad_file` replaces it.
+        BadFile or OSError: a file is damaged, and there is no `on_bad_file`.
         ChildProcessError: a worker died or got stuck; names the files it was reading.
     """
-    if batch_size % hosts:
-        raise ValueError(
-            f"batch_size={batch_size} cannot be split over {hosts} hosts; use a multiple of"
-            f" {hosts}, for example {-(-batch_size // hosts) * hosts}."
-        )
-    notes = Notes() if workers else None
+    watchdog = Watchdog() if workers else None
     stream = train_stream(
         source,
         dataset,
@@ -75,18 +67,22 @@ def train_batches(
         seed=seed,
         reference=reference,
         replace=on_bad_file is not None,
-        notes=notes,
-    )
-    stream = stream[start_step * batch_size :].batch(batch_size // hosts, batch_fn=_stack)
-    stream = stream[host::hosts]  # comes last: neither order nor augmentation depends on the host
+        watchdog=watchdog,
+    )[start_step * batch_size :]
+    stream = stream.batch(_per_host(batch_size, hosts=hosts), batch_fn=_stack)
+    stream = stream[host::hosts]  # last, so that order and augmentation do not depend on the host
     return _read(
-        stream,
-        workers=workers,
-        threads=threads,
-        prefetch=prefetch,
-        notes=notes,
-        on_bad_file=on_bad_file,
+        stream, workers=workers, threads=threads, watchdog=watchdog, on_bad_file=on_bad_file
     )
+
+
+def _per_host(batch_size: int, *, hosts: int) -> int:
+    if batch_size % hosts:
+        raise ValueError(
+            f"batch_size={batch_size} cannot be split over {hosts} hosts; use a multiple of"
+            f" {hosts}, for example {-(-batch_size // hosts) * hosts}."
+        )
+    return batch_size // hosts
 
 
 def train_stream(
@@ -97,8 +93,8 @@ def train_stream(
     batch_size: int,  # over all hosts
     seed: int,
     reference: Reference = "v0",
-    replace: bool = False,  # read another example in place of a bad one, see `readable_example`
-    notes: Notes | None = None,
+    replace: bool = False,  # read another example instead of a bad one, see `readable_example`
+    watchdog: Watchdog | None = None,
 ) -> grain.MapDataset:
     """Return the endless training stream: position -> transformed example."""
     at = functools.partial(
@@ -108,25 +104,33 @@ def train_stream(
         seed=seed,
         reference=reference,
     )
-    read = functools.partial(_read_example, source, dataset=dataset, replace=replace, notes=notes)
+    read = _Reader(source, dataset, watchdog, replace=replace)
     stream = grain.MapDataset.range(_ENDLESS).seed(seed)  # of positions
     return _transformed(stream.map(lambda position: read(at(position))), transforms)
 
 
-def _read_example(
-    source: Source, index: int, *, dataset: Dataset, replace: bool, notes: Notes | None
-) -> Example:
-    with notes.of(*source.paths(index)) if notes else contextlib.nullcontext():
-        if replace:
-            return readable_example(source, index, dataset)
-        return decode(source[index], dataset)
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    """Reads and decodes examples by their index; workers get it by pickle."""
+
+    source: Source
+    dataset: Dataset
+    watchdog: Watchdog | None
+    replace: bool = False
+
+    def __call__(self, index: int) -> Example:
+        watchdog, paths = self.watchdog, self.source.paths(index)
+        with watchdog.reading(*paths) if watchdog else contextlib.nullcontext():
+            if self.replace:
+                return readable_example(self.source, index, dataset=self.dataset)
+            return decode(self.source[index], self.dataset)
 
 
-def readable_example(source: Source, index: int, dataset: Dataset) -> Example:
-    """Read the example at `index`, in place of a bad one the next that is good.
+def readable_example(source: Source, index: int, *, dataset: Dataset) -> Example:
+    """Read the example at `index`, or the next good one if it is bad.
 
-    The choice depends on the files only, so every run of whatever workers and hosts makes the
-    same. What was left out stands in the example, as JSON under "left_out".
+    The choice depends on the files only, so that it is the same for any number of workers and
+    hosts. The bad examples are listed in the result, as JSON under "left_out".
     """
     left_out = []
     for place in range(index, index + min(_MAX_BAD_IN_A_ROW, len(source))):
@@ -139,7 +143,7 @@ def readable_example(source: Source, index: int, dataset: Dataset) -> Example:
         else:
             return {**example, "left_out": tuple(map(json.dumps, left_out))}
     raise BadFile(
-        f"{len(left_out)} examples in a row cannot be used, which is no matter of single files."
+        f"{len(left_out)} examples in a row cannot be used, so this is not about single files."
         f" The last one:\n{left_out[-1]['reason']}",
         path=left_out[-1]["bad"],
     )
@@ -154,56 +158,15 @@ def eval_examples(
     hosts: int = 1,
     workers: int = 0,
     threads: int = 2,
-    prefetch: int = 4,  # examples
 ) -> Iterator[Example]:
     """Return an iterator over each of this host's examples once, in order, labels at raw size.
 
     Host h reads the examples h, h + hosts, ...; the numbers of examples may differ by one.
     """
-    stream = grain.MapDataset.range(len(source))
-    notes = Notes() if workers else None
-    read = functools.partial(_read_example, source, dataset=dataset, replace=False, notes=notes)
-    stream = _transformed(stream.map(read), transforms)[host::hosts]
-    return _read(stream, workers=workers, threads=threads, prefetch=prefetch, notes=notes)
-
-
-def example_index(
-    position: int,  # step * batch_size + place within the global batch
-    *,
-    num_examples: int,
-    batch_size: int,  # over all hosts
-    seed: int,
-    reference: Reference,
-) -> int:
-    """Return which example stands at a position of the endless training stream.
-
-    "v1" (mmsegmentation 1.x) concatenates one permutation per epoch. "v0" (0.x) does what the
-    published runs did: it pads each permutation to a multiple of 4 (their GPUs) with its own
-    beginning, and drops the last, incomplete batch. A set too small for a single full batch has
-    no such epochs; it follows "v1".
-    """
-    epoch, place = divmod(position, _epoch_length(num_examples, batch_size, reference))
-    return int(_permutation(num_examples, seed, epoch)[place % num_examples])
-
-
-# Kept, because computing it costs as much as reading it out costs little; two epochs at a time
-# are in use when threads read ahead. Grain's own `index_shuffle` needs no memory, but milliseconds
-# per index for small sets.
-@functools.lru_cache(maxsize=4)
-def _permutation(num_examples: int, seed: int, epoch: int) -> Int[np.ndarray, " n"]:
-    return np.random.default_rng((seed, epoch)).permutation(num_examples)
-
-
-def steps_per_epoch(*, num_examples: int, batch_size: int, reference: Reference) -> float:
-    """Return the steps of one pass over the split; a whole number where batches are dropped."""
-    return _epoch_length(num_examples, batch_size, reference) / batch_size
-
-
-def _epoch_length(num_examples: int, batch_size: int, reference: Reference) -> int:
-    if reference == "v1":
-        return num_examples
-    padded = -(-num_examples // REFERENCE_GPUS) * REFERENCE_GPUS
-    return padded // batch_size * batch_size or num_examples
+    watchdog = Watchdog() if workers else None
+    stream = grain.MapDataset.range(len(source)).map(_Reader(source, dataset, watchdog))
+    stream = _transformed(stream, transforms)[host::hosts]
+    return _read(stream, workers=workers, threads=threads, watchdog=watchdog)
 
 
 def _transformed(stream: grain.MapDataset, transforms: Sequence[Transform]) -> grain.MapDataset:
@@ -216,7 +179,7 @@ def _transformed(stream: grain.MapDataset, transforms: Sequence[Transform]) -> g
 def _stack(examples: Sequence[Example]) -> Batch:
     left_out = [entry for example in examples for entry in example.get("left_out", ())]
     return {
-        "left_out": np.array(left_out, dtype=np.str_),  # taken out before anybody sees the batch
+        "left_out": np.array(left_out, dtype=np.str_),  # taken out again before the batch is used
         "image": np.stack([example["image"] for example in examples]),
         "label": np.stack([example["label"] for example in examples]),
         "id": np.array([example["id"] for example in examples]),
@@ -228,11 +191,10 @@ def _read(
     *,
     workers: int,
     threads: int,
-    prefetch: int,
-    notes: Notes | None = None,
+    watchdog: Watchdog | None,
     on_bad_file: OnBadFile | None = None,
 ) -> Generator:
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_PREFETCH)
     elements = stream.to_iter_dataset(options)
     if workers:
         if not flags.FLAGS.is_parsed():  # in a notebook or a test; Grain reads its own flags
@@ -241,19 +203,19 @@ def _read(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
             worker_init_fn=begin_worker,
         )
-    generator = _closing(iter(elements), notes=notes, on_bad_file=on_bad_file)
-    # Closed before the interpreter takes its modules apart, Grain leaves no noise and no memory.
+    generator = _closing(iter(elements), watchdog=watchdog, on_bad_file=on_bad_file)
+    # Closed before the interpreter removes its modules, Grain prints no errors and frees memory.
     atexit.register(_close, weakref.ref(generator))
     return generator
 
 
 def _closing(
-    iterator: grain.DatasetIterator, *, notes: Notes | None, on_bad_file: OnBadFile | None
+    iterator: grain.DatasetIterator, *, watchdog: Watchdog | None, on_bad_file: OnBadFile | None
 ) -> Generator:
-    with contextlib.ExitStack() as at_the_end:  # also after an error: nothing continues behind it
+    with contextlib.ExitStack() as at_the_end:  # closes after an error too
         at_the_end.callback(iterator.close)
-        if notes:
-            at_the_end.enter_context(notes.watched())
+        if watchdog:
+            at_the_end.enter_context(watchdog.running())
         try:
             for element in iterator:
                 for entry in element.pop("left_out", ()):
@@ -261,9 +223,9 @@ def _closing(
                         on_bad_file(json.loads(entry))
                 yield element
         except RuntimeError as error:
-            if notes is None or "Worker process was terminated" not in str(error):
+            if watchdog is None or "Worker process was terminated" not in str(error):
                 raise
-            raise notes.worker_died(error) from error
+            raise watchdog.worker_died(error) from error
 
 
 def _close(reference: weakref.ref) -> None:

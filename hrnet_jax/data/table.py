@@ -1,9 +1,10 @@
-"""All datasets in one table: python -m hrnet_jax.data.table > docs/datasets.md"""
+"""Write all datasets as a table: python -m hrnet_jax.data.table > docs/datasets.md"""
 
-import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
-from hrnet_jax.data.dataset import Dataset, Part
+import numpy as np
+
+from hrnet_jax.data.dataset import Dataset, Part, ranges
 from hrnet_jax.data.datasets import DATASETS
 from hrnet_jax.data.types import IGNORE_LABEL
 
@@ -20,7 +21,7 @@ def markdown(datasets: Iterable[Dataset]) -> str:
         "an error that names file, value and place.",
         "",
         "`config.data.root` is the folder described below, a zip file of it, a folder with several",
-        "zip files that hold it together, or what `--mode prepare --config CONFIG --output=DIR`",
+        "zip files that together hold it, or what `--mode prepare --config CONFIG --output=DIR`",
         "wrote: ArrayRecord shards, which suit network storage. All give the same examples bit for",
         "bit. Your own folders need no code: see `configs/custom.py`.",
         "",
@@ -29,10 +30,10 @@ def markdown(datasets: Iterable[Dataset]) -> str:
     ]
     for dataset in datasets:
         counts = " | ".join(str(dataset.counts.get(split, "?")) for split in ("train", "val"))
-        ignored = [raw for raw, index in dataset.label_map.items() if index == IGNORE_LABEL]
+        ignored = sorted(set(dataset.label_map) - set(dataset.class_values))
         lines.append(
             f"| `{dataset.name}` | {dataset.num_classes} | {counts} | {mapping_in_words(dataset)} |"
-            f" {', '.join(map(_range, _runs(ignored))) or 'none'} |"
+            f" {ranges(np.array(ignored)) if ignored else 'none'} |"
         )
     for dataset in datasets:
         lines += ["", f"## {dataset.name}", "", "```text", *dataset.obtain.splitlines(), "```", ""]
@@ -44,20 +45,10 @@ def markdown(datasets: Iterable[Dataset]) -> str:
 
 def mapping_in_words(dataset: Dataset) -> str:
     """Say which label values are which classes: "1-150 → 0-149"."""
-    classes = {raw: index for raw, index in dataset.label_map.items() if index != IGNORE_LABEL}
-    # A run's values and classes go up together, so that their difference stays the same.
-    runs = _runs(classes, key=lambda raw: classes[raw] - raw)
-    return ", ".join(f"{_range(run)} → {_range([classes[raw] for raw in run])}" for run in runs)
-
-
-def _runs(values: Iterable[int], key: Callable[[int], int] = lambda value: 0) -> list[list[int]]:
-    numbered = enumerate(sorted(values))
-    groups = itertools.groupby(numbered, key=lambda item: (item[1] - item[0], key(item[1])))
-    return [[value for _, value in group] for _, group in groups]
-
-
-def _range(run: list[int]) -> str:
-    return f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0])
+    values, classes = np.array(sorted(dataset.class_values.items())).T
+    breaks = np.flatnonzero((np.diff(values) != 1) | (np.diff(classes) != 1)) + 1
+    runs = zip(np.split(values, breaks), np.split(classes, breaks), strict=True)
+    return ", ".join(f"{ranges(raw)} → {ranges(indices)}" for raw, indices in runs)
 
 
 def _row(part: Part) -> str:

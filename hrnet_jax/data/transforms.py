@@ -6,14 +6,15 @@ A random transform draws its parameters first, then calls a pure function with t
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import cv2
 import grain
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
 
-from hrnet_jax.data.types import IGNORE_LABEL, Example, Image, Label
+from hrnet_jax.data.photometric import PhotometricDistortion
+from hrnet_jax.data.types import IGNORE_LABEL, Example, Label
 
 Size = tuple[int, int]  # (height, width)
 Range = tuple[float, float]  # (low, high)
@@ -37,7 +38,7 @@ def train_transforms(
 
 
 def fit_size(size: Size, *, within: Size) -> Size:
-    """Largest size of the same shape whose long and short side fit those of `within`.
+    """Return the largest size of the same shape whose long and short side fit those of `within`.
 
     The rule ignores orientation: a portrait image gets the limits of a landscape one.
     """
@@ -52,16 +53,16 @@ def resize_image(
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
     """Resize bilinearly without anti-aliasing, in OpenCV's 8-bit fixed-point arithmetic.
 
-    Returns what `window` cuts from the resized image, without computing the rest of it.
+    Returns the `window` of the resized image; what lies below and to the right is not computed.
     """
     factors = [new / old for new, old in zip(size, image.shape[:2], strict=True)]
     ends = [
-        # A pixel looks at two neighbours; one more keeps the border's rule away from them.
+        # A pixel is made from two neighbours; one more keeps the rule for borders away from them.
         min(int((part.indices(new)[1] + 0.5) / factor) + 2, old)
         for part, new, factor, old in zip(window, size, factors, image.shape[:2], strict=True)
     ]
-    # Given the factors, OpenCV computes every position from the upper left corner, so that what
-    # lies behind the window may be left out. A part before it may not: positions are float32.
+    # From factors, OpenCV computes every position from the upper left corner, so that what follows
+    # the window may be left out. What precedes it may not: positions are float32.
     y, x = factors
     resized = cv2.resize(image[: ends[0], : ends[1]], None, fx=x, fy=y)
     return resized[window]
@@ -70,7 +71,7 @@ def resize_image(
 def resize_label(
     label: UInt8[np.ndarray, "h w"], size: Size, *, window: Window = WHOLE
 ) -> UInt8[np.ndarray, "h2 w2"]:
-    """Take the pixel at floor(i * n_in / n_out): not the nearest centre, but the reference."""
+    """Take the pixel at floor(i * n_in / n_out), as the reference does: not the nearest centre."""
     rows, columns = (
         nearest_positions(old, new)[part]
         for old, new, part in zip(label.shape, size, window, strict=True)
@@ -79,7 +80,8 @@ def resize_label(
 
 
 def nearest_positions(old: int, new: int) -> Int[np.ndarray, " new"]:
-    """Which of `old` pixels each of `new` takes; where i * old / new is whole, floor feels how."""
+    """Return which of `old` pixels each of the `new` ones takes."""
+    # Where i * old / new is an integer, floor depends on how it was rounded.
     positions = np.arange(new) * (1 / (new / old))  # as OpenCV divides
     return np.minimum(positions.astype(np.intp), old - 1)
 
@@ -100,8 +102,8 @@ class ResizeViews(grain.transforms.Map):
 class RandomScaleCrop(grain.transforms.RandomMap):
     """Fit image and label within `image_size` times a random ratio, then crop a random window.
 
-    No class covers `max_class_share` of the window, if ten tries find such a one. A side shorter
-    than the window is kept whole; `Pad` completes it later.
+    No class covers `max_class_share` of the window, if ten tries find such a window. A side that is
+    shorter than the window is kept; `Pad` completes it later.
     """
 
     image_size: Size
@@ -118,7 +120,7 @@ class RandomScaleCrop(grain.transforms.RandomMap):
         )
 
     def draw(self, label: Label, rng: np.random.Generator) -> tuple[Size, Window]:
-        """Draw the size of the whole, then windows of it until one is balanced."""
+        """Draw the size of the image, then windows of it until one is balanced."""
         size = self.draw_size(label.shape, rng)
         window = self.draw_window(size, rng)
         for _ in range(10):
@@ -144,7 +146,8 @@ class RandomScaleCrop(grain.transforms.RandomMap):
 def is_balanced(label: Label, *, max_class_share: float) -> bool:
     """Whether at least two classes appear and none covers `max_class_share` or more."""
     counts = np.bincount(label.ravel(), minlength=256)[:IGNORE_LABEL]
-    return bool(np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < max_class_share)
+    largest, total = int(np.max(counts)), int(np.sum(counts))
+    return bool(np.count_nonzero(counts) > 1 and largest / total < max_class_share)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -160,79 +163,6 @@ class RandomFlip(grain.transforms.RandomMap):
 
     def draw(self, rng: np.random.Generator) -> bool:
         return bool(rng.random() < self.probability)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PhotometricDistortion(grain.transforms.RandomMap):
-    """Change brightness, contrast, saturation and hue, each with probability one half (SSD).
-
-    Contrast comes either before or after saturation and hue, as a fair coin decides.
-    """
-
-    brightness: float = 32.0  # added, from -32 to 32
-    contrast: Range = (0.5, 1.5)  # factor
-    saturation: Range = (0.5, 1.5)  # factor
-    hue: int = 18  # added, from -18 to 17: the reference excludes the upper end
-
-    def random_map(self, example: Example, rng: np.random.Generator) -> Example:
-        return _replace(example, image=distort(example["image"], **self.draw(rng)))
-
-    def draw(self, rng: np.random.Generator) -> dict[str, Any]:
-        """Draw the arguments of `distort` in the reference's order; None leaves a step out."""
-        brightness = _maybe_uniform(rng, -self.brightness, self.brightness)
-        is_contrast_first = rng.integers(2) == 1
-        early_contrast = _maybe_uniform(rng, *self.contrast) if is_contrast_first else None
-        saturation = _maybe_uniform(rng, *self.saturation)
-        hue = int(rng.integers(-self.hue, self.hue)) if rng.integers(2) else None
-        late_contrast = None if is_contrast_first else _maybe_uniform(rng, *self.contrast)
-        return {
-            "brightness": brightness,
-            "early_contrast": early_contrast,
-            "saturation": saturation,
-            "hue": hue,
-            "late_contrast": late_contrast,
-        }
-
-
-def _maybe_uniform(rng: np.random.Generator, low: float, high: float) -> float | None:
-    return rng.uniform(low, high) if rng.integers(2) else None
-
-
-def distort(
-    image: Image,
-    *,
-    brightness: float | None = None,
-    early_contrast: float | None = None,
-    saturation: float | None = None,
-    hue: int | None = None,
-    late_contrast: float | None = None,
-) -> Image:
-    """Apply the given steps in this order; every step rounds down to 8 bits."""
-    if brightness is not None:
-        image = cv2.LUT(image, linear_table(add=brightness))
-    if early_contrast is not None:
-        image = cv2.LUT(image, linear_table(factor=early_contrast))
-    # Two round trips, as in the reference: each loses up to 6 grey levels, which training saw.
-    if saturation is not None:
-        image = _look_up_hsv(image, channel=1, table=linear_table(factor=saturation))
-    if hue is not None:
-        turned = ((np.arange(256) + hue) % 180).astype(np.uint8)  # 8-bit hue counts 2 degrees
-        image = _look_up_hsv(image, channel=0, table=turned)
-    if late_contrast is not None:
-        image = cv2.LUT(image, linear_table(factor=late_contrast))
-    return image
-
-
-def linear_table(*, factor: float = 1.0, add: float = 0.0) -> UInt8[np.ndarray, "256"]:
-    """Tabulate factor * value + add in float32, clipped and rounded down to 8 bits."""
-    values = np.arange(256, dtype=np.float32) * np.float32(factor) + np.float32(add)
-    return np.clip(values, 0, 255).astype(np.uint8)
-
-
-def _look_up_hsv(image: Image, *, channel: int, table: np.ndarray) -> Image:
-    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-    cv2.insertChannel(cv2.LUT(cv2.extractChannel(hsv, channel), table), hsv, channel)
-    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -253,7 +183,7 @@ def normalize(
     # The reference stores its constants and the difference as float32, and multiplies in float64.
     centered = np.arange(256, dtype=np.float32)[:, None] - np.asarray(mean, np.float32)
     table = centered * (1 / np.asarray(std, np.float32).astype(np.float64))
-    # 256 results per channel are all there are: a table gives the same floats many times faster.
+    # Each channel has only 256 results: a table gives the same floats many times faster.
     return cv2.LUT(image, table.astype(np.float32)[None])
 
 

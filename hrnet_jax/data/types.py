@@ -1,4 +1,4 @@
-"""The numpy vocabulary of the data side: what an image, a label and an example are."""
+"""What an image, a label, an example and a batch are in numpy."""
 
 from typing import NotRequired, TypedDict
 
@@ -9,7 +9,7 @@ Image = UInt8[np.ndarray, "h w 3"]  # RGB
 Label = UInt8[np.ndarray, "h w"]  # class indices, or `IGNORE_LABEL`
 NormalizedImage = Float32[np.ndarray, "h w 3"]
 
-IGNORE_LABEL = 255  # pixels without a class; in every dataset of the zoo
+IGNORE_LABEL = 255  # of pixels without a class, in every dataset of the zoo
 
 
 class Example(TypedDict):
@@ -19,8 +19,8 @@ class Example(TypedDict):
     image: Image | NormalizedImage
     label: Label
     views: NotRequired[list[Image]]  # in evaluation: the image at each scale
-    left_out: NotRequired[tuple[str, ...]]  # in training: the bad files it replaces, as JSON
-    draws: NotRequired[dict[str, str]]  # where samples are shown: what the transforms drew
+    left_out: NotRequired[tuple[str, ...]]  # in training: the bad examples it replaces, as JSON
+    draws: NotRequired[dict[str, str]]  # only for `samples`: what the transforms drew
 
 
 Batch = dict[str, np.ndarray]  # {"image": float32 [b h w 3], "label": uint8 [b h w]}

@@ -1,4 +1,4 @@
-"""How a worker process of ours begins: those that read examples, and those that draw scenes."""
+"""The start of a worker process, of those that read examples and those that draw scenes."""
 
 import multiprocessing
 import os
@@ -11,14 +11,14 @@ from hrnet_jax.parallel.process_settings import disable_malloc_trim
 
 
 def begin_worker(*_: int) -> None:
-    """Prepare a worker process: one thread per image, and no life beyond its parent's.
+    """Prepare a worker process: one thread per image, and end when the parent ends.
 
-    Orphans would stay behind otherwise, each with its memory, whenever the parent is killed. Grain
-    passes the worker's number and how many there are, which change nothing.
+    Otherwise workers would survive a killed parent, and keep their memory. Grain passes the
+    worker's number and the number of workers, which are not used.
     """
     disable_malloc_trim()
     cv2.setNumThreads(0)  # workers share the cores already
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     parent = multiprocessing.parent_process()
     assert parent is not None, "only worker processes begin here"
 

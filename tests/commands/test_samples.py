@@ -8,8 +8,8 @@ from rich.console import Console
 
 from hrnet_jax.commands.samples import Observed, restore, samples
 from hrnet_jax.config.build import Setup
+from hrnet_jax.data.photometric import PhotometricDistortion
 from hrnet_jax.data.transforms import (
-    PhotometricDistortion,
     RandomFlip,
     RandomScaleCrop,
     normalize,

@@ -76,7 +76,7 @@ def root(tmp_path):
     return tmp_path
 
 
-def test_labels_and_lists_lie_where_the_dataset_looks(root):
+def test_labels_and_lists_are_written_where_the_dataset_looks(root):
     write_labels(root, Annotations(root / ANNOTATIONS))
     train, val = (FolderSource(root, DATASET, split) for split in ("train", "val"))
     assert [r.id for r in train] == ["2008_000001", "2008_000002"]
@@ -91,7 +91,7 @@ def test_labels_and_lists_lie_where_the_dataset_looks(root):
     assert label(1).dtype == np.uint8
 
 
-def test_an_interrupted_run_leaves_no_label_folder_and_the_next_one_succeeds(root):
+def test_after_an_interruption_the_next_run_succeeds(root):
     annotations = Annotations(root / ANNOTATIONS)
 
     def interrupt(images):

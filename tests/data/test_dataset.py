@@ -51,7 +51,7 @@ def test_a_folder_dataset_holds_class_indices_by_default():
         ),
     )
     assert "images/{split}/**/*.jpg" in dataset.obtain
-    assert "{split}.txt (one name without suffix a line)" in dataset.obtain
+    assert "{split}.txt (one name without suffix per line)" in dataset.obtain
 
 
 def test_voc_palette_has_the_published_colors():

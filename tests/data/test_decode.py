@@ -106,7 +106,7 @@ def test_pngs_turn_as_their_exif_tag_says():
     np.testing.assert_array_equal(turned, np.rot90(image, -1))
 
 
-def test_of_a_palette_label_the_indices_count_not_the_colors():
+def test_a_palette_label_gives_its_indices():
     values = np.array([[0, 2], [255, 1]], np.uint8)
     file = PILImage.fromarray(values).convert("P")
     file.putpalette(list(range(255, -1, -1)) * 3)
@@ -209,14 +209,14 @@ def test_a_truncated_image_is_named_wherever_it_ends(format):
         assert error.value.kind == "unreadable"
 
 
-def test_a_jpeg_is_whole_up_to_its_last_byte():
+def test_a_jpeg_without_its_last_bytes_is_refused():
     whole = encoded(random_image(50, 70), format="JPEG")
     for missing in range(1, 60):
         with pytest.raises(BadFile, match="It ends too early"):
             decode_image(whole[:-missing], path="a.jpg")
 
 
-def test_what_a_file_is_decides_its_content_not_its_name():
+def test_the_content_decides_what_a_file_is():
     image = random_image()
     np.testing.assert_array_equal(decode_image(encoded(image), path="a.jpg"), image)
 

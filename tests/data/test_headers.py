@@ -6,8 +6,9 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image as PILImage
+from PIL.PngImagePlugin import PngInfo
 
-from hrnet_jax.data.headers import BadFile, has_sound_chunks, read_header
+from hrnet_jax.data.headers import BadFile, has_right_checksums, read_header
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (37, 61, 3), dtype=np.uint8)
 
@@ -52,22 +53,22 @@ def test_format_size_and_end_are_those_that_pillow_finds(data):
     with PILImage.open(io.BytesIO(data)) as file:
         assert header[:3] == (file.format, file.height, file.width)
     assert header.bits == 8
-    assert header.is_whole
-    assert read_header(data + b"trailing bytes", path="a", what="image").is_whole
+    assert header.is_complete
+    assert read_header(data + b"trailing bytes", path="a", what="image").is_complete
 
 
 @pytest.mark.parametrize(
     "name", ["PNG", "JPEG", "progressive", "with restarts", "with a thumbnail"]
 )
-def test_a_file_cut_short_is_never_whole(name):
+def test_a_truncated_file_is_never_complete(name):
     data = FILES[name]
     for length in range(0, len(data) - 1, 7):
-        assert not is_whole(data[:length]), length
+        assert not is_complete(data[:length]), length
 
 
-def is_whole(data):
+def is_complete(data):
     try:
-        return read_header(data, path="a", what="image").is_whole
+        return read_header(data, path="a", what="image").is_complete
     except BadFile as error:
         return error.kind != "unreadable"
 
@@ -105,13 +106,19 @@ def test_other_formats_are_refused_by_their_header_too():
 
 def test_one_changed_bit_breaks_a_checksum():
     data = FILES["PNG"]
-    assert has_sound_chunks(data)
+    assert has_right_checksums(data)
     for place in range(10, len(data) - 12, 97):
         damaged = bytearray(data)
         damaged[place] ^= 4
-        assert not has_sound_chunks(bytes(damaged)), place
+        assert not has_right_checksums(bytes(damaged)), place
 
 
-def test_an_error_keeps_its_facts_on_the_way_out_of_a_worker():
+def test_a_long_text_in_a_png_is_not_damage():
+    texts = PngInfo()
+    texts.add_text("comment", "x" * 2**21, zip=True)
+    assert has_right_checksums(encoded("PNG", pnginfo=texts))
+
+
+def test_a_pickled_error_keeps_path_and_kind():
     error = pickle.loads(pickle.dumps(BadFile("text", path="a.png", kind="size")))
     assert (str(error), error.path, error.kind) == ("text", "a.png", "size")

@@ -54,17 +54,15 @@ def test_no_two_scenes_are_alike(root):
     assert len(set(files.values())) == len(files) == 6
 
 
-def test_asking_for_more_scenes_changes_none_of_the_earlier(root, tmp_path):
+def test_asking_for_more_scenes_leaves_the_earlier_ones_unchanged(root, tmp_path):
     few = contents(root)
     more = contents(write(tmp_path / "more", train=3, val=2))
     assert len(more) == len(few) + 4
     assert {name: more[name] for name in few} == few
 
 
-def test_several_processes_write_the_same_bytes_as_one(root, tmp_path, monkeypatch):
-    monkeypatch.setattr(writing, "SCENES_PER_WORKER", 1)
-    monkeypatch.setattr(writing.os, "cpu_count", lambda: 2)
-    assert contents(write(tmp_path / "minicity")) == contents(root)
+def test_several_processes_write_the_same_bytes_as_one(root, tmp_path):
+    assert contents(write(tmp_path / "minicity", workers=2)) == contents(root)
 
 
 def test_names_follow_cityscapes(tmp_path):
@@ -143,10 +141,9 @@ def test_what_a_killed_write_left_is_removed(tmp_path, monkeypatch):
     assert set(tmp_path.iterdir()) == {tmp_path / "minicity", foreign, alive}
 
 
-def test_an_interrupt_does_not_wait_for_the_scenes_not_begun(tmp_path, monkeypatch):
-    monkeypatch.setattr(writing.os, "cpu_count", lambda: 2)
+def test_an_interrupt_does_not_wait_for_scenes_that_have_not_begun(tmp_path):
     scenes = minicity.entries(train=200, val=0, seed=0)
-    done = writing._each(partial(_draw_slowly, root=tmp_path), scenes)
+    done = writing._each(partial(_draw_slowly, root=tmp_path), scenes, workers=2)
     next(done)
     done.close()
     assert len(list(tmp_path.iterdir())) < 20

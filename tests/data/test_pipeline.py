@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import os
 import signal
 import time
@@ -7,11 +8,12 @@ import cv2
 import numpy as np
 import pytest
 
-from hrnet_jax.data import transforms
-from hrnet_jax.data import watchdog as notes
+from hrnet_jax.data import pipeline, transforms
 from hrnet_jax.data.dataset import folder_dataset
-from hrnet_jax.data.pipeline import eval_examples, example_index, steps_per_epoch, train_batches
+from hrnet_jax.data.order import example_index
+from hrnet_jax.data.pipeline import eval_examples, train_batches
 from hrnet_jax.data.sources.folder import Record
+from hrnet_jax.data.watchdog import Watchdog
 from hrnet_jax.evaluation.protocol import Protocol
 
 DATASET = folder_dataset(classes=("cat", "dog"))
@@ -88,63 +90,10 @@ def assert_equal_batches(actual, expected):
             np.testing.assert_array_equal(a[key], b[key])
 
 
-# The order of the examples.
-
-
-def order(steps, *, num_examples, batch_size, reference, seed=0):
-    return [
-        example_index(
-            position,
-            num_examples=num_examples,
-            batch_size=batch_size,
-            seed=seed,
-            reference=reference,
-        )
-        for position in range(steps * batch_size)
-    ]
-
-
-def test_v1_concatenates_permutations():
-    indices = order(30, num_examples=10, batch_size=4, reference="v1")
-    epochs = np.reshape(indices, (12, 10))
-    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == 12
-
-
-def test_v0_drops_the_incomplete_batch_of_each_epoch():
-    indices = order(12, num_examples=16, batch_size=6, reference="v0")
-    epochs = np.reshape(indices, (6, 12))  # 2 batches of 6; 4 examples are left out
-    assert all(len(set(epoch)) == 12 for epoch in epochs)
-    assert len({frozenset(epoch) for epoch in epochs}) > 1  # others each time
-
-
-def test_v0_pads_the_epoch_to_the_references_gpus_with_its_own_beginning():
-    indices = order(6, num_examples=6, batch_size=4, reference="v0")
-    for epoch in np.reshape(indices, (3, 8)):
-        assert sorted(epoch[:6]) == list(range(6))
-        np.testing.assert_array_equal(epoch[6:], epoch[:2])
-
-
-def test_v0_follows_v1_when_an_epoch_would_hold_no_full_batch():
-    sizes = dict(num_examples=5, batch_size=16)
-    assert order(4, **sizes, reference="v0") == order(4, **sizes, reference="v1")
-    assert steps_per_epoch(**sizes, reference="v0") == 5 / 16
-
-
-def test_the_order_depends_on_the_seed_and_not_as_a_shift():
-    sizes = dict(num_examples=50, batch_size=10, reference="v1")
-    first, second = (np.reshape(order(20, **sizes, seed=seed), (4, 50)) for seed in (0, 1))
-    assert not any((a == b).all() for a in first for b in second)
-
-
-@pytest.mark.parametrize(
-    ("num_examples", "batch_size", "steps"),
-    [(2975, 8, 372), (20210, 16, 1263), (10582, 16, 661), (4998, 16, 312)],
-)
-def test_v0_has_the_published_steps_per_epoch(num_examples, batch_size, steps):
-    sizes = dict(num_examples=num_examples, batch_size=batch_size)
-    assert steps_per_epoch(**sizes, reference="v0") == steps
-    assert steps_per_epoch(**sizes, reference="v1") == num_examples / batch_size
+def order(steps, *, num_examples):
+    """The examples of the first steps of `stream_of`."""
+    sizes = dict(num_examples=num_examples, batch_size=4, seed=1, reference="v0")
+    return [example_index(position, **sizes) for position in range(steps * 4)]
 
 
 # Batches.
@@ -156,7 +105,7 @@ def test_a_batch_holds_normalised_crops_labels_and_ids():
     assert batch["image"].dtype == np.float32
     assert batch["label"].shape == (4, 16, 16)
     assert batch["label"].dtype == np.uint8
-    expected = order(1, num_examples=11, batch_size=4, reference="v0", seed=1)
+    expected = order(1, num_examples=11)
     assert batch["id"].tolist() == [str(index) for index in expected]
 
 
@@ -174,7 +123,7 @@ def test_a_resumed_stream_continues_the_interrupted_one(reference):
 
 
 def test_threads_do_not_change_the_stream():
-    assert_equal_batches(batches(6, threads=4, prefetch=3), batches(6))
+    assert_equal_batches(batches(6, threads=4), batches(6))
 
 
 def test_the_seed_changes_order_and_augmentation():
@@ -182,13 +131,13 @@ def test_the_seed_changes_order_and_augmentation():
     assert all((a["image"] != b["image"]).any() for a, b in zip(one, two, strict=True))
 
 
-def test_an_example_is_augmented_anew_at_every_position():
+def test_an_example_is_augmented_differently_at_every_position():
     first, second = batches(2, size=1, batch_size=1)
     assert first["id"] == second["id"]
     assert (first["image"] != second["image"]).any()
 
 
-def test_a_batch_that_hosts_cannot_share_is_refused():
+def test_a_batch_size_that_hosts_cannot_share_is_refused():
     with pytest.raises(ValueError, match=r"batch_size=6 .* 4 hosts; .* for example 8"):
         batches(1, batch_size=6, hosts=4)
 
@@ -200,7 +149,7 @@ def test_a_damaged_file_reaches_the_caller_by_name():
     stream.close()
 
 
-def test_worker_processes_change_nothing_and_pass_errors_on():
+def test_worker_processes_give_the_same_batches_and_errors():
     *expected, last = batches(4, size=40)
     broken = int(last["id"][0])
     stream = stream_of(MemorySource(40, broken=broken), workers=2)
@@ -221,9 +170,9 @@ def with_replacements(source, number, **options):
     return taken, heard
 
 
-def test_a_bad_example_is_replaced_by_the_next_one_and_named():
+def test_a_bad_example_is_replaced_by_the_next_one():
     taken, heard = with_replacements(MemorySource(11, broken=3), 3)
-    expected = order(3, num_examples=11, batch_size=4, reference="v0", seed=1)
+    expected = order(3, num_examples=11)
     assert 3 in expected
     ids = [int(name) for batch in taken for name in batch["id"]]
     assert ids == [4 if index == 3 else index for index in expected]
@@ -232,7 +181,7 @@ def test_a_bad_example_is_replaced_by_the_next_one_and_named():
     assert "Cannot decode the label 3.png" in heard[0]["reason"]
 
 
-def test_replacements_are_the_same_in_a_resumed_run_and_on_other_hosts():
+def test_replacements_depend_on_neither_resuming_nor_hosts():
     whole, _ = with_replacements(MemorySource(11, broken=3), 6)
     resumed, _ = with_replacements(MemorySource(11, broken=3), 2, start_step=4)
     assert_equal_batches(resumed, whole[4:])
@@ -255,7 +204,7 @@ def test_a_missing_file_is_replaced_too():
     assert heard[0]["bad"] == "5.jpg"
 
 
-def test_when_everything_is_bad_nothing_is_replaced():
+def test_ten_bad_examples_in_a_row_stop_the_run():
     @dataclasses.dataclass(frozen=True)
     class Rubbish(MemorySource):
         def __getitem__(self, index):
@@ -280,7 +229,7 @@ def evaluated(size, **options):
     return list(eval_examples(MemorySource(size), DATASET, transforms=chain, **options))
 
 
-def test_evaluation_reads_every_example_once_in_order_with_its_label_untouched():
+def test_evaluation_reads_every_example_once_in_order():
     examples = evaluated(5)
     assert [example["id"] for example in examples] == ["0", "1", "2", "3", "4"]
     for index, example in enumerate(examples):
@@ -291,7 +240,7 @@ def test_evaluation_reads_every_example_once_in_order_with_its_label_untouched()
         np.testing.assert_array_equal(example["label"], rng.integers(0, 2, (20, 30)))
 
 
-def test_evaluation_is_dealt_to_the_hosts_without_repetition():
+def test_hosts_share_an_evaluation_without_repetition():
     shares = [[example["id"] for example in evaluated(5, host=h, hosts=3)] for h in range(3)]
     assert shares == [["0", "3"], ["1", "4"], ["2"]]
     assert evaluated(1, host=2, hosts=3) == []
@@ -301,7 +250,7 @@ def test_evaluation_is_dealt_to_the_hosts_without_repetition():
 
 
 @pytest.mark.skipif(os.name != "posix", reason="has no SIGKILL")
-def test_a_worker_tells_what_it_replaced_and_names_its_files_when_killed():
+def test_a_killed_worker_names_its_files():
     expected = [int(batch["id"][0]) for batch in batches(6, size=40)]
     source = MemorySource(40, broken=expected[0], deadly=expected[-1])
     begin, heard = time.monotonic(), []
@@ -313,8 +262,8 @@ def test_a_worker_tells_what_it_replaced_and_names_its_files_when_killed():
 
 
 @pytest.mark.skipif(os.name != "posix", reason="has no SIGKILL")
-def test_a_worker_that_is_stuck_is_ended_and_names_its_files(monkeypatch):
-    monkeypatch.setattr(notes, "_LIMIT", 2.0)
+def test_a_stuck_worker_is_killed_and_names_its_files(monkeypatch):
+    monkeypatch.setattr(pipeline, "Watchdog", functools.partial(Watchdog, limit=2.0))
     endless = int(batches(3, size=40)[-1]["id"][0])
     begin = time.monotonic()
     with pytest.raises(ChildProcessError, match=rf"Worker process \d+ .*reading\n  {endless}\.jpg"):

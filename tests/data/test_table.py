@@ -13,7 +13,7 @@ def test_the_document_says_what_the_program_uses():
     )
 
 
-def test_a_mapping_is_said_in_runs():
+def test_a_mapping_is_written_in_ranges():
     assert mapping_in_words(DATASETS["ade20k"]) == "1-150 → 0-149"
     assert mapping_in_words(DATASETS["voc12aug"]) == "0-20 → 0-20"
     assert mapping_in_words(DATASETS["cityscapes"]).startswith("7-8 → 0-1, 11-13 → 2-4, 17 → 5,")

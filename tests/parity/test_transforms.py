@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from hrnet_jax.data import minicity, transforms
+from hrnet_jax.data.photometric import PhotometricDistortion
 from hrnet_jax.evaluation.protocol import Protocol
 from tests.parity.peer import PYTHON, Peer
 
@@ -138,7 +139,7 @@ def test_training_gives_the_same_bytes_after_the_same_draws(image, recipe, peer)
 
 @photo
 def test_distortion_gives_the_same_bytes_whatever_is_drawn(image, peer):
-    chain = [transforms.PhotometricDistortion()]
+    chain = [PhotometricDistortion()]
     seeds = list(range(40))  # all 2 x 2^4 combinations of coins occur in 400 draws
     assert_same_as_peer(chain, [dict(type="PhotoMetricDistortion")], image[:96, :96], peer,
                         seeds=seeds)  # fmt: skip

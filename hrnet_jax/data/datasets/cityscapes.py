@@ -1,5 +1,7 @@
 """Cityscapes: 19 classes of street scenes (Cordts et al., 2016)."""
 
+import dataclasses
+
 from hrnet_jax.data.dataset import Dataset, Part
 
 CLASSES = {
@@ -88,4 +90,14 @@ gtFine_trainvaltest.zip (241 MB). Put both into one folder as they are, or unpac
   leftImg8bit/{train,val}/<city>/*_leftImg8bit.png
   gtFine/{train,val}/<city>/*_gtFine_labelIds.png
 The label files are read as shipped: no conversion to trainIds is needed.""",
+)
+
+# Street scenes drawn by this package, stored exactly as Cityscapes is.
+MINICITY = dataclasses.replace(
+    DATASET,
+    name="minicity",
+    counts={"train": 200, "val": 50},  # unless drawn in another number
+    counts_are_official=False,
+    obtain="Nothing to download: configs/hr18s_minicity.py draws it where there is no folder.\n"
+    "Remove the incomplete one, then start again.",
 )

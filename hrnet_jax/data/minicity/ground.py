@@ -5,7 +5,7 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
-from hrnet_jax.data.minicity.plan import (
+from hrnet_jax.data.minicity.layout import (
     FAR,
     PARKING,
     RAIL_TRACK,
@@ -14,8 +14,8 @@ from hrnet_jax.data.minicity.plan import (
     TERRAIN,
     Scene,
 )
+from hrnet_jax.data.minicity.paints import Number, mix, modulated, paint
 from hrnet_jax.data.minicity.solids import CIRCLE
-from hrnet_jax.data.minicity.stage import Number, mix, modulated, paint
 from hrnet_jax.data.minicity.weather import soften
 
 GROUND = 6
@@ -95,9 +95,9 @@ class Ground:
 
     def _strips(self) -> np.ndarray:
         """Give colours and kinds [h w 4]."""
-        plan, z = self.scene.plan, self.z[:, 0]
-        crossing = plan.crossing or -99.0
-        zebra = plan.zebra or -99.0
+        layout, z = self.scene.layout, self.z[:, 0]
+        crossing = layout.crossing or -99.0
+        zebra = layout.zebra or -99.0
         traits = (
             np.abs(z - np.float32(crossing)) < 3.4,
             z % 6 < 3.2,
@@ -135,26 +135,22 @@ class Ground:
         coarse: bool,
         far: bool,
     ) -> None:
-        plan = self.scene.plan
-        edges = [s.left for s in plan.strips] + [plan.strips[-1].right]
-        table = np.array([self.outside[0]] + [s.kind for s in plan.strips] + [self.outside[1]])
-        kind = table[np.searchsorted(np.array(edges, np.float32), x)].astype(np.uint8)
-        if plan.waste is not None:
-            kind[(x > plan.waste.left) & (x < plan.waste.right)] = 0
+        layout = self.scene.layout
+        kind = self._kinds(x)
         if crossing:
-            kind[(x > plan.left - 40) & (x < plan.right + 40) & (kind != RAIL_TRACK)] = ROAD
+            kind[(x > layout.left - 40) & (x < layout.right + 40) & (kind != RAIL_TRACK)] = ROAD
         if far:
             kind[:] = TERRAIN
         if not crossing:
             kind[self._white(x, dash, zebra, stop) & (kind == ROAD)] = MARK
         colour = self.tones[kind]
-        for s in plan.parking.values():
+        for s in layout.parking.values():
             here = (x > s.left) & (x < s.right)
             if not bay:
                 here &= x - np.float32(s.left) < 0.1
             colour[here] = colour[here] * 0.5 + 96
-        if plan.tram is not None:
-            self._rails(colour, x, plan.tram, sleeper=sleeper)
+        if layout.tram is not None:
+            self._rails(colour, x, layout.tram, sleeper=sleeper)
         if not coarse:
             gap = kind == SIDEWALK
             if not joint:
@@ -165,22 +161,32 @@ class Ground:
         section[:, :3] = np.clip(colour, 0, 255)
         section[:, 3] = kind
 
+    def _kinds(self, x: np.ndarray) -> np.ndarray:
+        layout = self.scene.layout
+        edges = [s.left for s in layout.strips] + [layout.strips[-1].right]
+        table = np.array([self.outside[0]] + [s.kind for s in layout.strips] + [self.outside[1]])
+        kind = table[np.searchsorted(np.array(edges, np.float32), x)].astype(np.uint8)
+        if layout.waste is not None:
+            kind[(x > layout.waste.left) & (x < layout.waste.right)] = 0
+        return kind
+
     def _white(self, x: np.ndarray, dash: bool, zebra: bool, stop: bool) -> np.ndarray:
-        plan = self.scene.plan
+        layout = self.scene.layout
         white = np.abs(x - np.float32(1.62)) < 0.075
         if dash:
             white |= (
-                np.abs(x - np.float32(plan.oncoming / 2 if plan.tram is None else -1.75)) < 0.075
+                np.abs(x - np.float32(layout.oncoming / 2 if layout.tram is None else -1.75))
+                < 0.075
             )
         if zebra:
-            white |= (x > plan.left) & (x < plan.right) & (x % 1.0 < 0.5)
+            white |= (x > layout.left) & (x < layout.right) & (x % 1.0 < 0.5)
         if stop:
             white |= np.abs(x) < 1.6
         return white
 
     def _rails(self, colour: np.ndarray, x: np.ndarray, middle: Number, *, sleeper: bool) -> None:
         off = np.abs(x - np.float32(middle))
-        bed = next(s for s in self.scene.plan.strips if s.left < middle < s.right)
+        bed = next(s for s in self.scene.layout.strips if s.left < middle < s.right)
         if sleeper and bed.kind == RAIL_TRACK:
             colour[off < 1.2] *= 0.72
         off = np.abs(off - np.float32(0.72))
@@ -189,7 +195,7 @@ class Ground:
 
     def _kerbs(self, colour: np.ndarray, kind: np.ndarray, x: np.ndarray) -> None:
         """Draw the kerb and the gutter where the pavement meets the road."""
-        strips = self.scene.plan.strips
+        strips = self.scene.layout.strips
         for a, b in pairwise(strips):
             if (a.kind in SEALED) == (b.kind in SEALED):
                 continue
@@ -200,7 +206,7 @@ class Ground:
             colour[(off >= 0) & (off < 0.22)] *= 0.72
 
     def _shadows(self) -> np.ndarray:
-        """Give the light on the ground [h w]: what stands on it or beside it darkens it."""
+        """Give the light on the ground [h w]: what stands on it or next to it darkens it."""
         scene, cam = self.scene, self.scene.stage.camera
         dark = np.zeros((cam.height, cam.width), np.uint8)
         sun = scene.stage.sun
@@ -224,11 +230,11 @@ class Ground:
 
     def _house_shade(self) -> np.ndarray:
         """Let the row of houses on the sunny side throw its shadow on the street."""
-        scene, plan = self.scene, self.scene.plan
+        scene, layout = self.scene, self.scene.layout
         if scene.weather.shadow < 0.3:
             return np.ones_like(self.x)
         sun = scene.stage.sun
-        edge = plan.right if sun > 0 else plan.left
+        edge = layout.right if sun > 0 else layout.left
         reach = float(self.rng.uniform(-1, 6))
         steps = self.rng.uniform(-1.2, 1.2, 32).astype(np.float32)
         wavy = steps[(self.z / 8).astype(np.int64) % 32]

@@ -3,8 +3,8 @@
 import numpy as np
 
 from hrnet_jax.data.minicity import street, walls
-from hrnet_jax.data.minicity.plan import FAR, Scene
-from hrnet_jax.data.minicity.stage import Number, mix, paint
+from hrnet_jax.data.minicity.layout import FAR, Scene
+from hrnet_jax.data.minicity.paints import Number, mix, paint
 
 BUILDING, WALL, FENCE, VEGETATION = 11, 12, 13, 21
 
@@ -28,16 +28,16 @@ def build_backdrop(scene: Scene) -> None:
 
 def build_side(scene: Scene, side: int) -> None:
     """Line one side of the street, from far to near, with houses, walls, fences and gardens."""
-    rng, plan = scene.rng, scene.plan
-    x = plan.left if side < 0 else plan.right
+    rng, layout = scene.rng, scene.layout
+    x = layout.left if side < 0 else layout.right
     segments, z = [], float(rng.uniform(1.5, 4))
     wanted = [k for k in ("wall", "fence") if rng.random() < 0.62]
     while z < FAR - 6:
         length = float(rng.uniform(7, 15))
-        if plan.crossing and z < plan.crossing + 3.6 and z + length > plan.crossing - 3.6:
-            if plan.crossing - 3.6 - z > 4:
-                segments.append((z, plan.crossing - 3.6, "house"))
-            z = plan.crossing + 3.6
+        if layout.crossing and z < layout.crossing + 3.6 and z + length > layout.crossing - 3.6:
+            if layout.crossing - 3.6 - z > 4:
+                segments.append((z, layout.crossing - 3.6, "house"))
+            z = layout.crossing + 3.6
             continue
         kind = str(rng.choice(("house", "wall", "fence", "garden"), p=(0.6, 0.14, 0.14, 0.12)))
         if z > 5 and z < 26 and wanted:

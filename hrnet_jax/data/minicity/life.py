@@ -4,8 +4,8 @@ from functools import partial
 
 import numpy as np
 
-from hrnet_jax.data.minicity import street, vehicles
-from hrnet_jax.data.minicity.plan import Scene, Strip
+from hrnet_jax.data.minicity import street, tram, two_wheelers, vehicles
+from hrnet_jax.data.minicity.layout import Scene, Strip
 from hrnet_jax.data.minicity.solids import Pose, heading
 
 
@@ -19,30 +19,30 @@ def populate(scene: Scene) -> None:
 
 
 def _traffic(scene: Scene) -> None:
-    rng, stage, plan = scene.rng, scene.stage, scene.plan
-    if plan.tram is not None:
+    rng, stage, layout = scene.rng, scene.stage, scene.layout
+    if layout.tram is not None:
         half = float(rng.uniform(8, 14))
         away = rng.random() < 0.5
-        pose = Pose(plan.tram, float(rng.uniform(9, 17)) + half, 0, 1 if away else -1)
-        scene.add_vehicle(pose, partial(vehicles.train, stage, pose, half_length=half),
+        pose = Pose(layout.tram, float(rng.uniform(9, 17)) + half, 0, 1 if away else -1)
+        scene.add_vehicle(pose, partial(tram.train, stage, pose, half_length=half),
                           size=(half, 1.3))  # fmt: skip
     big = [k for k in ("bus", "truck") if rng.random() < 0.77]
     rng.shuffle(big)
-    lead = big.pop() if big and (rng.random() < 0.5 or not plan.parking) else "car"
+    lead = big.pop() if big and (rng.random() < 0.5 or not layout.parking) else "car"
     _drive(scene, lead, Pose(float(rng.uniform(-0.3, 0.3)), float(rng.uniform(15, 26)), 0, 1))
-    oncoming = big.pop() if big and (rng.random() < 0.6 or not plan.parking) else "car"
+    oncoming = big.pop() if big and (rng.random() < 0.6 or not layout.parking) else "car"
     z = float(rng.uniform(11, 20))
-    _drive(scene, oncoming, Pose(plan.oncoming, z, 0, -1))
-    _drive(scene, "car", Pose(plan.oncoming, z + float(rng.uniform(14, 22)), 0, -1))
+    _drive(scene, oncoming, Pose(layout.oncoming, z, 0, -1))
+    _drive(scene, "car", Pose(layout.oncoming, z + float(rng.uniform(14, 22)), 0, -1))
     if big:  # without a parking lane, there is none left
-        side = int(rng.choice(sorted(plan.parking)))
-        spot = plan.parking[side].middle
+        side = int(rng.choice(sorted(layout.parking)))
+        spot = layout.parking[side].middle
         _drive(scene, big.pop(), Pose(spot, float(rng.uniform(11, 18)), 0, side))
     if rng.random() < 0.8:
         _two_wheeler(scene, Pose(float(rng.uniform(0.7, 1.4)), float(rng.uniform(5.5, 9.5)),
                                  *heading(float(rng.uniform(-0.3, 0.3)))))  # fmt: skip
     if rng.random() < 0.55:
-        _two_wheeler(scene, Pose(plan.oncoming + 1.2, float(rng.uniform(7, 10)), 0, -1))
+        _two_wheeler(scene, Pose(layout.oncoming + 1.2, float(rng.uniform(7, 10)), 0, -1))
 
 
 def _drive(scene: Scene, kind: str, pose: Pose) -> None:
@@ -60,7 +60,7 @@ def _two_wheeler(
         motor = scene.rng.random() < 0.5
 
     def draw() -> None:
-        (vehicles.motorcycle if motor else vehicles.bicycle)(stage, pose)
+        (two_wheelers.motorcycle if motor else two_wheelers.bicycle)(stage, pose)
         if ridden:
             street.rider(stage, pose, motor=motor)
 
@@ -68,9 +68,9 @@ def _two_wheeler(
 
 
 def _parked(scene: Scene) -> None:
-    rng, plan = scene.rng, scene.plan
+    rng, layout = scene.rng, scene.layout
     taken = [(t.left, t.right, t.near, t.far) for t in scene.things]
-    for side, strip in plan.parking.items():
+    for side, strip in layout.parking.items():
         z = float(rng.uniform(6.5, 9))
         while z < 60:
             free = not any(
@@ -88,8 +88,8 @@ def _parked(scene: Scene) -> None:
 
 def _furniture(scene: Scene, side: int) -> None:
     """Put poles, lights, signs, trees, bicycles and bins on the verge and along the kerb."""
-    rng, stage, plan = scene.rng, scene.stage, scene.plan
-    walk = plan.walk[side]
+    rng, stage, layout = scene.rng, scene.stage, scene.layout
+    walk = layout.walk[side]
     kerb = walk.right - 0.45 if side < 0 else walk.left + 0.45
     z = float(rng.uniform(7, 12))
     reach = -side * 1.5
@@ -103,8 +103,8 @@ def _furniture(scene: Scene, side: int) -> None:
     for _ in range(int(rng.integers(0, 3))):
         zs = float(rng.uniform(7, 17))
         scene.add(kerb, zs, partial(street.sign, stage, kerb, zs), half=0.22)
-    if side in plan.verge:
-        verge = plan.verge[side]
+    if side in layout.verge:
+        verge = layout.verge[side]
         grow = (street.tree, street.conifer)[int(rng.random() < 0.2)]
         for zt in np.arange(float(rng.uniform(9, 15)), 55, float(rng.uniform(8, 13))).tolist():
             if rng.random() < 0.75:
@@ -135,12 +135,12 @@ def _clutter(scene: Scene, walk: Strip, side: int) -> None:
 
 
 def _people(scene: Scene, side: int) -> None:
-    rng, stage, plan = scene.rng, scene.stage, scene.plan
-    walk = plan.walk[side]
+    rng, stage, layout = scene.rng, scene.stage, scene.layout
+    walk = layout.walk[side]
     spots = [(float(rng.uniform(walk.left + 0.4, walk.right - 0.4)), float(rng.uniform(7, 26)))
              for _ in range(int(rng.integers(3, 7)))]  # fmt: skip
-    if plan.zebra and plan.zebra > 7 and side > 0:
-        spots += [(float(rng.uniform(-5, 3)), plan.zebra + float(rng.uniform(-1, 1)))
+    if layout.zebra and layout.zebra > 7 and side > 0:
+        spots += [(float(rng.uniform(-5, 3)), layout.zebra + float(rng.uniform(-1, 1)))
                   for _ in range(int(rng.integers(1, 4)))]  # fmt: skip
     for x, z in spots:
         if scene.occupied(x, z):  # nobody crosses through a tram

@@ -5,9 +5,9 @@ import numpy as np
 
 from hrnet_jax.data.minicity.ground import Ground
 from hrnet_jax.data.minicity.houses import build_backdrop, build_side
+from hrnet_jax.data.minicity.layout import Scene, back_to_front
 from hrnet_jax.data.minicity.life import populate
-from hrnet_jax.data.minicity.plan import Scene, back_to_front
-from hrnet_jax.data.minicity.stage import paint
+from hrnet_jax.data.minicity.paints import paint
 from hrnet_jax.data.minicity.weather import develop, paint_sky
 from hrnet_jax.data.types import Image, Label
 

@@ -6,7 +6,8 @@ from typing import no_type_check
 
 import numpy as np
 
-from hrnet_jax.data.minicity.stage import Colour, Number, Point, Stage
+from hrnet_jax.data.minicity.paints import Colour, Number
+from hrnet_jax.data.minicity.stage import Point, Stage
 
 CIRCLE = tuple(
     (x * sx, y * sy)

@@ -1,9 +1,10 @@
-"""What stands beside the road in minicity: people, poles, lights, signs, trees."""
+"""What stands next to the road in minicity: people, poles, lights, signs, trees."""
 
 import numpy as np
 
+from hrnet_jax.data.minicity.paints import Colour, Number, mix, paint, pick
 from hrnet_jax.data.minicity.solids import CIRCLE, Pose, face, heading, plate
-from hrnet_jax.data.minicity.stage import Colour, Number, Stage, mix, paint, pick
+from hrnet_jax.data.minicity.stage import Stage
 
 STATIC, DYNAMIC = 4, 5
 POLE, TRAFFIC_LIGHT, TRAFFIC_SIGN, VEGETATION, PERSON, RIDER = 17, 19, 20, 21, 24, 25

@@ -1,13 +1,14 @@
-"""The vehicles of minicity: small solids drawn face by face, in any direction."""
+"""Cars, buses and trucks of minicity: small solids drawn face by face, in any direction."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
+from hrnet_jax.data.minicity.paints import Colour, Number, mix, paint
 from hrnet_jax.data.minicity.solids import CIRCLE, Body, Pose, face, hull, plate, strip
-from hrnet_jax.data.minicity.stage import Colour, Number, Stage, mix, paint
+from hrnet_jax.data.minicity.stage import Stage
 
-CAR, TRUCK, BUS, TRAIN, MOTORCYCLE, BICYCLE = 26, 27, 28, 31, 32, 33
+CAR, TRUCK, BUS = 26, 27, 28
 GLASS = np.array((46, 56, 66), np.float32)
 TYRE = np.array((26, 26, 28), np.float32)
 
@@ -237,111 +238,3 @@ def _cab(stage: Stage, pose: Pose, end: Number, colour: np.ndarray) -> None:
             box = (a, a + 0.33, 0.6, 0.8)
             plate(stage, pose, end, box, (246, 244, 230), label=TRUCK, shine=200)
         plate(stage, pose, end - 0.2, (-1.0, 1.0, 2.62, 2.78), colour * 0.6, label=TRUCK)
-
-
-def train(stage: Stage, pose: Pose, *, half_length: Number = 12.0) -> None:
-    """Draw a tram: slanted ends, long windows, skirts down to the rails, a pantograph."""
-    rng = stage.rng
-    colour, second, half, end = paint(rng), paint(rng), 1.25, half_length
-    nose = ((-end, 0.2), (-end, 1.2), (-end + 0.7, 3.1), (-end + 1.3, 3.35))
-    outline = nose + tuple((-a, y) for a, y in reversed(nose))
-    roof = mix(colour, (120, 122, 126), 0.6)
-    tints = (second, GLASS * 1.2, colour, roof, colour, GLASS * 1.2, second, (20, 20, 22))
-    _pantograph(stage, pose, end)
-    body = Body(tuple((a, y, half) for a, y in outline), tints, colour)
-    side = hull(stage, pose, body, label=TRAIN) * half
-    for sign in (1, -1):
-        if sign * pose.sees_front() > end:
-            _tram_nose(stage, pose, sign * end, colour)
-    if abs(pose.sees_right()) > half:
-        _tram_flank(stage, pose, side, end, second)
-
-
-def _tram_nose(stage: Stage, pose: Pose, end: Number, colour: np.ndarray) -> None:
-    plate(stage, pose, end, (-1.25, 1.25, 0.2, 0.45), (40, 41, 44), label=TRAIN)
-    plate(stage, pose, end, (-1.25, 1.25, 1.05, 1.2), colour, label=TRAIN)
-    lit = end > 0
-    tint, shine = ((248, 246, 232), 220) if lit else ((198, 30, 26), 120)
-    for a in (-1.05, 0.7):
-        plate(stage, pose, end, (a, a + 0.35, 0.62, 0.86), tint, label=TRAIN, shine=shine)
-    plate(stage, pose, end, (-0.12, 0.12, 0.72, 0.96), (226, 226, 226), label=TRAIN)
-    inner = end - 0.62 if end > 0 else end + 0.62
-    plate(stage, pose, inner, (-0.8, 0.8, 2.75, 3.0), (250, 176, 60), label=TRAIN, shine=230)
-
-
-def _tram_flank(stage: Stage, pose: Pose, side: Number, end: Number, second: np.ndarray) -> None:
-    strip(stage, pose, side, (-end, end, 0.2, 1.0), second * np.float32(0.85), label=TRAIN)
-    strip(stage, pose, side, (-end + 0.5, end - 0.5, 1.15, 2.6), (24, 26, 30), label=TRAIN)
-    bays = int(end * 2 / 1.5)
-    bay = (2 * end - 1.2) / bays
-    for i in range(bays):
-        rear = -end + 0.6 + i * bay
-        if i % 5 == 2:  # a double door
-            strip(stage, pose, side, (rear, rear + bay, 0.3, 2.65), second, label=TRAIN)
-            for leaf in (0.08, 0.54):
-                box = (rear + leaf * bay, rear + (leaf + 0.38) * bay, 0.6, 2.5)
-                strip(stage, pose, side, box, GLASS * 1.5, label=TRAIN, shine=110)
-        else:
-            tint = GLASS * np.float32((1.2, 1.45, 1.3)[i % 3])
-            box = (rear + 0.07, rear + bay - 0.07, 1.25, 2.5)
-            strip(stage, pose, side, box, tint, label=TRAIN, shine=130)
-    for joint in (-end / 3, end / 3):
-        box = (joint - 0.3, joint + 0.3, 0.25, 3.25)
-        strip(stage, pose, side, box, (52, 53, 57), label=TRAIN)
-
-
-def _pantograph(stage: Stage, pose: Pose, end: Number) -> None:
-    for base in (0.5 * end, -0.5 * end):
-        elbow, bow = pose.at(base - 0.9, 4.1), pose.at(base, 4.9)
-        for right in (-0.4, 0.4):
-            stage.limb(pose.at(base, 3.3, right), elbow, 0.04, (44, 44, 48), label=TRAIN)
-        stage.limb(elbow, bow, 0.04, (44, 44, 48), label=TRAIN)
-        stage.limb(pose.at(base, 4.9, -0.8), pose.at(base, 4.9, 0.8), 0.05, (40, 40, 44),
-                   label=TRAIN)  # fmt: skip
-
-
-def bicycle(stage: Stage, pose: Pose) -> None:
-    """Draw a bicycle; its wheels belong to it with all that is seen between the spokes."""
-    colour = paint(stage.rng)
-    for ahead in (-0.53, 0.53):
-        rim = [pose.at(ahead + 0.36 * x, 0.36 + 0.36 * y) for x, y in CIRCLE]
-        stage.relabel(rim, label=BICYCLE)
-        for x, y in CIRCLE[::5]:
-            spoke = pose.at(ahead + 0.34 * x, 0.36 + 0.34 * y)
-            stage.limb(pose.at(ahead, 0.36), spoke, 0.008, (130, 130, 134), label=BICYCLE)
-        for a, b in zip(rim, rim[1:] + rim[:1], strict=True):
-            stage.limb(a, b, 0.032, TYRE, label=BICYCLE)
-    rear, front, crank = pose.at(-0.53, 0.36), pose.at(0.53, 0.36), pose.at(-0.06, 0.34)
-    saddle, head = pose.at(-0.2, 0.86), pose.at(0.4, 0.86)
-    for a, b in ((rear, crank), (rear, saddle), (crank, saddle), (crank, head), (saddle, head),
-                 (head, front)):  # fmt: skip
-        stage.limb(a, b, 0.03, colour, label=BICYCLE)
-    stage.limb(head, pose.at(0.36, 1.04), 0.025, (60, 60, 64), label=BICYCLE)
-    stage.limb(pose.at(0.36, 1.04, -0.28), pose.at(0.36, 1.04, 0.28), 0.03, TYRE, label=BICYCLE)
-    stage.limb(pose.at(-0.32, 0.93), pose.at(-0.08, 0.92), 0.05, TYRE, label=BICYCLE)
-
-
-def motorcycle(stage: Stage, pose: Pose) -> None:
-    """Draw a motorcycle: fat wheels, tank, seat, exhaust and a round lamp."""
-    colour, label = paint(stage.rng), MOTORCYCLE
-    for ahead in (-0.68, 0.7):
-        rim = [(ahead + 0.33 * x, 0.33 + 0.33 * y, 0.0) for x, y in CIRCLE]
-        face(stage, pose, rim, (52, 52, 56), label=label)
-        for a, b in zip(rim, rim[1:] + rim[:1], strict=True):
-            stage.limb(pose.at(*a), pose.at(*b), 0.07, TYRE, label=label)
-        stage.ball(pose.at(ahead, 0.33), 0.09, (150, 150, 154), label=label)
-    stage.limb(pose.at(-0.35, 0.45), pose.at(0.3, 0.45), 0.2, (58, 58, 62), label=label)
-    stage.limb(pose.at(-0.85, 0.34, 0.2), pose.at(-0.1, 0.36, 0.2), 0.07, (176, 178, 182),
-               label=label)  # fmt: skip
-    stage.limb(pose.at(0.7, 0.36), pose.at(0.42, 0.98), 0.06, (128, 130, 134), label=label)
-    stage.limb(pose.at(-0.75, 0.84), pose.at(-0.1, 0.74), 0.12, (30, 30, 33), label=label)
-    stage.limb(pose.at(-0.02, 0.8), pose.at(0.36, 0.88), 0.19, colour, label=label)
-    stage.limb(pose.at(-0.8, 0.7), pose.at(-0.5, 0.66), 0.14, colour * 0.9, label=label)
-    stage.limb(pose.at(0.36, 1.1, -0.38), pose.at(0.36, 1.1, 0.38), 0.035, (36, 36, 40),
-               label=label)  # fmt: skip
-    for right in (-0.4, 0.4):
-        stage.ball(pose.at(0.36, 1.2, right), 0.07, (60, 62, 66), label=label)
-    if pose.sees_front() > 0:
-        stage.ball(pose.at(0.6, 0.92), 0.15, (248, 246, 230), label=label, shine=210)
-    else:
-        stage.ball(pose.at(-0.92, 0.74), 0.09, (200, 28, 24), label=label, shine=110)

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hrnet_jax.data.minicity.stage import CLEAR, Number, Stage, Texture, mix, packed, paint
+from hrnet_jax.data.minicity.paints import Number, mix, packed, paint
+from hrnet_jax.data.minicity.stage import Stage
+from hrnet_jax.data.minicity.texture import CLEAR, Texture
 
 GLASS = np.array((52, 62, 74), np.float32)
 
@@ -130,7 +132,7 @@ class House:
 
 
 def house(stage: Stage, *, height: Number, light: Number) -> House:
-    """Draw by lot how a house looks."""
+    """Choose at random how a house looks."""
     rng = stage.rng
     style = int(rng.choice(4, p=[0.42, 0.26, 0.16, 0.16]))
     wall = paint(rng)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from hrnet_jax.data.minicity.stage import Number, Stage, fractal
+from hrnet_jax.data.minicity.paints import Number, fractal
+from hrnet_jax.data.minicity.stage import Stage
 
 ROAD, SKY = 7, 23
 
@@ -16,7 +17,7 @@ class Weather:
 
     name: str
     zenith: tuple[Number, Number, Number]
-    haze: tuple[Number, Number, Number]  # the sky's colour at the horizon, and that of the fog
+    haze: tuple[Number, Number, Number]  # colour of the sky at the horizon and of fog
     light: tuple[Number, Number, Number]
     clouds: Number  # -1 none .. 1 closed
     cloud: tuple[Number, Number, Number]

@@ -1,4 +1,4 @@
-"""Writing minicity: the files, their names and bytes, wholly or not at all."""
+"""Writing minicity: the files, their names and bytes, completely or not at all."""
 
 import glob
 import os
@@ -93,13 +93,14 @@ def _no_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _each(job: Callable[[Entry], None], todo: list[Entry]) -> Generator[None, None, None]:
-    """Do the job for every scene, on all cores if there is enough to do."""
-    workers = min(os.cpu_count() or 1, len(todo) // SCENES_PER_WORKER)
+def _each(
+    job: Callable[[Entry], None], todo: list[Entry], *, workers: int
+) -> Generator[None, None, None]:
+    """Do the job for every scene, in worker processes if there are at least two."""
     if workers < 2:
         yield from map(job, todo)
         return
-    # `spawn`, for a process that has started JAX must not be forked
+    # `spawn`, because a process that has started JAX must not be forked
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=begin_worker)
     try:
         with _no_main():
@@ -117,12 +118,13 @@ def write(
     seed: int = 0,
     height: int = 256,
     width: int = 512,
+    workers: int | None = None,  # processes; by default one per core if there is enough to do
     track: Callable[[Iterable[None]], Iterable[None]] = iter,  # shows progress, scene by scene
 ) -> None:
-    """Write the dataset to the new folder `root`, wholly or not at all."""
+    """Write the dataset to the new folder `root`, completely or not at all."""
     root = Path(root)
     if root.exists():
-        raise FileExistsError(f"{root} exists; remove it to write minicity anew")
+        raise FileExistsError(f"{root} exists; remove it to write minicity again")
     make_folder(root.parent)
     part = root.with_name(f".{root.name}.{platform.node()}.{os.getpid()}.tmp")
     for left in root.parent.glob(f".{glob.escape(root.name)}.{platform.node()}.*.tmp"):
@@ -132,7 +134,9 @@ def write(
     try:
         todo = entries(train=train, val=val, seed=seed)
         job = partial(_write_scene, root=part, height=height, width=width)
-        with closing(_each(job, todo)) as done:
+        if workers is None:
+            workers = min(os.cpu_count() or 1, len(todo) // SCENES_PER_WORKER)
+        with closing(_each(job, todo, workers=workers)) as done:
             for _ in track(done):
                 pass
         facts = {"name": "minicity", "version": VERSION, "seed": seed, "train": train, "val": val,

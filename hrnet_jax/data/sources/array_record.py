@@ -1,7 +1,7 @@
-"""Datasets as ArrayRecord shards: few large files with hashes, read at random.
+"""Datasets as ArrayRecord shards: a few large files with checksums and random access.
 
-Written and read through TFDS, but never through TensorFlow: TFDS hands out the stored bytes, which
-are decoded as those of every other source.
+They are written and read by TFDS, but without TensorFlow: TFDS returns the stored bytes, which are
+decoded like those of every other source.
 """
 
 import dataclasses
@@ -47,7 +47,7 @@ class ArrayRecordSource:
         self._folder = to_local_path(folder)
         self._split = split
         info = _read_json(self._folder / "dataset_info.json")
-        self._keys = _keys(self._folder, info, dataset)
+        self._keys = _keys(self._folder, info, dataset=dataset)
         builder = tfds.builder_from_directory(self._folder)
         if split not in builder.info.splits:
             split = {"val": "validation"}.get(split, split)  # as TFDS calls it
@@ -72,7 +72,7 @@ class ArrayRecordSource:
         return self._record(index, self._example(index))
 
     def paths(self, index: int) -> tuple[str, str]:
-        """Names of image and label for messages, without reading them."""
+        """Return the names of image and label for messages, without reading them."""
         where = f"{self._folder} {self._split}[{index}]"
         return f"{where} (image)", f"{where} (label)"
 
@@ -97,7 +97,7 @@ class ArrayRecordSource:
             raise IndexError(index)
         try:
             example = self._records[index]
-            # Of a shard that was cut short, ArrayRecord returns empty records without an error.
+            # From a truncated shard ArrayRecord returns empty records without an error.
             if any(example[key] is None for key in self._keys.values()):
                 raise ValueError("its record is empty")
         except (RuntimeError, ValueError, IndexError, OSError) as error:
@@ -109,11 +109,11 @@ class ArrayRecordSource:
 
 
 def prepared_folder(root: Path, dataset: Dataset) -> Path | None:
-    """Find what TFDS wrote at `root` or below it, as in root/<name>/<config>/<version>."""
+    """Find what TFDS wrote in `root` or below it, as in root/<name>/<config>/<version>."""
     for depth in ("", "*/", "*/*/", "*/*/*/"):
         found = sorted(path.parent for path in root.glob(f"{depth}dataset_info.json"))
         inside = {folder: folder.relative_to(root).parts for folder in found}
-        # A killed run leaves folders with a dot, and TFDS some called incomplete.
+        # A killed run leaves folders that begin with a dot, and TFDS some called incomplete.
         found = [f for f in found if not any(n.startswith((".", "incomplete")) for n in inside[f])]
         named = [folder for folder in found if dataset.name in inside[folder]]
         if found:
@@ -129,8 +129,8 @@ def write(records: Mapping[str, Iterable[Record]], dataset: Dataset, *, folder: 
     """
     import tensorflow_datasets as tfds
 
-    # Not a GeneratorBasedBuilder: even unshuffled, that gathers up to 1 GB in memory and puts what
-    # is more into temporary files through TensorFlow.
+    # Not a GeneratorBasedBuilder: even without shuffling it collects up to 1 GB in memory, and puts
+    # the rest into temporary files with TensorFlow.
     features = {
         "id": tfds.features.Text(),
         "image": tfds.features.Image(shape=(None, None, 3)),
@@ -158,7 +158,7 @@ def write(records: Mapping[str, Iterable[Record]], dataset: Dataset, *, folder: 
         for split in records:
             writer.add_examples({split: map(_as_example, records[split])})
         writer.close_all()
-    except RuntimeError as error:  # what ArrayRecord makes of a full disk
+    except RuntimeError as error:  # which ArrayRecord raises when the disk is full
         raise OSError(f"Cannot write to {folder}: {error}") from error
 
 
@@ -169,10 +169,8 @@ def _as_example(record: Record) -> dict[str, Any]:
         file = io.BytesIO()
         PILImage.fromarray(decode_label(label, path=record.label_path)).save(file, "png")
         label = file.getvalue()
-    stored = dataclasses.replace(record, label=label)
-    return {
-        "id": record.id, "image": record.image, "label": label, "crc32": checksum(stored)
-    }  # fmt: skip
+    crc32 = checksum(dataclasses.replace(record, label=label))
+    return {"id": record.id, "image": record.image, "label": label, "crc32": crc32}
 
 
 def checksum(record: Record) -> int:
@@ -181,8 +179,8 @@ def checksum(record: Record) -> int:
     return zlib.crc32(label, zlib.crc32(record.image, zlib.crc32(record.id.encode())))
 
 
-def _keys(folder: Path, info: dict[str, Any], dataset: Dataset) -> dict[str, str]:
-    """The names of the features; refuse a folder that holds something else."""
+def _keys(folder: Path, info: dict[str, Any], *, dataset: Dataset) -> dict[str, str]:
+    """Return the names of the features; refuse a folder that holds something else."""
     name, how = info.get("name", "?"), _PREPARE
     if name in _OTHER_TASKS:
         raise ValueError(f"{folder}: TFDS's {name!r} {_OTHER_TASKS[name]}.{how}")

@@ -1,4 +1,4 @@
-"""Local copies of what lies in a bucket and can only be read from a disk."""
+"""Local copies of files in a bucket, for what can only be read from a disk."""
 
 import contextlib
 import hashlib
@@ -25,60 +25,66 @@ _PART = 8 << 20  # bytes at a time
 
 
 def local_copy(folder: AnyPath, *, terminal: Terminal) -> Path:
-    """Copy a prepared dataset from a bucket, unless it was copied before; returns the copy.
+    """Copy a prepared dataset from a bucket, unless there is a copy already; returns the copy.
 
-    What lies on a disk, in whatever form, is returned as it is.
+    A path on a local disk is returned as it is.
 
-    Copies lie in the cache folder of this user, each under a name made of the address and of the
-    sizes and times of all files: a dataset that was prepared anew is copied anew. Files get their
-    names when they are complete, so a copy that was cut off goes on with the next file. The
+    Copies are in the cache folder of this user. The name of each is made from the address and from
+    the sizes and times of all files, so that a changed dataset is copied again. Files get their
+    names when they are complete, so that an interrupted copy is resumed with the next file. The
     processes of one machine share the copy.
 
     Raises:
-        FileNotFoundError: where no prepared dataset lies.
-        OSError: the disk has no room for it; tells how much it needs.
+        FileNotFoundError: there is no prepared dataset.
+        OSError: the disk has no room for it; says how much it needs.
     """
     if not is_remote(folder):
         return folder
     below = map(epath.Path, files_below(folder) if folder.exists() else [])
-    files = {path: size_of(path) for path in below}
-    if not any(path.name == "dataset_info.json" for path in files):
+    sizes = {path: size_of(path) for path in below}
+    if not any(path.name == "dataset_info.json" for path in sizes):
         raise FileNotFoundError(
             f"{folder} holds no dataset that --mode prepare wrote. Prepare it on a local disk, "
             "copy the folder with `gcloud storage cp --recursive`, and give the copy's address."
         )
-    state = [(str(path), size, path.stat().mtime) for path, size in files.items()]
+    state = [(str(path), size, path.stat().mtime) for path, size in sizes.items()]
     name = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]
     copy = cache_folder() / "data" / name
     copy.mkdir(parents=True, exist_ok=True)
     with (copy / ".lock").open("w") as file:
-        with contextlib.suppress(OSError):  # without locks each process copies for itself
+        with contextlib.suppress(OSError):  # without locks each process makes its own copy
             lock(file, wait=True)
-        targets = {path: copy / path.relative_to(folder) for path in files}
-        missing = [path for path in files if not targets[path].exists()]
-        needed = sum(files[path] for path in missing)
-        if needed > (free := shutil.disk_usage(copy).free):
-            raise OSError(
-                f"{folder} is read from a copy in {copy}, which needs {needed / 1e9:.1f} GB more, "
-                f"but {free / 1e9:.1f} GB are free; make room, or set XDG_CACHE_HOME to a folder "
-                "on another disk."
-            )
-        if missing:
-            terminal.line(f"Copying {needed / 1e6:,.0f} MB from {folder} to {copy}")
-        with terminal.live("Copying MB", total=needed / 1e6) as live:
-            for path in missing:
-                targets[path].parent.mkdir(parents=True, exist_ok=True)
-                with path.open("rb") as source, atomic_write(targets[path]) as target:
-                    while part := source.read(_PART):
-                        target.write(part)
-                        live.advance(len(part) / 1e6)
-                        live.show(f"{live.rate:.0f} MB/s  {live.eta} to go")
+        _copy_missing(folder, copy, sizes=sizes, terminal=terminal)
     return copy
+
+
+def _copy_missing(
+    folder: epath.Path, copy: Path, *, sizes: dict[epath.Path, int], terminal: Terminal
+) -> None:
+    targets = {path: copy / path.relative_to(folder) for path in sizes}
+    missing = [path for path in sizes if not targets[path].exists()]
+    needed = sum(sizes[path] for path in missing)
+    if needed > (free := shutil.disk_usage(copy).free):
+        raise OSError(
+            f"{folder} is read from a copy in {copy}, which needs {needed / 1e9:.1f} GB more, "
+            f"but {free / 1e9:.1f} GB are free; make room, or set XDG_CACHE_HOME to a folder "
+            "on another disk."
+        )
+    if missing:
+        terminal.line(f"Copying {needed / 1e6:,.0f} MB from {folder} to {copy}")
+    with terminal.live("Copying MB", total=needed / 1e6) as live:
+        for path in missing:
+            targets[path].parent.mkdir(parents=True, exist_ok=True)
+            with path.open("rb") as source, atomic_write(targets[path]) as target:
+                while part := source.read(_PART):
+                    target.write(part)
+                    live.advance(len(part) / 1e6)
+                    live.show(f"{live.rate:.0f} MB/s  {live.eta} to go")
 
 
 @contextlib.contextmanager
 def local_file(path: epath.Path) -> Iterator[Path]:
-    """Copy one file from a bucket to a place where it is while the block runs."""
+    """Copy one file from a bucket into a temporary folder for the time of the block."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / path.name
         with path.open("rb") as source, copy.open("wb") as target:

@@ -3,9 +3,10 @@
 import os
 from pathlib import Path
 
-from hrnet_jax.data.dataset import Dataset
+from hrnet_jax.data.dataset import Dataset, Part
 from hrnet_jax.data.sources.array_record import ArrayRecordSource, prepared_folder
-from hrnet_jax.data.sources.folder import FolderSource, OnProblem, Source
+from hrnet_jax.data.sources.folder import FolderSource, Source
+from hrnet_jax.data.sources.pairs import OnProblem
 from hrnet_jax.data.sources.zip_files import ZipSource
 from hrnet_jax.runs.paths import to_local_path
 
@@ -17,16 +18,16 @@ def open_source(
     dataset: Dataset,
     split: str,
     *,
-    on_problem: OnProblem | None = None,  # hears what makes a pair incomplete; by default an error
+    on_problem: OnProblem | None = None,  # called for incomplete pairs; by default an error
 ) -> Source:
-    """Find out what `root` is, and open one split of it.
+    """Open one split of whatever dataset is at `root`.
 
-    It is the folder with the dataset's layout, a zip file of it, a folder with the zip files that
-    hold it together, or what `--mode prepare` wrote. All give the same examples bit for bit.
+    `root` is the folder with the dataset's layout, a zip file of it, a folder with the zip files
+    that together hold it, or what `--mode prepare` wrote. All give the same examples bit for bit.
 
     Raises:
-        FileNotFoundError: if none of these is there, naming what is missing.
-        ValueError: if it is something else, naming what to do.
+        FileNotFoundError: there is none of these; says what is missing.
+        ValueError: it is something else; says what to do.
     """
     path = to_local_path(root).absolute()
     if path.is_file():
@@ -42,7 +43,7 @@ def open_source(
             return ZipSource(archives, dataset, split, on_problem=on_problem)
         if folder := prepared_folder(path, dataset):
             return ArrayRecordSource(folder, dataset, split)
-        if deeper := _folders_with_layout(path, dataset, split):
+        if deeper := _folders_with_layout(path, dataset.parts(split)):
             raise FileNotFoundError(
                 f"{path} does not hold {dataset.name}, but a folder in it does:"
                 f" --config.data.root={deeper[0]}"
@@ -50,10 +51,10 @@ def open_source(
     return FolderSource(path, dataset, split, on_problem=on_problem)
 
 
-def _folders_with_layout(root: Path, dataset: Dataset, split: str) -> list[Path]:
+def _folders_with_layout(root: Path, parts: tuple[Part, ...]) -> list[Path]:
     folders = {
         folder
-        for part in dataset.parts(split)
+        for part in parts
         for depth in ("*", "*/*")
         for folder in root.glob(depth)
         if (folder / part.images).is_dir()

@@ -36,7 +36,7 @@ def test_the_official_layout_and_counts():
     assert DATASET.counts == {"train": 2975, "val": 500}
 
 
-def test_the_test_split_has_labels_of_nothing_or_none_at_all():
+def test_the_test_split_may_lack_labels():
     (test,) = DATASET.parts("test")
     assert (test.images, test.labels) == ("leftImg8bit/test", "gtFine/test")
     assert test.otherwise is not None

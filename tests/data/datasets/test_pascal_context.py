@@ -28,7 +28,7 @@ def test_59_classes_are_the_same_files_without_the_background():
     assert DATASET.splits == DATASET_59.splits
 
 
-def test_the_reference_s_layout(tmp_path):
+def test_the_layout_is_the_references(tmp_path):
     for name in (
         "JPEGImages/2008_1.jpg",
         "JPEGImages/2008_2.jpg",

@@ -81,7 +81,7 @@ def test_sbd_adds_what_voc_neither_trains_nor_validates_on(with_sbd):
     assert [record.id for record in open_source(with_sbd, DATASET, "val")] == ["5"]
 
 
-def test_the_pngs_that_others_made_of_sbd_go_first(with_sbd):
+def test_pngs_made_from_sbd_are_preferred(with_sbd):
     write(with_sbd, **{"SegmentationClassAug/6.png": png(LABEL)})
     write(with_sbd, **{"ImageSets/Segmentation/aug.txt": "6\n"})
     train = open_source(with_sbd, DATASET, "train")

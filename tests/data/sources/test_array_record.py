@@ -100,7 +100,7 @@ def test_a_root_above_the_version_is_enough(written, tmp_path):
     assert prepared_folder(tmp_path / "nowhere", PETS) is None
 
 
-def test_of_several_prepared_datasets_the_named_one_is_read_and_no_unfinished_one(tmp_path):
+def test_of_several_prepared_datasets_the_named_one_is_read(tmp_path):
     for name in ("ade20k", "custom", "voc", ".custom.partial/custom", "custom/incomplete.X_1.0.0"):
         folder = tmp_path / name / "1.0.0"
         folder.mkdir(parents=True)
@@ -173,7 +173,7 @@ def test_what_cannot_be_read_says_how_to_prepare_it(written):
 @pytest.mark.parametrize(
     ("name", "what"), [("scene_parse150", "instance masks"), ("voc", "about detection")]
 )
-def test_other_tasks_of_tfds_are_told_apart(written, name, what):
+def test_datasets_for_other_tasks_are_refused(written, name, what):
     edit(written[1], name=name, fileFormat="tfrecord")
     with pytest.raises(ValueError, match=f"TFDS's '{name}' .*{what}"):
         ArrayRecordSource(written[1], DATASETS["ade20k"], "train")
@@ -219,7 +219,7 @@ def tfds_builder(folder, features):
     return folder / "cityscapes" / "1.0.0"
 
 
-def test_cityscapes_as_tfds_itself_prepares_it_is_read_too(tmp_path):
+def test_cityscapes_prepared_by_tfds_is_read_too(tmp_path):
     folder = tfds_builder(
         tmp_path,
         lambda f: {

@@ -1,10 +1,9 @@
 import io
-import shutil
-from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
+from hrnet_jax.data.sources import bucket_cache
 from hrnet_jax.data.sources.bucket_cache import local_copy, local_file
 from hrnet_jax.runs.paths import to_path
 from hrnet_jax.runs.writer import Terminal
@@ -35,11 +34,11 @@ def test_a_prepared_dataset_is_copied_once(prepared, terminal):
     assert terminal.console.file.getvalue().count("Copying") == 1
 
 
-def test_what_lies_on_a_disk_is_its_own_copy(tmp_path, terminal):
+def test_a_local_path_is_not_copied(tmp_path, terminal):
     assert local_copy(tmp_path / "any.zip", terminal=terminal) == tmp_path / "any.zip"
 
 
-def test_one_that_was_prepared_anew_is_copied_anew(prepared, terminal):
+def test_a_changed_dataset_is_copied_again(prepared, terminal):
     copy = local_copy(FOLDER, terminal=terminal)
     prepared.put("prepared/1.0.0/shard-1", b"longer" * 2000)
     again = local_copy(FOLDER, terminal=terminal)
@@ -47,7 +46,7 @@ def test_one_that_was_prepared_anew_is_copied_anew(prepared, terminal):
     assert (again / "shard-1").read_bytes() == b"longer" * 2000
 
 
-def test_a_copy_that_was_cut_off_goes_on(prepared, terminal):
+def test_an_interrupted_copy_is_resumed(prepared, terminal):
     copy = local_copy(FOLDER, terminal=terminal)
     (copy / "shard-1").unlink()
     prepared.read.clear()
@@ -56,10 +55,9 @@ def test_a_copy_that_was_cut_off_goes_on(prepared, terminal):
     assert prepared.read == ["prepared/1.0.0/shard-1"]
 
 
-def test_a_disk_without_room_is_told_before_copying(prepared, terminal, monkeypatch):
-    full = SimpleNamespace(free=0)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
-    with pytest.raises(OSError, match=r"0\.0 GB more, but 0\.0 GB are free; make room"):
+def test_a_disk_without_room_is_reported_before_copying(prepared, terminal, monkeypatch):
+    monkeypatch.setattr(bucket_cache, "size_of", lambda path: 10**18)
+    with pytest.raises(OSError, match=r"needs 3000000000\.0 GB more, but .* GB are free; make"):
         local_copy(FOLDER, terminal=terminal)
     assert not prepared.read
 
@@ -71,7 +69,7 @@ def test_a_folder_that_was_not_prepared_says_what_to_do(bucket, terminal):
             local_copy(to_path(f"gs://bucket/{name}"), terminal=terminal)
 
 
-def test_a_file_is_there_while_it_is_needed(bucket):
+def test_a_file_is_there_during_the_block(bucket):
     bucket.put("weights.pth", b"abc")
     with local_file(to_path("gs://bucket/weights.pth")) as copy:
         assert copy.name == "weights.pth"

@@ -25,7 +25,7 @@ def pack(root, *, kinds=("images", "labels"), name="pets.zip"):
     return root / name
 
 
-def test_a_folder_a_zip_and_a_folder_of_zips_are_told_apart(tmp_path):
+def test_folder_zip_and_folder_of_zips_are_recognised(tmp_path):
     for name in ("folder", "one", "two"):
         (tmp_path / name).mkdir()
     folder = open_source(write(tmp_path / "folder"), PETS, "train")
@@ -39,7 +39,7 @@ def test_a_folder_a_zip_and_a_folder_of_zips_are_told_apart(tmp_path):
     assert len({(s[0].id, s[0].image, s[0].label) for s in (folder, one, two)}) == 1
 
 
-def test_an_unpacked_dataset_goes_before_the_zips_beside_it(tmp_path):
+def test_an_unpacked_dataset_is_preferred_to_zips_in_its_folder(tmp_path):
     pack(write(tmp_path))
     assert isinstance(open_source(tmp_path, PETS, "train"), FolderSource)
 
@@ -59,7 +59,7 @@ def test_nothing_at_all_is_reported_as_a_missing_folder(tmp_path):
         open_source(tmp_path, PETS, "extra")
 
 
-def test_a_root_that_is_too_high_gives_the_right_one(tmp_path):
+def test_a_root_above_the_layout_names_the_right_folder(tmp_path):
     write(tmp_path / "devkit" / "VOC")
     with pytest.raises(FileNotFoundError, match=r"but a folder in it does: .*root=.*/devkit/VOC$"):
         open_source(tmp_path, PETS, "train")

@@ -10,7 +10,7 @@ import pytest
 
 from hrnet_jax.data.dataset import folder_dataset
 from hrnet_jax.data.datasets.cityscapes import DATASET as CITYSCAPES
-from hrnet_jax.data.sources import zip_files as archives
+from hrnet_jax.data.sources import zip_files
 from hrnet_jax.data.sources.folder import FolderSource, Source
 from hrnet_jax.data.sources.zip_files import ZipSource
 
@@ -124,7 +124,7 @@ def test_links_and_devices_are_refused(tmp_path, kind, problem):
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_a_name_that_is_there_twice_is_refused(tmp_path):
+def test_a_name_that_occurs_twice_is_refused(tmp_path):
     path = pack(tmp_path / "pets.zip", [*NAMES, NAMES[0]])
     with pytest.raises(ValueError, match=r"'images/train/b/2\.jpg' is in it twice"):
         ZipSource([path], PETS, "train")
@@ -134,7 +134,7 @@ def test_a_declared_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch)
     path = pack(tmp_path / "pets.zip")
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("images/train/bomb.jpg", bytes(200_000))
-    monkeypatch.setattr(archives, "MAX_FILE_BYTES", 100_000)
+    monkeypatch.setattr(zip_files, "MAX_FILE_BYTES", 100_000)
     with pytest.raises(ValueError, match=r"bomb\.jpg' unpacks to 200,000 bytes, beyond 100,000"):
         ZipSource([path], PETS, "train")
 

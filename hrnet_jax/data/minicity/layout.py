@@ -1,4 +1,4 @@
-"""The plan of a minicity street: what lies and stands where, before anything is drawn."""
+"""The layout of a minicity street: where everything is, before anything is drawn."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -6,8 +6,9 @@ from typing import no_type_check
 
 import numpy as np
 
+from hrnet_jax.data.minicity.paints import Number, pick
 from hrnet_jax.data.minicity.solids import Pose
-from hrnet_jax.data.minicity.stage import Camera, Number, Stage, pick
+from hrnet_jax.data.minicity.stage import Camera, Stage
 from hrnet_jax.data.minicity.weather import Weather, choose_weather
 
 ROAD, SIDEWALK, PARKING, RAIL_TRACK, TERRAIN = 7, 8, 9, 10, 22
@@ -32,7 +33,7 @@ class Strip:
 
 
 @dataclass
-class Plan:
+class Layout:
     """The cross-section of the street and what was decided about the scene."""
 
     strips: list[Strip]
@@ -42,16 +43,16 @@ class Plan:
     right: Number
     crossing: Number | None  # distance of a side street
     zebra: Number | None
-    waste: Strip | None = None  # ground without a label beside a house wall
+    waste: Strip | None = None  # ground without a label next to a house wall
     parking: dict[int, Strip] = field(default_factory=dict)
     walk: dict[int, Strip] = field(default_factory=dict)
     verge: dict[int, Strip] = field(default_factory=dict)
 
 
-def make_plan(rng: np.random.Generator) -> Plan:
-    """Draw by lot the cross-section of a street; the camera drives in the lane at 0."""
+def make_layout(rng: np.random.Generator) -> Layout:
+    """Choose the cross-section of a street at random; the camera drives in the lane at 0."""
     strips = [Strip(-1.75, 1.75, ROAD)]
-    plan = Plan(strips, 0, None, 0, 0, None, None)
+    layout = Layout(strips, 0, None, 0, 0, None, None)
     edge = -1.75
     order = ["tram", "lane"] if rng.random() < 0.5 else ["lane", "tram"]
     if rng.random() < 0.3:
@@ -61,30 +62,30 @@ def make_plan(rng: np.random.Generator) -> Plan:
         bed = part == "tram" and order[-1] == "tram" and rng.random() < 0.6
         strips.append(Strip(edge - width, edge, RAIL_TRACK if bed else ROAD))
         if part == "tram":
-            plan.tram = edge - width / 2
+            layout.tram = edge - width / 2
         else:
-            plan.oncoming = edge - width / 2
+            layout.oncoming = edge - width / 2
         edge -= width
     for side, start in ((-1, edge), (1, 1.75)):
-        end = _roadside(rng, plan, side=side, edge=start)
+        end = _roadside(rng, layout, side=side, edge=start)
         if side < 0:
-            plan.left = end
+            layout.left = end
         else:
-            plan.right = end
+            layout.right = end
     strips.sort(key=lambda s: s.left)
     if rng.random() < 0.3:
         width = float(rng.uniform(0.4, 0.9))
-        plan.waste = Strip(plan.right - width, plan.right, 0)
+        layout.waste = Strip(layout.right - width, layout.right, 0)
         if rng.random() < 0.5:
-            plan.waste = Strip(plan.left, plan.left + width, 0)
+            layout.waste = Strip(layout.left, layout.left + width, 0)
     if rng.random() < 0.4:
-        plan.crossing = float(rng.uniform(22, 40))
+        layout.crossing = float(rng.uniform(22, 40))
     if rng.random() < 0.35:
-        plan.zebra = plan.crossing - 4.5 if plan.crossing else float(rng.uniform(9, 24))
-    return plan
+        layout.zebra = layout.crossing - 4.5 if layout.crossing else float(rng.uniform(9, 24))
+    return layout
 
 
-def _roadside(rng: np.random.Generator, plan: Plan, *, side: int, edge: Number) -> Number:
+def _roadside(rng: np.random.Generator, layout: Layout, *, side: int, edge: Number) -> Number:
     """Lay parking bays, kerb, verge and pavement outwards; return where the houses begin."""
     parts: list[tuple[int, Number]] = []
     if rng.random() < 0.55:
@@ -95,13 +96,13 @@ def _roadside(rng: np.random.Generator, plan: Plan, *, side: int, edge: Number) 
     for kind, width in parts + walk:
         inner, outer = edge, edge + side * width
         strip = Strip(min(inner, outer), max(inner, outer), kind)
-        plan.strips.append(strip)
+        layout.strips.append(strip)
         if (kind, width) in parts:
-            plan.parking[side] = strip
+            layout.parking[side] = strip
         elif kind == SIDEWALK:
-            plan.walk[side] = strip
+            layout.walk[side] = strip
         else:
-            plan.verge[side] = strip
+            layout.verge[side] = strip
         edge = outer
     return edge
 
@@ -126,7 +127,7 @@ class Thing:
     def behind(self, other: "Thing") -> bool:
         """Tell whether this must be drawn before the other."""
         if self.seen[0] >= other.seen[1] or other.seen[0] >= self.seen[1]:
-            return False  # apart in the picture; demands beyond need would end in circles
+            return False  # they do not overlap; needless conditions would lead to cycles
         if self.near >= other.far:
             return True
         if other.near >= self.far:
@@ -148,7 +149,7 @@ def back_to_front(things: list[Thing]) -> list[Thing]:
         left = set(rest)
         free = (i for i in rest if not first[i] & left)
         chosen = next(free, -1)
-        if chosen < 0:  # a circle
+        if chosen < 0:  # a cycle
             chosen = max(rest, key=lambda i: things[i].near)
         rest.remove(chosen)
         ordered.append(things[chosen])
@@ -156,7 +157,7 @@ def back_to_front(things: list[Thing]) -> list[Thing]:
 
 
 class Scene:
-    """One street scene in the making: its stage, its light and what stands where."""
+    """One street scene that is being made: its stage, its light, and where everything is."""
 
     def __init__(self, rng: np.random.Generator, *, height: int, width: int):
         self.rng = rng
@@ -168,7 +169,7 @@ class Scene:
         )  # fmt: skip
         self.stage = Stage(rng, camera, sun=float(rng.choice((-1, 1))))
         self.weather: Weather = choose_weather(rng)
-        self.plan = make_plan(rng)
+        self.layout = make_layout(rng)
         self.leaves = pick(rng, LEAVES)
         self.grass = pick(rng, GRASS)
         self.things: list[Thing] = []
