@@ -18,8 +18,8 @@ from benchmarks.paired_timing import conditions, options_of, random_batch, write
 from hrnet_jax.runs.writer import Terminal
 from tests.parity.peer import Server
 
-STAGES = ("making the model", "tracing", "lowering", "compiling")
-COUNTS = ("peak MB", "loops", "unlike loops")
+STAGES = ("building the model", "tracing", "lowering", "compiling")
+COUNTS = ("peak MB", "loops", "distinct loops")
 HEADS = ("program", *(f"{stage}, s" for stage in STAGES), "the last three, s", *COUNTS)
 
 
@@ -35,7 +35,7 @@ def main() -> None:
             arrays = random_batch(folder, height=size[0], width=size[1], batch=batch)
             for variant in variants:
                 cache = folder / f"{variant} {training}"
-                for state in ("anew", "cached"):
+                for state in ("cold", "cached"):
                     what = f"{variant} {'training' if training else 'inference'}, {state}"
                     server = Server(folder, [sys.executable, "-m", "benchmarks.our_worker"])
                     with terminal.announced(what):

@@ -139,15 +139,15 @@ def compare(
 
     peer.call("load_model", variant=VARIANT, num_classes=19, weights=weights)
     first, second = ours(), np.array(theirs())  # compiles, warms up
-    turns: dict[str, list[float]] = {"ours": [], "ours again": [], "peer": []}
-    order = ["ours", "peer", "ours again"]
+    turns: dict[str, list[float]] = {"ours": [], "ours again": [], "mmseg": []}
+    order = ["ours", "mmseg", "ours again"]
     for number in terminal.track(range(rounds), mode, total=rounds):
         for name in order[:: (-1) ** number]:
             begin = time.perf_counter()
             ours() if name.startswith("ours") else theirs()
             turns[name].append((time.perf_counter() - begin) / images)
     ratios = {
-        "peer / ours": [p / o for p, o in zip(turns["peer"], turns["ours"], strict=True)],
+        "mmseg / ours": [p / o for p, o in zip(turns["mmseg"], turns["ours"], strict=True)],
         "ours again / ours (A/A)": [
             a / o for a, o in zip(turns["ours again"], turns["ours"], strict=True)
         ],
@@ -188,10 +188,10 @@ def shares(root: Path, *, images: int) -> dict[str, float]:
         whole_times.append((time.perf_counter() - begin) / images)
     total, net = statistics.median(whole_times), statistics.median(network_times)
     return {
-        "an image, all in all": total,
+        "one image in total": total,
         "network": net,
         "reading, decoding, resizing (on another thread)": decoding,
-        "all but the network": total - net,
+        "everything but the network": total - net,
     }
 
 
@@ -213,7 +213,7 @@ def show(report: dict[str, Any], terminal: Terminal) -> None:
         )
         terminal.line(f"{different} of {all_pixels:,} pixels counted elsewhere")
     for name, seconds in report["shares"].items():
-        share = seconds / report["shares"]["an image, all in all"]
+        share = seconds / report["shares"]["one image in total"]
         terminal.line(f"{name}: {seconds:.3f} s ({share:.0%})")
 
 

@@ -112,12 +112,12 @@ def _kind(text: str, *, library: bool) -> tuple[str, float]:
     if convolution:
         return _convolution(text, *convolution.groups())
     if re.search(r" dot\(", text):
-        return "products of matrices", 0
+        return "matrix products", 0
     if re.search(r" (reduce|reduce-window)\(", text) and library:
         return "sums", 0
     if re.search(r" (concatenate|pad|copy|transpose|slice|dynamic-slice)\(", text):
-        return "copies, shifts, enlargement", 0
-    return "element by element", 0
+        return "copies, shifts, upsampling", 0
+    return "elementwise", 0
 
 
 def _convolution(text: str, out: str, kernel: str, attributes: str) -> tuple[str, float]:

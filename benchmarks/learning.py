@@ -50,7 +50,7 @@ CLASSES = (
     "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian",
     "bicyclist",
 )  # fmt: skip
-SIDES = ("ours", "peer")
+SIDES = ("ours", "mmseg")
 BATCHES = 50  # that are made alone, to time them
 RESULTS = Path(__file__).parent / "results" / "learning.json"
 
@@ -115,7 +115,7 @@ def main() -> None:
     report = {
         "day": f"{datetime.datetime.now():%Y-%m-%d}",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
-        "versions": runs["peer"][-1]["versions"] | runs["ours"][-1]["versions"],
+        "versions": runs["mmseg"][-1]["versions"] | runs["ours"][-1]["versions"],
         "settings": settings,
         "runs": runs,
     }
@@ -292,13 +292,13 @@ def seconds_of(entry: dict[str, float], *, batch_size: int) -> tuple[float, floa
     return seconds, entry["data_wait"] * seconds
 
 
-def verdict(ours: list[float], peer: list[float]) -> dict[str, Any]:
+def verdict(ours: list[float], theirs: list[float]) -> dict[str, Any]:
     """Compare the final mIoU of all seeds; one seed has no deviation, hence no verdict."""
-    difference = statistics.mean(ours) - statistics.mean(peer)
+    difference = statistics.mean(ours) - statistics.mean(theirs)
     if len(ours) < 2:
         return {"difference": difference, "pooled deviation": None, "holds": None}
     # Equal numbers of runs: the mean of the variances.
-    pooled = statistics.mean([statistics.variance(ours), statistics.variance(peer)]) ** 0.5
+    pooled = statistics.mean([statistics.variance(ours), statistics.variance(theirs)]) ** 0.5
     return {
         "difference": difference,
         "pooled deviation": pooled,
@@ -325,7 +325,7 @@ def section(report: dict[str, Any]) -> tuple[list[str], str]:
     lines = [
         "![mIoU and loss of both sides](images/learning.png)",
         "",
-        "| per run | final mIoU | s per step | of these waiting for the batch | CPU s of a batch |",
+        "| per run | final mIoU | s per step | waiting for the batch | CPU s of a batch |",
         "|---|---|--:|--:|--:|",
     ]
     for side in SIDES:
@@ -345,11 +345,11 @@ def section(report: dict[str, Any]) -> tuple[list[str], str]:
         "",
         f"{seeds} seed{plural}, {settings['steps']} steps of {settings['batch_size']} crops of "
         f"{height}x{width}, scored on {scored} validation images. Times are medians; both sides "
-        "read ahead as they do by default, ours in two threads, the peer in two processes. The "
-        f"last column is that work alone: {BATCHES} batches one after the other in one thread, "
-        "from the files to normalised float32. A run lasts minutes, and the machine's speed "
-        "changed between them: what a step costs on either side, turn by turn, says `python -m "
-        "benchmarks.training`.",
+        "read ahead as they do by default, ours in two threads, mmsegmentation in two processes. "
+        f"The last column is that work alone: {BATCHES} batches one after the other in one thread, "
+        "from the files to normalised float32. A run takes minutes, and the machine's speed "
+        "changed between runs; `python -m benchmarks.training` compares the time of a step in "
+        "turns.",
         "",
         "; ".join([report["day"], report["machine"], *versions]),
     ]

@@ -56,7 +56,7 @@ def load_program(variant: str, batch: str, training: bool, cache: str) -> dict[s
     traced, lower, compile_ = times
     jobs.timed["program"], jobs.timed["text"] = program, compiled.compiled.as_text
     return {
-        "making the model": made - begin,
+        "building the model": made - begin,
         "tracing": traced,
         "lowering": lower,
         "compiling": compile_,
@@ -86,7 +86,7 @@ def loops() -> dict[str, int]:
     used = re.findall(r" fusion\(.*kind=kLoop, calls=%([\w.-]+)", text)
     bodies = dict(re.findall(r"^%([\w.-]+) \(.*?\n(.*?)^}", text, re.DOTALL | re.MULTILINE))
     nameless = {re.sub(r"%[\w.-]+|, metadata={.*?}", "", bodies[name]) for name in used}
-    return {"loops": len(used), "unlike loops": len(nameless)}
+    return {"loops": len(used), "distinct loops": len(nameless)}
 
 
 def _inference(structure: Any, weights: list[dict], image: np.ndarray):

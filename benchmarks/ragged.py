@@ -64,7 +64,7 @@ def main() -> None:
         "of these compiling": in_buckets["compiling"],
         "seconds, one program per size": one_by_one["seconds"],
         "ratio of times": in_buckets["seconds"] / one_by_one["seconds"],
-        "filling, share of the computed pixels": in_buckets["filling"],
+        "padding, share of the computed pixels": in_buckets["filling"],
         **differences(structure, params, stats, sizes, in_buckets, one_by_one, terminal=terminal),
     }
     for name, value in figures.items():

@@ -92,8 +92,8 @@ def peaks() -> dict[str, float]:
         moved = 2 * source.nbytes / _best(scale)
     flops = 2 * size**3
     return {
-        "GFLOP/s of products, numpy": flops / _best(lambda: left @ right) / 1e9,
-        "GFLOP/s of products, XLA": flops
+        "GFLOP/s of matrix products, NumPy": flops / _best(lambda: left @ right) / 1e9,
+        "GFLOP/s of matrix products, XLA": flops
         / _best(lambda: product(*on_device).block_until_ready())
         / 1e9,
         "GB/s read and written": moved / 1e9,
@@ -175,11 +175,11 @@ def _group(kernels: list[Kernel]) -> dict[str, Any]:
     found: dict[str, Any] = {
         "flops": sum(kernel.flops for kernel in kernels),
         "bytes": sum(kernel.bytes for kernel in kernels),
-        "bytes without products": sum(kernel.bytes for kernel in kernels if not kernel.flops),
+        "bytes outside products": sum(kernel.bytes for kernel in kernels if not kernel.flops),
         "products": sum(kernel.flops > 0 for kernel in kernels),
     }
     for chip in PAPER_CHIPS:
-        cases = {chip.name: False} | ({f"{chip.name}, filled": True} if "TPU" in chip.name else {})
+        cases = {chip.name: False} | ({f"{chip.name}, padded": True} if "TPU" in chip.name else {})
         for name, padded in cases.items():
             times = [kernel.seconds(chip, dtype="bfloat16", padded=padded) for kernel in kernels]
             found[name] = {

@@ -99,7 +99,7 @@ def test_a_chip_is_as_fast_as_what_binds():
     kernel = Kernel("stem", flops=100.0, bytes=10, padded_flops=200.0, padded_bytes=80)
     assert kernel.seconds(chip, dtype="float32") == (10, 5)
     assert kernel.seconds(chip, dtype="float32", padded=True) == (20, 40)
-    peak = {"GFLOP/s of products, numpy": 1e-9, "GFLOP/s of products, XLA": 1e-8,
+    peak = {"GFLOP/s of matrix products, NumPy": 1e-9, "GFLOP/s of matrix products, XLA": 1e-8,
             "GB/s read and written": 2e-9}  # fmt: skip
     row = roofline.against_peaks([kernel, kernel._replace(flops=1.0)], [20.0], peak)
     assert row["least seconds"] == pytest.approx(10 + 5)
