@@ -246,7 +246,7 @@ def _together(groups: Iterable[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-SCALING_NOTE = """Images up to 512x512 use Eigen's convolutions, whose threads share each convolution.
+SCALING_NOTE = """Images up to 512x512 use Eigen's convolutions: its threads share each of them.
 Larger ones use XLA's own library, which needs less CPU time and leaves more of it idle.
 """
 

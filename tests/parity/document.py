@@ -9,7 +9,7 @@ from hrnet_jax.runs.paths import write_text
 DOCS = Path(__file__).parents[2] / "docs"
 BACKWARD = 6  # batches of the comparison in float32
 TOTAL, SHORT, LONG = 20, 5, 20  # steps of the schedule, of the two comparisons
-NUDGED = (  # tensors of which one element is moved by one ulp, to see how far mmsegmentation's drift
+NUDGED = (  # tensors of which one element moves by one ulp, to see how far mmsegmentation drifts
     "backbone.conv1.weight",
     "backbone.stage3.0.branches.1.0.conv2.weight",
     "decode_head.conv_seg.weight",
