@@ -1,10 +1,10 @@
-"""How long our programs take to compile: anew, and from the folder of compiled programs.
+"""How long our programs take to compile, without and with the cache of compiled programs.
 
     python -m benchmarks.compile [--variants hr18s hr18 hr48] [--json FILE]
 
 Each row is a process of its own: inference of 512x1024 and a training step of 2 crops of 256x512.
-"anew" begins with an empty folder, "cached" finds there what "anew" left. Of fused loops that are
-alike XLA makes machine code once.
+"cold" starts with an empty cache, "cached" uses what "cold" left there. Of identical fused loops
+XLA compiles only one: "distinct loops" counts those.
 """
 
 import sys
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def row_of(what: str, found: dict[str, float]) -> list[str]:
-    """One line of the table; the model is no part of the sum, which is what compiling takes."""
+    """One line of the table; the sum leaves out building the model."""
     seconds = [found[stage] for stage in STAGES]
     return [
         what, *(f"{value:.2f}" for value in [*seconds, sum(seconds[1:])]),

@@ -1,10 +1,10 @@
-"""Where the time of a program goes: the kernels of each kind, by XLA's own profile.
+"""Where the time of a program goes: kernels by kind, from XLA's own profile.
 
     python -m benchmarks.kernels [--variants hr48] [--json FILE]
 
-Inference of 512x1024 and, but for W48, a training step of 2 crops of 256x512. Thread-milliseconds
-add up what kernels took on whichever thread they ran. A kernel of several threads counts once, so
-they are less than the seconds of the processor, to which threads that wait in a loop add theirs.
+Inference of 512x1024 and, except for W48, a training step of 2 crops of 256x512.
+Thread-milliseconds add up the times of kernels on all threads. A kernel on several threads counts
+once, so they are less than the CPU time, to which threads that wait in a loop add theirs.
 """
 
 import collections
@@ -27,7 +27,7 @@ from tests.parity import jobs
 
 INFERENCE, TRAINING = ((512, 1024), 1), ((256, 512), 2)
 PROFILED = 3  # calls
-_NO_KERNELS = (  # what they hold is counted, if they hold anything
+_NO_KERNELS = (  # their contents are counted, if there are any
     "call", "while", "conditional",
     "parameter", "constant", "bitcast", "get-tuple-element", "tuple",
 )  # fmt: skip

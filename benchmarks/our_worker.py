@@ -1,6 +1,6 @@
-"""Our network in a process of its own, for `turns.py`: one job per line of stdin, as JSON.
+"""Our network in its own process, for `paired_timing.py`: one job per line of stdin, as JSON.
 
-Wall and CPU time and peak memory are those of this process, like the peer's of its own.
+Wall time, CPU time and peak memory are measured in this process, as mmsegmentation's are in its own.
 """
 
 import re
@@ -78,9 +78,9 @@ def _staged(function: Any, *arguments: Any) -> tuple[tuple[float, float, float],
 
 
 def loops() -> dict[str, int]:
-    """Fused loops of the program, and how many kinds of them: XLA makes machine code of these only.
+    """Count the fused loops of the program, and the distinct ones: XLA compiles only these.
 
-    Comes after what is measured, since the text of a program takes memory.
+    Call it after measuring, since the text of a program takes memory.
     """
     text = jobs.timed["text"]()
     used = re.findall(r" fusion\(.*kind=kLoop, calls=%([\w.-]+)", text)

@@ -1,11 +1,11 @@
-"""How near to the limits: of this machine, measured, and of accelerators, on paper.
+"""How close to the limits: of this machine, measured, and of accelerators, on paper.
 
     python -m benchmarks.roofline [--variants hr18s hr18 hr48] [--json FILE]
 
-Measured: products of float32 matrices and memory bandwidth, both with all threads, then inference
+Measured: float32 matrix products and memory bandwidth, both with all threads, then inference
 of 512x1024 and a training step of 2 crops of 256x512 (not of W48, which takes minutes to compile).
-On paper: inference of 512x1024 and a step of 2 crops of 512x1024 in bfloat16, as `layers.py` counts
-them from the traced program, against the data sheets in `plan.CHIPS`.
+On paper: inference of 512x1024 and a step of 2 crops of 512x1024 in bfloat16, counted by
+`layers.py` in the traced program, at the rates of the data sheets in `plan.CHIPS`.
 """
 
 import collections
@@ -79,7 +79,7 @@ def peaks() -> dict[str, float]:
     left, right = (np.full((size, size), 0.5, np.float32) for _ in range(2))
     product = jax.jit(jnp.dot)
     on_device = jax.device_put((left, right))
-    # Longer than any cache; each thread has its own share, in memory that is there already.
+    # Larger than any cache; each thread has its own share, in memory that is already allocated.
     source, target = (np.ones(64 * 2**20, np.float32) for _ in range(2))
     shares = list(
         zip(np.array_split(source, threads), np.array_split(target, threads), strict=True)
@@ -110,7 +110,7 @@ def _best(function: Callable[[], Any], *, turns: int = 7) -> float:
 
 
 def measured(variant: str, mode: str, *, rounds: int, cache: str) -> list[float]:
-    """Seconds of each turn, in a process of its own."""
+    """Seconds of each turn, in a separate process."""
     batch, height, width = MEASURED[mode]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -127,7 +127,7 @@ def measured(variant: str, mode: str, *, rounds: int, cache: str) -> list[float]
 def traced(
     variant: str, mode: str, size: tuple[int, int, int], *, dtype: str
 ) -> Callable[[], jax.stages.Traced]:
-    """What traces a program for images of a batch, height and width. Nothing is compiled."""
+    """Return a function that traces a program for (batch, height, width). Nothing is compiled."""
     structure, params, stats = split(models.build(variant, num_classes=19))
     image = jax.ShapeDtypeStruct((*size, 3), jnp.float32)
     if mode == "inference":
@@ -149,7 +149,7 @@ def traced(
 def against_peaks(
     program: list[Kernel], seconds: list[float], peak: dict[str, float]
 ) -> dict[str, Any]:
-    """What was measured beside what this machine could do at best."""
+    """The measurements, and the least time that this machine's peaks allow."""
     best = max(value for name, value in peak.items() if name.startswith("GFLOP/s"))
     here = Chip("this machine", {"float32": 1e9 * best}, 0, 1e9 * peak["GB/s read and written"],
                 0, 0)  # fmt: skip
@@ -197,7 +197,7 @@ def _place(group: str) -> tuple[int, int]:
 
 
 def show(report: dict[str, Any], terminal: Terminal) -> None:
-    """Print what docs/performance.md shows in full."""
+    """Print a summary; docs/performance.md has all of it."""
     table = Table("measured", "s", "GFLOP", "least MB", "GFLOP/s", "% of the least time")
     for name, row in report["measured"].items():
         middle = statistics.median(row["seconds"])
