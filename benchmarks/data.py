@@ -4,8 +4,8 @@
 
 Both read the same PNGs of 1024x2048 with the same number of worker processes, and make Cityscapes
 batches of 512x1024. mmsegmentation's is the released training pipeline in torch's DataLoader, in
-the Python that HRNET_PARITY_PYTHON names (see `make parity`). Ours makes normalised float32 batches;
-mmsegmentation's stops at uint8 and normalises on its device, unless the row says otherwise.
+the Python that HRNET_PARITY_PYTHON names (see `make parity`). Ours makes batches of normalised
+float32; mmsegmentation's stops at uint8 and normalises on its device, except where a row says it.
 
 The programs run one at a time, in turns. A turn begins and ends with full buffers and idle
 workers: its time is what it takes to make as many images as were taken out.

@@ -87,9 +87,7 @@ def main() -> None:
         "batch_size": options.batch,
         "limit": options.limit,
     }
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(143)
-    )  # as an exception, so that the runs end too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception ends the runs too
     options.folder = options.folder.absolute()
     terminal = Terminal()
     check_same_config(options.folder, settings)

@@ -1,6 +1,6 @@
 """Our network in its own process, for `paired_timing.py`: one job per line of stdin, as JSON.
 
-Wall time, CPU time and peak memory are measured in this process, as mmsegmentation's are in its own.
+Wall time, CPU time and peak memory are those of this process; mmsegmentation has its own.
 """
 
 import re

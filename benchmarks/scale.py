@@ -145,7 +145,7 @@ def chips(config: ConfigDict, terminal: Terminal) -> None:
 
 
 def published(terminal: Terminal) -> None:
-    """Compile the programs that the 25 runs are scaled from; write the table of docs/reproduce.md."""
+    """Compile what the 25 runs are scaled from; write the table of docs/reproduce.md."""
     stored = json.loads(STEPS.read_text()) if STEPS.exists() else {}
     for variant, dataset, devices in KINDS:
         name = f"{variant} {dataset}"

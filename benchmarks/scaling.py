@@ -35,9 +35,7 @@ def main() -> None:
     for title, rows in report.items():
         if title == "conditions":
             continue
-        table = Table(
-            title, "ms", *(f"{kind} per pixel, relative to the cheapest" for kind in KINDS)
-        )
+        table = Table(title, "ms", *(f"{kind} per pixel, ratio to the cheapest" for kind in KINDS))
         costs = {kind: per_pixel(rows, kind) for kind in KINDS}
         for name, row in rows.items():
             table.add_row(

@@ -1,4 +1,4 @@
-"""What the benchmarks conclude from what they measured; measuring itself is not tested here."""
+"""What the benchmarks conclude from their measurements; measuring is not tested here."""
 
 import dataclasses
 import json
@@ -50,7 +50,7 @@ def test_a_run_is_read_from_the_log_of_either_side(tmp_path):
     entries = [
         {"step": 1, "loss": 3.0, "seconds": 9.0, "data seconds": 5.0},
         {"step": 2, "mIoU": 10.0, "aAcc": 50.0},
-        {"step": 2, **ours},  # a killed run had come that far; its successor writes the step again
+        {"step": 2, **ours},  # from a killed run; the resumed run writes the step again
         {"step": 2, **ours, "loss": 2.5},
         {"step": 2, "mIoU": 11.0},
         {"step": 4, "mIoU": 12.0},
@@ -207,7 +207,7 @@ def totals(sums: list[Collective]) -> tuple[int, int]:
 
 @pytest.mark.parametrize("variant", ["hr18s", "hr18"])
 def test_sums_follow_from_parameters_and_statistics(variant):
-    """To the byte, for the two whose programs for eight devices were compiled."""
+    """Equal to the byte for the two whose programs for eight devices were compiled."""
     stored = json.loads(scale.STEPS.read_text())[f"{variant} cityscapes"]["collectives"]
     compiled = [Collective(*fields) for fields in stored]
     _, params, stats = split(models.build(variant, num_classes=19))
@@ -221,7 +221,7 @@ def test_w48_differs_from_w18_in_the_width_only():
 
 @pytest.mark.slow
 def test_sums_are_those_of_a_network_of_another_width(monkeypatch):
-    """Compiled for eight devices: their number does not depend on the width, bytes follow."""
+    """On eight devices: the number of sums does not depend on the width; the bytes follow."""
     narrow = VARIANTS["tiny"]
     monkeypatch.setitem(VARIANTS, "wider", dataclasses.replace(narrow, width=3 * narrow.width))
     found, rule = {}, {}

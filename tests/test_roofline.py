@@ -42,15 +42,15 @@ def test_the_stem_counts_strides():
     assert size == BYTES * (2 * 64 * 128 * 3 + 2 * first * 64 + second * 64 + weights)
 
 
-def test_the_head_is_mixed_before_it_is_enlarged():
-    """Four shares of a 60-channel convolution at their own strides, added once."""
+def test_the_head_is_mixed_before_it_is_upsampled():
+    """Four parts of a 60-channel convolution at their own strides, added once."""
     flops, size = of(tiny("inference"), "head")
     pixels = 2 * 16 * 32
     smaller = [pixels // 4**branch for branch in range(4)]
     mixing = sum(count * 4 * 2**branch * 60 for branch, count in enumerate(smaller))
     assert flops == 2 * (mixing + pixels * 60 * 19)
     features = sum(count * 4 * 2**branch for branch, count in enumerate(smaller))
-    mixed = 2 * 60 * sum(smaller[:3]) + 2 * 60 * pixels  # the last share stays where the sum is
+    mixed = 2 * 60 * sum(smaller[:3]) + 2 * 60 * pixels  # the last part stays where the sum is
     weights = 60 * 60 + 4 * 60 + 60 * 19 + 19
     assert size == BYTES * (features + mixed + pixels * 19 + weights)
 
@@ -69,8 +69,8 @@ def test_training_multiplies_three_times():
     assert step["loss"] == step["update"] == 0
 
 
-def test_full_size_logits_are_in_no_memory():
-    """The least bytes of the loss: logits at stride 4, labels, no array of all classes."""
+def test_full_size_logits_are_never_stored():
+    """The loss needs logits at stride 4 and labels, but no full-size array of all classes."""
     _, size = of(tiny("training"), "loss")
     assert size < BYTES * 2 * 64 * 128 * 19 / 2
 

@@ -2,8 +2,8 @@
 
     python -m tests.tiny --config tests/tiny_config.py ...
 
-"tiny" has every kind of layer of the published ones, in the smallest number; compiling its training
-step takes half a minute. "toy" is for tests of all that goes on around a network.
+"tiny" has every kind of layer of the published networks, as few as possible; compiling its training
+step takes half a minute. "toy" is for tests of everything around a network.
 """
 
 import numpy as np

@@ -51,7 +51,7 @@ def logits(weights: Any, image: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def logits_in_two_programs(weights: list, image: np.ndarray, dtype: str) -> list[np.ndarray]:
-    """The same for networks with one backbone and several heads: it is compiled once."""
+    """The same for networks that share a backbone, which is compiled once, with several heads."""
     results: list[np.ndarray] = []
     with jax.enable_x64(True):
         features = None
@@ -75,10 +75,10 @@ def logits_in_two_programs(weights: list, image: np.ndarray, dtype: str) -> list
 
 
 def backward(weights: Any, dtype: str) -> Callable[[Arrays], Arrays]:
-    """Compile what gives the loss and the gradients by key of a batch: the train step itself."""
+    """Compile the train step as a function from a batch to its loss and gradients by key."""
 
     def keep_gradient() -> optax.GradientTransformation:
-        """An optimiser that changes nothing and remembers what it saw."""
+        """An optimiser that changes nothing and keeps the gradient as its state."""
         return optax.GradientTransformation(
             jnp.zeros_like, lambda gradient, state, params=None: (0 * gradient, gradient)
         )
@@ -118,7 +118,7 @@ def train(weights: Any, batches: Arrays, *, total: int, snapshots: list[int]) ->
 def train_step(
     weights: Any, optimizer: optax.GradientTransformation, dtype: str, *, crop: tuple[int, int]
 ):
-    """The compiled step of training, and the state it begins with."""
+    """The compiled training step, and the state it starts from."""
     model = models.build(weights.meta["variant"], num_classes=len(weights.meta["classes"]))
     program = make_train_step(
         split(model)[0],
