@@ -1,10 +1,10 @@
-"""How long our programs take to compile: anew, and from the folder of compiled programs.
+"""How long our programs take to compile, without and with the cache of compiled programs.
 
     python -m benchmarks.compile [--variants hr18s hr18 hr48] [--json FILE]
 
 Each row is a process of its own: inference of 512x1024 and a training step of 2 crops of 256x512.
-"anew" begins with an empty folder, "cached" finds there what "anew" left. Of fused loops that are
-alike XLA makes machine code once.
+"cold" starts with an empty cache, "cached" uses what "cold" left there. Of identical fused loops
+XLA compiles only one: "distinct loops" counts those.
 """
 
 import sys
@@ -18,8 +18,8 @@ from benchmarks.paired_timing import conditions, options_of, random_batch, write
 from hrnet_jax.runs.writer import Terminal
 from tests.parity.peer import Server
 
-STAGES = ("making the model", "tracing", "lowering", "compiling")
-COUNTS = ("peak MB", "loops", "unlike loops")
+STAGES = ("building the model", "tracing", "lowering", "compiling")
+COUNTS = ("peak MB", "loops", "distinct loops")
 HEADS = ("program", *(f"{stage}, s" for stage in STAGES), "the last three, s", *COUNTS)
 
 
@@ -35,7 +35,7 @@ def main() -> None:
             arrays = random_batch(folder, height=size[0], width=size[1], batch=batch)
             for variant in variants:
                 cache = folder / f"{variant} {training}"
-                for state in ("anew", "cached"):
+                for state in ("cold", "cached"):
                     what = f"{variant} {'training' if training else 'inference'}, {state}"
                     server = Server(folder, [sys.executable, "-m", "benchmarks.our_worker"])
                     with terminal.announced(what):
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def row_of(what: str, found: dict[str, float]) -> list[str]:
-    """One line of the table; the model is no part of the sum, which is what compiling takes."""
+    """One line of the table; the sum leaves out building the model."""
     seconds = [found[stage] for stage in STAGES]
     return [
         what, *(f"{value:.2f}" for value in [*seconds, sum(seconds[1:])]),

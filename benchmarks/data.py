@@ -1,12 +1,11 @@
-"""The training input pipeline beside mmsegmentation's: images per second and core.
+"""The training input pipeline compared with mmsegmentation's: images per second and core.
 
     python -m benchmarks.data [--json FILE]
 
-Both read the same PNGs of 1024x2048, with the same number of worker processes, and make Cityscapes'
-batches of 512x1024. The peer is the released training pipeline in torch's DataLoader, run by the
-Python that HRNET_PARITY_PYTHON names (see `make parity`). Ours is the whole way to normalised
-float32 batches; the peer's ends at uint8, which it normalises on its device, unless the row says
-otherwise.
+Both read the same PNGs of 1024x2048 with the same number of worker processes, and make Cityscapes
+batches of 512x1024. mmsegmentation's is the released training pipeline in torch's DataLoader, in
+the Python that HRNET_PARITY_PYTHON names (see `make parity`). Ours makes batches of normalised
+float32; mmsegmentation's stops at uint8 and normalises on its device, except where a row says it.
 
 The programs run one at a time, in turns. A turn begins and ends with full buffers and idle
 workers: its time is what it takes to make as many images as were taken out.
@@ -101,7 +100,7 @@ def draw(
         for path, pixels in (
             (entry.path("leftImg8bit"), image),
             (labels, raw),
-            (train_ids, label),  # what the peer reads; we map the ids while reading
+            (train_ids, label),  # what mmsegmentation reads; we map the ids while reading
         ):
             make_folder((root / path).parent)
             PILImage.fromarray(pixels).save(root / path)
@@ -112,7 +111,7 @@ def draw(
 
 
 def compare(root: Path, *, folder: Path, options: argparse.Namespace, terminal: Terminal) -> dict:
-    """Let the programs take turns; per program a list of what was measured in each."""
+    """Run the programs in turns; return the measurements of each program, by turn."""
     peer_folder = folder / "peer"
     peer_folder.mkdir()
     peer = Peer(peer_folder)
@@ -222,7 +221,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def wait_until_idle(pid: int) -> float:
-    """Wait until a program and its workers only poll; return since when."""
+    """Wait until a program and its workers only poll; return when that began."""
     window, limit = 0.4, 0.3  # seconds, and the share of a core that polling stays below
     since = begin = time.perf_counter()
     marks = [(since, cpu_seconds(pid))]
@@ -230,7 +229,7 @@ def wait_until_idle(pid: int) -> float:
         time.sleep(0.02)
         marks.append((time.perf_counter(), cpu_seconds(pid)))
         if marks[-1][0] - begin > 120:
-            raise RuntimeError(f"Process {pid} does not come to rest; end other programs.")
+            raise RuntimeError(f"Process {pid} does not become idle; stop other programs first.")
         while marks[-1][0] - marks[0][0] > window:
             marks.pop(0)
         if marks[-1][1] - marks[0][1] > limit * window:
@@ -251,7 +250,7 @@ def doctor_speed(root: Path, *, number: int, terminal: Terminal) -> str:
     return f"{spread} images/s of {size[0]}x{size[1]}, files in memory"
 
 
-# Where the time of one image goes, by the clock of the thread that works on it.
+# Where the time of one image goes, in CPU time of its thread.
 
 
 def time_stages(root: Path, *, number: int, terminal: Terminal) -> dict[str, float]:
@@ -281,7 +280,7 @@ def time_stages(root: Path, *, number: int, terminal: Terminal) -> dict[str, flo
         examples = [*examples, example][-BATCH:]
         if len(examples) == BATCH:
             timed("stack", np.stack, [example["image"] for example in examples])
-    total["stack"] /= BATCH  # a batch of them was stacked after each
+    total["stack"] /= BATCH  # a whole batch was stacked after each image
     return {stage: 1000 * seconds / number for stage, seconds in total.items()}
 
 
@@ -305,7 +304,7 @@ def ratio(turns: dict, first: str, second: str) -> dict[str, dict[str, float]]:
 
 
 def conditions(root: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Say what was measured, and on what."""
+    """What was measured, and on which machine."""
     images = sorted((root / "leftImg8bit" / "train").rglob("*_leftImg8bit.png"))
     return {
         "images": f"{len(images)} PNGs, {HEIGHT}x{WIDTH}" if not options.root else str(root),

@@ -1,11 +1,11 @@
-"""Full evaluation beside mmsegmentation's: PNG files to confusion matrix, W18-Small.
+"""Full evaluation compared with mmsegmentation's: PNG files to confusion matrix, W18-Small.
 
     python -m benchmarks.evaluate [--json FILE]
 
-Both read the same drawn scenes, decode, resize, run the network, bring the logits to the original
-size and count; one image at a time, on the same number of threads. The peer is mmsegmentation in
-PyTorch's eager mode, run by the Python that HRNET_PARITY_PYTHON names (see `make parity`). The two
-take turns, so that a slow moment of the machine meets both; ratios are those of one round.
+Both read the same drawn scenes, decode, resize, run the network, resize the logits to the original
+size and count; one image at a time, on the same number of threads. mmsegmentation runs in PyTorch's
+eager mode, in the Python that HRNET_PARITY_PYTHON names (see `make parity`). The two take turns, so
+that a slow moment of the machine affects both; ratios are taken within a round.
 """
 
 import argparse
@@ -95,7 +95,7 @@ def main() -> None:
 
 
 def draw(root: Path, *, images: int) -> Path:
-    """Draw a validation split, with the labels that either side reads."""
+    """Draw a validation split, with the labels that each side reads."""
     minicity.write(root, train=1, val=images, height=HEIGHT, width=WIDTH)
     for path in sorted((root / "gtFine").rglob("*_gtFine_labelIds.png")):
         label = map_label(np.asarray(PILImage.open(path)), DATASET, path=str(path))
@@ -104,7 +104,7 @@ def draw(root: Path, *, images: int) -> Path:
 
 
 def our_evaluation(root: Path, mode: str, *, images: int) -> Callable[[], np.ndarray]:
-    """Return our evaluation of the first images as a function that gives the confusion matrix."""
+    """Return a function that evaluates the first images and returns the confusion matrix."""
     protocol = PROTOCOLS[mode]
     structure, params, stats = split(published_model(VARIANT))
     evaluator = Evaluator(
@@ -127,7 +127,7 @@ def our_evaluation(root: Path, mode: str, *, images: int) -> Callable[[], np.nda
 def compare(
     mode: str, root: Path, peer: Peer, weights: str, *, images: int, rounds: int, terminal: Terminal
 ) -> dict[str, Any]:
-    """Seconds of each turn of either side, and whether they counted the same."""
+    """Seconds of each turn of both sides, and how many pixels they counted differently."""
     ours = our_evaluation(root, mode, images=images)
     protocol, threads = PROTOCOLS[mode], os.cpu_count()
 
@@ -139,15 +139,15 @@ def compare(
 
     peer.call("load_model", variant=VARIANT, num_classes=19, weights=weights)
     first, second = ours(), np.array(theirs())  # compiles, warms up
-    turns: dict[str, list[float]] = {"ours": [], "ours again": [], "peer": []}
-    order = ["ours", "peer", "ours again"]
+    turns: dict[str, list[float]] = {"ours": [], "ours again": [], "mmseg": []}
+    order = ["ours", "mmseg", "ours again"]
     for number in terminal.track(range(rounds), mode, total=rounds):
         for name in order[:: (-1) ** number]:
             begin = time.perf_counter()
             ours() if name.startswith("ours") else theirs()
             turns[name].append((time.perf_counter() - begin) / images)
     ratios = {
-        "peer / ours": [p / o for p, o in zip(turns["peer"], turns["ours"], strict=True)],
+        "mmseg / ours": [p / o for p, o in zip(turns["mmseg"], turns["ours"], strict=True)],
         "ours again / ours (A/A)": [
             a / o for a, o in zip(turns["ours again"], turns["ours"], strict=True)
         ],
@@ -156,7 +156,7 @@ def compare(
         "seconds per image": turns,
         "ratios": ratios,
         "pixels counted": int(first.sum()),
-        "pixels counted elsewhere": int(abs(first - second).sum() // 2),
+        "pixels counted differently": int(abs(first - second).sum() // 2),
     }
 
 
@@ -188,10 +188,10 @@ def shares(root: Path, *, images: int) -> dict[str, float]:
         whole_times.append((time.perf_counter() - begin) / images)
     total, net = statistics.median(whole_times), statistics.median(network_times)
     return {
-        "an image, all in all": total,
+        "one image in total": total,
         "network": net,
         "reading, decoding, resizing (on another thread)": decoding,
-        "all but the network": total - net,
+        "everything but the network": total - net,
     }
 
 
@@ -209,11 +209,11 @@ def show(report: dict[str, Any], terminal: Terminal) -> None:
             table.add_row(name, *(f"{value:.2f}" for value in row))
         terminal.table(table)
         different, all_pixels = (
-            report[mode][k] for k in ("pixels counted elsewhere", "pixels counted")
+            report[mode][k] for k in ("pixels counted differently", "pixels counted")
         )
-        terminal.line(f"{different} of {all_pixels:,} pixels counted elsewhere")
+        terminal.line(f"{different} of {all_pixels:,} pixels counted differently")
     for name, seconds in report["shares"].items():
-        share = seconds / report["shares"]["an image, all in all"]
+        share = seconds / report["shares"]["one image in total"]
         terminal.line(f"{name}: {seconds:.3f} s ({share:.0%})")
 
 

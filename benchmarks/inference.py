@@ -1,10 +1,10 @@
-"""Logits of one image of 512x1024, float32: ours beside mmsegmentation's.
+"""Logits of one image of 512x1024 in float32, compared with mmsegmentation.
 
     python -m benchmarks.inference [--variants hr18s hr18 hr48] [--compile] [--json FILE]
 
-The peer runs in the Python that HRNET_PARITY_PYTHON names (see `make parity`), in PyTorch's eager
-mode, channels-last, and on demand compiled. "times" is its time over ours within a round; the row
-"again" is a second process of ours, and shows the noise.
+mmsegmentation runs in the Python that HRNET_PARITY_PYTHON names (see `make parity`): in PyTorch's
+eager mode, with channels last, and compiled with --compile. Ratios are its time over ours within a
+round. The row "again" is a second process of ours, which shows the noise.
 """
 
 from typing import Any

@@ -1,14 +1,14 @@
-"""The whole job: training with its data beside step and pipeline alone, and where a start goes.
+"""The whole job: training compared with step and pipeline alone, and the time of a start.
 
     python -m benchmarks.job [--cases minicity] [--rounds 3] [--json FILE]
 
-Training is the real command, in a process of its own, by its own `metrics.jsonl` without the first
-report, which holds the start of the pipeline. Step alone is the same program on one batch over and
-over, pipeline alone the same batches without a network; they take turns with it. On CPUs all share
-the processor, so that training can at best take the time of both.
+Training is the real command in its own process, timed by its `metrics.jsonl` without the first
+report, which includes the start of the pipeline. Step alone is the same program on one batch again
+and again; pipeline alone makes the same batches without a network. The three take turns. On CPUs
+they share the processor, so training takes at least the time of both.
 
-A start is the time from the process to its first finished step, with the compiled program in the
-cache: of a new run, and of one that goes on from a checkpoint.
+A start is the time from the start of the process to its first finished step, with the compiled
+program in the cache: of a new run, and of a run that resumes from a checkpoint.
 """
 
 import argparse
@@ -110,7 +110,7 @@ def train(case: str, root: Path, workdir: Path, *, steps: int) -> float:
 
 
 def rate_of(metrics: Path) -> float:
-    """Images per second after the first report, whose time holds the start of the pipeline."""
+    """Images per second after the first report, which includes the start of the pipeline."""
     entries = [entry for entry in read_metrics(metrics) if "images_per_second" in entry]
     steps = [entry["step"] for entry in entries]
     seconds = [
@@ -120,7 +120,7 @@ def rate_of(metrics: Path) -> float:
     return (steps[-1] - steps[0]) / sum(seconds)
 
 
-# Step and pipeline alone, in a process of their own.
+# Step and pipeline alone, in their own process.
 
 _loaded: dict[str, Any] = {}
 
@@ -130,7 +130,7 @@ def load(case: str, root: str, workdir: str) -> None:
     config = recipes.minicity(variant=VARIANT)
     config.data.root = root
     config.train.update(CASES[case])
-    config.train.steps = STEPS[case]  # the same program: it holds the schedule
+    config.train.steps = STEPS[case]  # so that it is the same program: the schedule is part of it
     setup = Setup(config, terminal=Terminal())
     optimizer, _ = setup.optimizer()
     state = setup.initial_state(optimizer)
@@ -155,7 +155,7 @@ def steps(count: int) -> float:
 
 
 def batches(count: int) -> float:
-    """Images per second of the pipeline, once what it had ready is used up."""
+    """Images per second of the pipeline, after its full buffers are used up."""
     for _ in range(WARM_UP):
         next(_loaded["batches"])
     begin = time.perf_counter()
@@ -173,7 +173,7 @@ def serve() -> None:
     jobs.serve(globals(), jobs.take_stdout())
 
 
-# Where a start goes.
+# Where the time of a start goes.
 
 
 def starts(root: Path, *, rounds: int, terminal: Terminal) -> dict[str, list[dict]]:
@@ -190,7 +190,7 @@ def starts(root: Path, *, rounds: int, terminal: Terminal) -> dict[str, list[dic
 
 
 def start(root: Path, workdir: Path, *, steps: int) -> dict[str, list[float]]:
-    """Start the real command; `steps` beyond the first leave a checkpoint after each before."""
+    """Start the real command; with more than one step, each but the last leaves a checkpoint."""
     file = workdir.with_suffix(".json")
     options = [
         *flags("minicity", root, workdir, steps=STEPS["minicity"]),
@@ -220,7 +220,7 @@ def medians(rounds: list[dict[str, list[float]]]) -> dict[str, tuple[float, floa
 
 
 def shares(turns: dict[str, list[float]]) -> list[float]:
-    """Training over the slower of step and pipeline, round by round: 1 if the other is hidden."""
+    """Training over the slower of step and pipeline, by round: 1 if the faster is hidden."""
     return [
         training / min(step, pipeline)
         for training, step, pipeline in zip(*turns.values(), strict=True)

@@ -1,10 +1,10 @@
-"""Where the time of a program goes: the kernels of each kind, by XLA's own profile.
+"""Where the time of a program goes: kernels by kind, from XLA's own profile.
 
     python -m benchmarks.kernels [--variants hr48] [--json FILE]
 
-Inference of 512x1024 and, but for W48, a training step of 2 crops of 256x512. Thread-milliseconds
-add up what kernels took on whichever thread they ran. A kernel of several threads counts once, so
-they are less than the seconds of the processor, to which threads that wait in a loop add theirs.
+Inference of 512x1024 and, except for W48, a training step of 2 crops of 256x512.
+Thread-milliseconds add up the times of kernels on all threads. A kernel on several threads counts
+once, so they are less than the CPU time, to which threads that wait in a loop add theirs.
 """
 
 import collections
@@ -27,7 +27,7 @@ from tests.parity import jobs
 
 INFERENCE, TRAINING = ((512, 1024), 1), ((256, 512), 2)
 PROFILED = 3  # calls
-_NO_KERNELS = (  # what they hold is counted, if they hold anything
+_NO_KERNELS = (  # their contents are counted, if there are any
     "call", "while", "conditional",
     "parameter", "constant", "bitcast", "get-tuple-element", "tuple",
 )  # fmt: skip
@@ -112,12 +112,12 @@ def _kind(text: str, *, library: bool) -> tuple[str, float]:
     if convolution:
         return _convolution(text, *convolution.groups())
     if re.search(r" dot\(", text):
-        return "products of matrices", 0
+        return "matrix products", 0
     if re.search(r" (reduce|reduce-window)\(", text) and library:
         return "sums", 0
     if re.search(r" (concatenate|pad|copy|transpose|slice|dynamic-slice)\(", text):
-        return "copies, shifts, enlargement", 0
-    return "element by element", 0
+        return "copies, shifts, upsampling", 0
+    return "elementwise", 0
 
 
 def _convolution(text: str, out: str, kernel: str, attributes: str) -> tuple[str, float]:

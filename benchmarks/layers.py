@@ -1,11 +1,11 @@
 """Arithmetic and least bytes of a traced program, by layer group: the paper part of `roofline.py`.
 
-What is counted is the program as it is written (its jaxpr), not what a compiler made of it. Its
-operations are gathered into kernels as a perfect compiler would: one convolution or product with
-all that can be computed where its result appears, one pass over an array wherever a mean over
+This counts the program as it is written (its jaxpr), not what a compiler made of it. Its operations
+are gathered into kernels as a perfect compiler would do it: one convolution or product with all
+that can be computed where its result appears, and one pass over an array wherever a mean over
 pixels must be known first. A kernel reads every array that it needs once and writes once what
-others need; what costs fewer bytes to compute anew (a cast, an enlarged branch) is computed anew.
-No kernel spans two layer groups. On a real device it is more, never less.
+others need. What costs fewer bytes to compute again than to read (a cast, an upsampled branch) is
+computed again. No kernel spans two layer groups. A real device needs more, never less.
 """
 
 import collections
@@ -30,13 +30,13 @@ _PRODUCTS = {"conv_general_dilated", "dot_general"}
 
 
 class Kernel(NamedTuple):
-    """What a device does in one go."""
+    """What a device does without storing anything in between."""
 
     group: str  # "stem", "stage 3, stride 8", "stage 3, fusion", "head", "loss", "update", ...
-    flops: float  # 2 x multiply-adds of convolutions and products; the rest is little beside them
+    flops: float  # 2 x multiply-adds of convolutions and products; the rest is negligible
     bytes: int  # read and written
-    padded_flops: float  # with the sides of the matrices filled up to `LANES`
-    padded_bytes: int  # with the last axis filled up to `LANES`
+    padded_flops: float  # with the sides of the matrices padded to `LANES`
+    padded_bytes: int  # with the last axis padded to `LANES`
 
     def seconds(self, chip: Chip, *, dtype: str, padded: bool = False) -> tuple[float, float]:
         """The least time of arithmetic and of memory."""
@@ -132,7 +132,7 @@ class _Program:
         return math.prod(self.shapes[value]) * self.item[value]
 
     def padded(self, value: int) -> float:
-        """How many times larger it is with its last axis filled up."""
+        """How many times larger it is with its last axis padded."""
         shape = self.shapes[value]
         return _filled(shape[-1]) / shape[-1] if len(shape) > 1 and shape[-1] else 1
 
@@ -215,7 +215,7 @@ def _ahead(program: _Program) -> set[int]:
 
 
 def _is_a_pass(operation: _Operation, program: _Program) -> bool:
-    """Whether its result is known only when all pixels were seen: not so for sums over classes."""
+    """Whether its result needs all pixels, unlike a sum over classes."""
     if not operation.name.startswith("reduce_") or "axes" not in operation.params:
         return False
     rank = len(program.shapes[operation.inputs[0]])
@@ -274,20 +274,20 @@ def _sources(program: _Program, late: set[int]) -> dict[int, dict[int, int]]:
     for number, operation in enumerate(program.operations):
         if operation.name in _PRODUCTS or late.intersection(operation.outputs):
             continue
-        anew, is_sum = dict[int, int](), operation.name in ("add", "add_any")
+        again, is_sum = dict[int, int](), operation.name in ("add", "add_any")
         for value in operation.inputs:
-            _merge(anew, sources[value])
+            _merge(again, sources[value])
         for value in operation.outputs:
             size = program.bytes(value)
             if operation.name in _VIEWS:
-                sources[value] = {source: min(size, part) for source, part in anew.items()}
+                sources[value] = {source: min(size, part) for source, part in again.items()}
             elif (
                 number in program.ahead
-                or sum(anew.values()) < size + (readers[value] == 1)
+                or sum(again.values()) < size + (readers[value] == 1)
                 # Terms of a sum are added where all of them are there, not one after the other.
-                or (is_sum and readers[value] == 1 and max(anew.values()) <= size)
+                or (is_sum and readers[value] == 1 and max(again.values()) <= size)
             ):
-                sources[value] = anew
+                sources[value] = again
     return sources
 
 
@@ -297,7 +297,7 @@ def _merge(into: dict[int, int], more: dict[int, int]) -> None:
 
 
 def _arithmetic(operation: _Operation, program: _Program) -> tuple[float, float]:
-    """2 x multiply-adds, exact and with all sides of the product of matrices filled up."""
+    """2 x multiply-adds, exact and with all sides of the matrix product padded."""
     left, right = (program.shapes[value] for value in operation.inputs[:2])
     result = program.shapes[operation.outputs[0]]
     if operation.name == "dot_general":
@@ -306,7 +306,7 @@ def _arithmetic(operation: _Operation, program: _Program) -> tuple[float, float]
         outer, zeros = math.prod(right) // inner // times, 1
     else:
         outer, *rest = (right[axis] for axis in operation.params["dimension_numbers"].rhs_spec)
-        # Between the rows of a stride's gradient are zeros, which nobody multiplies.
+        # The zeros between the rows of a strided gradient are not multiplied.
         inner, zeros = math.prod(rest), math.prod(operation.params["lhs_dilation"])
     exact = 2 * math.prod(result) * inner / zeros
     return exact, exact * _fill(inner) * _fill(outer) * _fill(math.prod(result) // outer)

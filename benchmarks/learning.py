@@ -1,13 +1,13 @@
-"""Learning beside the real mmsegmentation, on real photographs: docs/parity.md, "Learning".
+"""Training on real photographs, compared with mmsegmentation: docs/parity.md, "Learning".
 
     python -m benchmarks.learning --root FOLDER [--steps 300] [--folder runs/learning]
 
-FOLDER holds CamVid as mmsegmentation wants it: {img_dir,ann_dir}/{train,val}, labels 0 to 10 and
-255. For each seed both sides start from the same file of weights; order and augmentation they draw
-for themselves. Runs take turns and are kept as they land, one JSON file for each; the same command
-goes on with what is missing. At the end it writes benchmarks/results/learning.json, the picture and
-the section of the document. The peer is run by the Python that HRNET_PARITY_PYTHON names, by
-default that of `make parity`.
+FOLDER holds CamVid as mmsegmentation expects it: {img_dir,ann_dir}/{train,val}, labels 0 to 10 and
+255. For each seed both sides start from the same file of weights; each draws order and augmentation
+for itself. Runs take turns, and each leaves a JSON file when it is done; started again, the same
+command runs what is missing. At the end it writes benchmarks/results/learning.json, the picture and
+the section of the document. mmsegmentation runs in the Python that HRNET_PARITY_PYTHON names, by
+default the one of `make parity`.
 """
 
 import argparse
@@ -50,8 +50,8 @@ CLASSES = (
     "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian",
     "bicyclist",
 )  # fmt: skip
-SIDES = ("ours", "peer")
-BATCHES = 50  # that are made alone, to time them
+SIDES = ("ours", "mmseg")
+BATCHES = 50  # that are timed alone
 RESULTS = Path(__file__).parent / "results" / "learning.json"
 
 
@@ -87,7 +87,7 @@ def main() -> None:
         "batch_size": options.batch,
         "limit": options.limit,
     }
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an error, which ends the runs too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception ends the runs too
     options.folder = options.folder.absolute()
     terminal = Terminal()
     check_same_config(options.folder, settings)
@@ -115,7 +115,7 @@ def main() -> None:
     report = {
         "day": f"{datetime.datetime.now():%Y-%m-%d}",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
-        "versions": runs["peer"][-1]["versions"] | runs["ours"][-1]["versions"],
+        "versions": runs["mmseg"][-1]["versions"] | runs["ours"][-1]["versions"],
         "settings": settings,
         "runs": runs,
     }
@@ -130,13 +130,13 @@ def main() -> None:
 
 
 def check_same_config(folder: Path, settings: dict[str, Any]) -> None:
-    """Note what the runs of a folder have in common; refuse a folder of other ones."""
+    """Store the settings of a folder's runs; refuse a folder with other settings."""
     path = folder / "settings.json"
     now = json.loads(json.dumps(settings))
     if path.exists() and (before := json.loads(path.read_text())) != now:
         changed = [f"{k} {before.get(k)} -> {now[k]}" for k in now if before.get(k) != now[k]]
         sys.exit(f"Error: {folder} holds runs of other settings ({', '.join(changed)}); give "
-                 "those again to go on, or another --folder.")  # fmt: skip
+                 "those again to continue, or another --folder.")  # fmt: skip
     make_folder(folder)
     write_json(path, now)
 
@@ -162,7 +162,7 @@ def run_ours(
     root: Path, workdir: Path, weights: Path, settings: dict[str, Any], seed: int,
     terminal: Terminal,
 ) -> dict[str, Any]:  # fmt: skip
-    """Train through the public command, which goes on with a run by itself."""
+    """Train through the public command, which resumes a run by itself."""
     every = settings["steps"] // settings["evaluations"]
     fields = {
         "name": f"learning_{seed}",
@@ -222,7 +222,7 @@ def run_peer(
     root: Path, workdir: Path, weights: Path, settings: dict[str, Any], seed: int,
     terminal: Terminal,
 ) -> dict[str, Any]:  # fmt: skip
-    """Train with the real Runner in a process of its own, watching the file that it writes."""
+    """Train with the real Runner in its own process; follow the file that it writes."""
     peer, metrics = Peer(workdir), workdir / "metrics.jsonl"
     with (
         concurrent.futures.ThreadPoolExecutor() as pool,
@@ -265,7 +265,7 @@ def log_every(settings: dict[str, Any]) -> int:
 
 def result_of(metrics: Path, *, batch_size: int) -> dict[str, Any]:
     """The curve of a run, and the medians of its times, in seconds per step."""
-    curve: dict[int, float] = {}  # what a killed run wrote last, its successor wrote anew
+    curve: dict[int, float] = {}  # a resumed run writes the last entries of a killed one again
     losses: dict[int, float] = {}
     times: list[tuple[float, float]] = []
     for entry in read_metrics(metrics):
@@ -285,20 +285,20 @@ def result_of(metrics: Path, *, batch_size: int) -> dict[str, Any]:
 
 
 def seconds_of(entry: dict[str, float], *, batch_size: int) -> tuple[float, float]:
-    """Seconds per step, and those of them spent waiting for the batch, as either side logs them."""
+    """Seconds per step, and those of them spent waiting for the batch, as each side logs them."""
     if "seconds" in entry:
         return entry["seconds"], entry["data seconds"]
     seconds = batch_size / entry["images_per_second"]
     return seconds, entry["data_wait"] * seconds
 
 
-def verdict(ours: list[float], peer: list[float]) -> dict[str, Any]:
-    """Compare the final mIoU of all seeds; one seed has no deviation, hence no verdict."""
-    difference = statistics.mean(ours) - statistics.mean(peer)
+def verdict(ours: list[float], theirs: list[float]) -> dict[str, Any]:
+    """Compare the final mIoU of all seeds; one seed has no deviation, so no verdict."""
+    difference = statistics.mean(ours) - statistics.mean(theirs)
     if len(ours) < 2:
         return {"difference": difference, "pooled deviation": None, "holds": None}
     # Equal numbers of runs: the mean of the variances.
-    pooled = statistics.mean([statistics.variance(ours), statistics.variance(peer)]) ** 0.5
+    pooled = statistics.mean([statistics.variance(ours), statistics.variance(theirs)]) ** 0.5
     return {
         "difference": difference,
         "pooled deviation": pooled,
@@ -307,7 +307,7 @@ def verdict(ours: list[float], peer: list[float]) -> dict[str, Any]:
 
 
 def section(report: dict[str, Any]) -> tuple[list[str], str]:
-    """Rows of the table of curves, and what stands under it."""
+    """Rows of the table of curves, and the text below it."""
     runs, settings, found = report["runs"], report["settings"], report["verdict"]
     steps = [step for step, _ in runs["ours"][0]["curve"]]
     rows = []
@@ -325,7 +325,7 @@ def section(report: dict[str, Any]) -> tuple[list[str], str]:
     lines = [
         "![mIoU and loss of both sides](images/learning.png)",
         "",
-        "| per run | final mIoU | s per step | of these waiting for the batch | CPU s of a batch |",
+        "| per run | final mIoU | s per step | waiting for the batch | CPU s of a batch |",
         "|---|---|--:|--:|--:|",
     ]
     for side in SIDES:
@@ -345,11 +345,11 @@ def section(report: dict[str, Any]) -> tuple[list[str], str]:
         "",
         f"{seeds} seed{plural}, {settings['steps']} steps of {settings['batch_size']} crops of "
         f"{height}x{width}, scored on {scored} validation images. Times are medians; both sides "
-        "read ahead as they do by default, ours in two threads, the peer in two processes. The "
-        f"last column is that work alone: {BATCHES} batches one after the other in one thread, "
-        "from the files to normalised float32. A run lasts minutes, and the machine's speed "
-        "changed between them: what a step costs on either side, turn by turn, says `python -m "
-        "benchmarks.training`.",
+        "read ahead as they do by default, ours in two threads, mmsegmentation in two processes. "
+        f"The last column is that work alone: {BATCHES} batches one after the other in one thread, "
+        "from the files to normalised float32. A run takes minutes, and the machine's speed "
+        "changed between runs; `python -m benchmarks.training` compares the time of a step in "
+        "turns.",
         "",
         "; ".join([report["day"], report["machine"], *versions]),
     ]

@@ -1,8 +1,9 @@
-"""Our network in a process of its own, for `turns.py`: one job per line of stdin, as JSON.
+"""Our network in its own process, for `paired_timing.py`: one job per line of stdin, as JSON.
 
-Wall and CPU time and peak memory are those of this process, like the peer's of its own.
+Wall time, CPU time and peak memory are those of this process; mmsegmentation has its own.
 """
 
+import functools
 import re
 import time
 from pathlib import Path
@@ -16,7 +17,6 @@ from flax import nnx
 
 from hrnet_jax.models import split
 from hrnet_jax.parallel.compiling import (
-    Program,
     enable_compilation_cache,
     inference_options,
     prepare_process,
@@ -24,11 +24,14 @@ from hrnet_jax.parallel.compiling import (
 )
 from hrnet_jax.parallel.mesh import make_mesh, replicate, to_global
 from hrnet_jax.parallel.process_settings import gc_disabled
+from hrnet_jax.training.losses import cross_entropy
 from hrnet_jax.training.optim import sgd
 from hrnet_jax.training.state import initial_state
 from hrnet_jax.training.step import make_train_step
 from tests.parity import jobs
 from tests.published import published_model
+
+LOSS = functools.partial(cross_entropy, ignore_label=255)
 
 
 def load_program(variant: str, batch: str, training: bool, cache: str) -> dict[str, float]:
@@ -58,7 +61,7 @@ def load_program(variant: str, batch: str, training: bool, cache: str) -> dict[s
     traced, lower, compile_ = times
     jobs.timed["program"], jobs.timed["text"] = program, compiled.compiled.as_text
     return {
-        "making the model": made - begin,
+        "building the model": made - begin,
         "tracing": traced,
         "lowering": lower,
         "compiling": compile_,
@@ -73,29 +76,29 @@ def _staged(function: Any, *arguments: Any) -> tuple[tuple[float, float, float],
         marks.append(time.perf_counter())
         stage = stage.lower()
         marks.append(time.perf_counter())
-        program = Program(stage.compile())
+        program = stage.compile()
     marks.append(time.perf_counter())
     first, second, third = np.diff(marks).tolist()
     return (first, second, third), program
 
 
 def loops() -> dict[str, int]:
-    """Fused loops of the program, and how many kinds of them: XLA makes machine code of these only.
+    """Count the fused loops of the program, and the distinct ones: XLA compiles only these.
 
-    Comes after what is measured, since the text of a program takes memory.
+    Call it after measuring, since the text of a program takes memory.
     """
     text = jobs.timed["text"]()
     used = re.findall(r" fusion\(.*kind=kLoop, calls=%([\w.-]+)", text)
     bodies = dict(re.findall(r"^%([\w.-]+) \(.*?\n(.*?)^}", text, re.DOTALL | re.MULTILINE))
     nameless = {re.sub(r"%[\w.-]+|, metadata={.*?}", "", bodies[name]) for name in used}
-    return {"loops": len(used), "unlike loops": len(nameless)}
+    return {"loops": len(used), "distinct loops": len(nameless)}
 
 
 def _inference(structure: Any, weights: list[dict], image: np.ndarray):
     def forward(params: dict, stats: dict, image: jax.Array) -> jax.Array:
         model = nnx.merge(structure, params, stats)
-        model.eval()
-        return model(image)
+        with ops.use(ops.CPU):
+            return model(image)
 
     arguments = jax.device_put((*weights, image))
     weights.clear()  # as a program that runs the network keeps no second copy
@@ -109,8 +112,8 @@ def _training(structure: Any, weights: list[dict], image: np.ndarray, label: np.
         make_mesh(),
         sgd(optax.constant_schedule(1e-3), momentum=0.9, weight_decay=5e-4),
     )
-    step = make_train_step(structure, optimizer, mesh=mesh, dtype=jnp.float32, ignore_label=255)
-    state = replicate(initial_state(*weights, optimizer), mesh=mesh)
+    step = make_train_step(structure, optimizer, mesh=mesh, dtype=jnp.float32, loss=LOSS)
+    state = replicate(initial_state(*weights, optimizer=optimizer), mesh=mesh)
     weights.clear()
     batch = to_global({"image": image, "label": label}, mesh=mesh)
     times, program = _staged(step, state, batch)

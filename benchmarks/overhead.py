@@ -1,4 +1,4 @@
-"""What a training step costs outside the compiled program, and how long a checkpoint holds it up.
+"""What a training step costs outside the compiled program, and how long a checkpoint delays it.
 
     python -m benchmarks.overhead [--steps 60] [--json FILE]
 
@@ -9,14 +9,14 @@ checkpoint every ten steps, and takes the main thread's time apart:
 - data: waiting for the next batch;
 - transfer: putting the batch on the devices, waited for;
 - dispatch: calling the compiled program, with its inputs ready (it returns before it has run);
-- save: all that `Checkpoints.save` does before the loop goes on;
+- save: all that `Checkpoints.save` does before the loop continues;
 - python: everything else.
 
 Overhead is python, transfer and dispatch: what the device would wait for if nothing ran ahead. On
-CPUs the main thread is also interrupted by the step that it has just started, which is no work of
-its own; so besides the time that passes there is the time that the thread computed. The trace
+CPUs the step that the main thread has just started also interrupts it, which is not the thread's
+own work. So the table has the time that passed and the time that the thread computed; the trace
 (--json) has both for every step. While a checkpoint is written in the background, steps share the
-processor with the writer; the steps after a save are therefore shown apart.
+processor with the writer, so the steps after a save are shown separately.
 """
 
 import argparse
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     prepare_process()
-    # Else on CPUs a call would wait for its step, and dispatch be all of it.
+    # Otherwise a call on CPUs would wait for its step, and all of the step would be dispatch.
     jax.config.update("jax_cpu_enable_async_dispatch", True)
     enable_compilation_cache(cache_folder() / "xla")
     set_precision("float32")
@@ -126,7 +126,7 @@ def measure(variant: str, count: int, *, folder: Path, terminal: Terminal) -> li
     in_flight: list[Any] = []
 
     def timed_transfer(*args: Any, **kwargs: Any) -> Any:
-        with watch.of("device"):  # else the step before would take the processor from the transfer
+        with watch.of("device"):  # otherwise the step before would compete with the transfer
             block(in_flight)
         with watch.of("transfer"):
             return block(to_global(*args, **kwargs))

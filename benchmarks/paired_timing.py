@@ -1,7 +1,7 @@
-"""Ours and the real mmsegmentation on the same input, taking turns: what the timings share.
+"""Ours and mmsegmentation on the same input, in turns: what the timings share.
 
-Each program runs in a process of its own, with all threads; in a round every program has one
-turn, so that a slow moment of the machine meets them all, and ratios are those of one round.
+Each program runs in its own process, with all threads. In a round every program has one turn, so
+that a slow moment of the machine affects them all; ratios are taken within a round.
 """
 
 import argparse
@@ -95,7 +95,7 @@ def compare(
 
 
 def save_weights(peer: Peer, variant: str, folder: Path) -> str:
-    """The same weights for both: each tensor follows from its name."""
+    """Save the same weights for both: each tensor follows from its name."""
     shapes = {key: shape for key, (_, shape) in template(variant, 19).items()}
     np.savez(folder / "tensors.npz", **{k: published_tensor(k, s) for k, s in shapes.items()})
     path = str(folder / f"{variant}.pth")
@@ -115,7 +115,7 @@ def ratios(turns: dict[str, list]) -> dict[str, list[float]]:
 
 
 def conditions(options: argparse.Namespace) -> dict[str, Any]:
-    """Say on what was measured."""
+    """On which machine and with which versions it was measured."""
     return {
         "rounds": options.rounds,
         "threads": os.cpu_count(),
@@ -128,7 +128,7 @@ def conditions(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _seconds_of_additions() -> float:
-    """What every program feels: how fast the machine is on this day."""
+    """How fast the machine is at the moment, for any program."""
     begin, total = time.perf_counter(), 0
     for number in range(10**6):
         total += number
@@ -137,7 +137,7 @@ def _seconds_of_additions() -> float:
 
 def show(title: str, result: dict[str, Any], terminal: Terminal) -> None:
     """Print one comparison."""
-    table = Table(title, "s", "CPU s", "peak MB", f"times {OURS}", "smallest", "largest")
+    table = Table(title, "s", "CPU s", "peak MB", f"time / {OURS}", "smallest", "largest")
     for program, values in result["turns"].items():
         row = [
             f"{statistics.median(value[what] for value in values):.{digits}f}"

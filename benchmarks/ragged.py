@@ -1,12 +1,12 @@
-"""Images of many sizes in few programs, against one program per size: 60 sizes like ADE20K's.
+"""Images of many sizes in few programs, compared with one program per size.
 
     python -m benchmarks.ragged [--images 60] [--json FILE]
 
-The law: short side 512, as after ADE20K's keep-ratio resize; the ratio of long to short side is
-log-uniform between 1 and 2.5, every second image is upright; one image is 1x1. Both ways label the
-same images with the same weights; times include compilation and leave out drawing the images.
-Nothing compiled is kept from one run to the next. Label maps are compared wherever the margin
-between the two best classes is above rounding, stride-4 logits everywhere.
+The sizes resemble ADE20K's: the short side is 512, as after the keep-ratio resize; the ratio of
+long to short side is log-uniform between 1 and 2.5; every second image is upright; one image is
+1x1. Both ways label the same images with the same weights. Times include compilation, but not
+drawing the images; no compiled program is kept from one run to the next. Label maps are compared
+wherever the margin between the two best classes is above rounding, stride-4 logits everywhere.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def main() -> None:
         "of these compiling": in_buckets["compiling"],
         "seconds, one program per size": one_by_one["seconds"],
         "ratio of times": in_buckets["seconds"] / one_by_one["seconds"],
-        "filling, share of the computed pixels": in_buckets["filling"],
+        "padding, share of the computed pixels": in_buckets["filling"],
         **differences(structure, params, stats, sizes, in_buckets, one_by_one, terminal=terminal),
     }
     for name, value in figures.items():
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def draw_sizes(count: int) -> list[tuple[int, int]]:
-    """Heights and widths by the law above."""
+    """Heights and widths as described above."""
     rng = np.random.default_rng(0)
     longs = np.round(SHORT * np.exp(rng.uniform(0, np.log(2.5), count - 1))).astype(int).tolist()
     sizes = [(SHORT, long) if n % 2 else (long, SHORT) for n, long in enumerate(longs)]
@@ -82,7 +82,7 @@ def draw_sizes(count: int) -> list[tuple[int, int]]:
 
 
 def image_of(number: int, size: tuple[int, int]) -> np.ndarray:
-    """Draw noise of several grains: smooth areas and edges, always the same for a number."""
+    """Draw coarse and fine noise, with smooth areas and edges; the same for the same number."""
     rng = np.random.default_rng(number)
     coarse = rng.integers(0, 256, (-(-size[0] // 32), -(-size[1] // 32), 3))
     fine = rng.integers(-30, 31, (*size, 3))
@@ -91,7 +91,7 @@ def image_of(number: int, size: tuple[int, int]) -> np.ndarray:
 
 
 def example_of(number: int, size: tuple[int, int]) -> Example:
-    """One image, not to be resized, without labels."""
+    """One image without labels, which is not resized."""
     image = image_of(number, size)
     plain = {"id": str(number), "image": image, "label": np.full(size, 255, np.uint8)}
     return ResizeViews(sizes=lambda size: [size]).map(plain)

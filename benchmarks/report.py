@@ -1,4 +1,4 @@
-"""docs/performance.md from the JSON files that the benchmarks left: `make benchmark`.
+"""Write docs/performance.md from the JSON files of the benchmarks: `make benchmark`.
 
 python -m benchmarks.report FOLDER
 """
@@ -25,33 +25,33 @@ Rows = list[list[str]]
 
 
 def main() -> None:
-    """Write the page and its pictures from whatever files are there."""
+    """Write the page and its pictures from the files that exist."""
     mpl.use("agg")
     folder = Path(sys.argv[1])
     found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
     parts = [
         "# Performance\n",
-        "Written by `make benchmark` from what it measured; each section begins with the command"
-        " that repeats\nit. Ratios are the peer's time over ours within a round, so above 1 we are"
-        " faster; the peer is\nmmsegmentation 1.2.2 on PyTorch for CPUs. Both ran alone, with all"
-        " threads. No GPU or TPU was at hand.\n",
+        "Written by `make benchmark` from its measurements. Each section begins with the command"
+        " that\nrepeats it. Ratios compare programs within a round: the time of mmsegmentation"
+        " 1.2.2 (mmseg, PyTorch\non CPUs) divided by ours, so above 1 we are faster. Both ran"
+        " alone, with all threads, without a GPU\nor TPU. What was tried on CPUs, with and without"
+        " success, is in [cpu.md](cpu.md).\n",
     ]
     for name, (title, section) in SECTIONS.items():
         if name in found:
             parts += [f"\n## {title}\n", f"`python -m benchmarks.{name}`\n"]
             parts += [conditions(found[name]), *section(found[name])]
-    parts.append(TRIED)
     write_text(DOCS / "performance.md", "\n".join(parts).rstrip() + "\n")
 
 
 def conditions(report: dict[str, Any]) -> str:
-    """One line that says where and how."""
+    """One line: where and how it was measured."""
     said = report.get("conditions", {})
     return "; ".join(f"{name} {_text(value)}" for name, value in said.items()) + ".\n"
 
 
 def compared(report: dict[str, Any], *, picture: str) -> Iterator[str]:
-    """Tables and ratio bars of programs that took turns."""
+    """Tables and bars of ratios, for programs that ran in turns."""
     bars: dict[str, dict[str, list[float]]] = {}
     rows: Rows = []
     for title, result in report.items():
@@ -67,7 +67,7 @@ def compared(report: dict[str, Any], *, picture: str) -> Iterator[str]:
                 for what, digits in (("seconds", 3), ("CPU seconds", 3), ("peak MB", 0))),
                 _spread(ratio) if ratio else "",
             ])  # fmt: skip
-    yield table(["network", "program", "s", "CPU s", "peak MB", "times ours [min, max]"], rows)
+    yield table(["network", "program", "s", "CPU s", "peak MB", "time / ours [min, max]"], rows)
     draw_bars(bars, DOCS / "images" / picture)
     if any("torch.compile" in row[1] for row in rows):
         yield "\nRows of `torch.compile` come with `--compile`."
@@ -102,14 +102,16 @@ def scaling(report: dict[str, Any]) -> Iterator[str]:
         axis.legend()
     figure.savefig(DOCS / "images" / "scaling.png", dpi=110)
     plt.close(figure)
-    heads = [name for kind in KINDS for name in (f"{kind} per megapixel", "of the cheapest")]
+    heads = [
+        name for kind in KINDS for name in (f"{kind} per megapixel", "relative to the cheapest")
+    ]
     yield table(["", "", *heads], rows)
-    yield "\n![Cost against pixels and batch](images/scaling.png)\n"
+    yield "\n![Cost by pixels and batch](images/scaling.png)\n"
     yield SCALING_NOTE
 
 
 def data(report: dict[str, Any]) -> Iterator[str]:
-    """Turns, ratios, and where the time of an image goes."""
+    """Rates, ratios, and where the time of an image goes."""
     turns = report["turns"]
     names = list(next(iter(turns.values()))[0])
     yield table(
@@ -131,7 +133,7 @@ def data(report: dict[str, Any]) -> Iterator[str]:
 
 
 def evaluate(report: dict[str, Any]) -> Iterator[str]:
-    """Both modes, and the shares of one."""
+    """Both modes, and the parts of one image's time."""
     rows: Rows = []
     for mode in ("whole", "ms+flip"):
         for name, values in report[mode]["seconds per image"].items():
@@ -139,13 +141,13 @@ def evaluate(report: dict[str, Any]) -> Iterator[str]:
         for name, values in report[mode]["ratios"].items():
             rows.append([mode, name, _spread(values)])
     yield table(["mode", "", "median [min, max]"], rows)
-    total = report["shares"]["an image, all in all"]
+    total = report["shares"]["one image in total"]
     shares = [[k, f"{v:.3f}", f"{v / total:.0%}"] for k, v in report["shares"].items()]
     yield "\n" + table(["share, whole mode", "s", ""], shares)
 
 
 def job(report: dict[str, Any]) -> Iterator[str]:
-    """Images per second of the whole and of its parts alone; where a start goes."""
+    """Images per second of the job and of its parts alone; where the time of a start goes."""
     rows: Rows = []
     for case, turns in report["images per second"].items():
         ways = turns | {"training / the slower of both": shares(turns)}
@@ -174,12 +176,12 @@ def kernels(report: dict[str, Any]) -> Iterator[str]:
 
 
 def roofline(report: dict[str, Any]) -> Iterator[str]:
-    """This machine, then accelerators by layer group."""
+    """This machine, then accelerators, by layer group."""
     peaks = "; ".join(f"{name}: {value:.0f}" for name, value in report["peaks"].items())
     yield (
-        f"Measured peaks of this machine, all threads: {peaks}. `Least s` is what the faster\n"
-        "of the two products and that bandwidth would allow, kernel by kernel, each reading every\n"
-        "array it needs once and writing once what others need (`benchmarks/layers.py`).\n"
+        f"Measured peaks of this machine, all threads: {peaks}. `Least s` is the time that the\n"
+        "faster of the two products and that bandwidth allow, kernel by kernel. Each kernel reads\n"
+        "every array it needs once and writes once what others need (`benchmarks/layers.py`).\n"
     )
     best = 1e9 * max(v for k, v in report["peaks"].items() if k.startswith("GFLOP/s"))
     rows: Rows = []
@@ -193,8 +195,8 @@ def roofline(report: dict[str, Any]) -> Iterator[str]:
             f"{row['least seconds'] / seconds:.0%}",
         ])  # fmt: skip
     yield table(
-        ["program", "s [min, max]", "GFLOP", "least MB", "GFLOP/s", "% of products", "GB/s",
-         "least s", "% of it"], rows,
+        ["program", "s [min, max]", "GFLOP", "least MB", "GFLOP/s", "% of peak", "GB/s",
+         "least s", "least s / s"], rows,
     )  # fmt: skip
     yield ROOFLINE_NOTE
     summary: Rows = []
@@ -202,13 +204,13 @@ def roofline(report: dict[str, Any]) -> Iterator[str]:
         row = _together(groups.values())
         summary.append([
             name, str(row["products"]), f"{row['flops'] / 1e9:.1f}", f"{row['bytes'] / 1e6:,.0f}",
-            f"{row['bytes without products'] / row['bytes']:.0%}",
+            f"{row['bytes outside products'] / row['bytes']:.0%}",
             *(f"{1e3 * row[chip]['seconds']:.2f} ({_memory(row[chip])})" for chip in _chips(row)),
             f"{groups['head']['H100']['seconds'] / row['H100']['seconds']:.0%}",
         ])  # fmt: skip
     chips = _chips(next(iter(next(iter(report["paper"].values())).values())))
     yield table(
-        ["program", "products", "GFLOP", "least MB", "of it without products",
+        ["program", "products", "GFLOP", "least MB", "bytes outside products",
          *(f"{chip}, ms (bound by memory)" for chip in chips), "head, H100"], summary,
     )  # fmt: skip
     for name, groups in report["paper"].items():
@@ -244,79 +246,47 @@ def _together(groups: Iterable[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-SCALING_NOTE = """Images up to 512x512 are convolved by Eigen, whose threads share each convolution;
-larger ones by XLA's own library, which needs fewer seconds of the processor and leaves more of them
-unused.
+SCALING_NOTE = """Images up to 512x512 use Eigen's convolutions: its threads share each of them.
+Larger ones use XLA's own library, which needs less CPU time and leaves more of it idle.
 """
 
 KERNELS_NOTE = """
-What binds inference is convolutions, and those of W48 run as fast as this machine multiplies:
-halve the peak of all threads (next section) for that of one, which is what such a convolution gets.
-Little of the time can be waiting: threads are busy for the thread-ms, and in convolutions that two
-of them share for longer; at most for the seconds of the processor (first section). The peer, all of
-whose threads share each convolution, is as near to the peak only with W48's channels, so that there
-is least to gain on it there.
+Convolutions limit inference, and those of W48 run as fast as this machine multiplies: half of the
+peak of all threads (next section) is the peak of one, which is what such a convolution gets.
+Threads wait little. They are busy at least for the thread-ms, longer in convolutions that two of
+them share, and at most for the CPU seconds (first section). In mmsegmentation all threads share
+each convolution. It comes as near to the peak only with W48's channels, so there is least to gain
+on it there.
 """
 
 ROOFLINE_NOTE = """
 ### Accelerators, on paper
 
-Nothing below was run. Arithmetic and bytes are those of the traced program in bfloat16 (not of
-one compiled for CPUs), gathered into kernels as a perfect compiler would; rates are the data
-sheets' of [scale.md](scale.md). An H100 multiplies 295 times per byte of its memory, a TPU v5e
-241 times: a kernel below that waits for memory. The percentage in brackets is the share of the
-time in such kernels. "filled" is v5e with the last axis of every array and the sides of every
-product filled up to 128, as TPUs lay out arrays. Training: 2 crops of 512x1024, as published for
+Nothing below was run. Arithmetic and bytes are those of the traced program in bfloat16, not of one
+compiled for CPUs, gathered into kernels as a perfect compiler would. Rates are from the data sheets
+([scale.md](scale.md)). For each byte of memory traffic an H100 can do 295 operations and a TPU v5e
+241; a kernel with fewer waits for memory. The percentage in brackets is the share of the time spent
+in such kernels. "padded" is v5e with the last axis of every array and the sides of every product
+padded to multiples of 128, as TPUs lay out arrays. Training: 2 crops of 512x1024, as published for
 each GPU.
 
 What follows:
 * **Nearly everything waits for memory.** A 3x3 convolution of 18 channels does 81 FLOP per byte,
-  of 144 channels 648 before weights and residuals count. In inference nothing of W18 has arithmetic
-  enough for an H100, its strides 16 and 32 for a v5e; of W48 the strides 8 to 32. Stage 1, with 256
-  channels at stride 4, is a third of W18's training step.
+  one of 144 channels 648, before weights and residuals count. In inference, no part of W18 has
+  enough arithmetic for an H100, and only strides 16 and 32 for a v5e; of W48 it is strides 8 to 32.
+  Stage 1, with 256 channels at stride 4, is a third of W18's training step.
 * **The head** is a product with as many channels as all branches together at stride 4: little
-  arithmetic, one of the largest arrays. Written as published (all branches enlarged, then mixed)
-  it would be eight times the arithmetic, and one more array of that size written and read.
-* **Training is normalisation**: the column "of it without products" is passes that only normalise
-  or find means. Next, on GPUs: mean and variance in one pass, in the kernel of the convolution
-  that they follow; and more images per update, which reads and writes all parameters in float32.
-* **On TPUs, channels**: 18 of 128 lanes carry anything. Next there: two or four neighbouring
-  columns folded into the channels of the stride-4 and stride-8 branches; W48 needs it at stride 4
-  only.
-* At these bounds W18-Small is so short that starting its kernels (some hundreds of products, a
-  few microseconds each) takes longer than running them: batches or one captured graph, not faster
-  kernels.
-"""
-
-TRIED = """
-## What was tried and did not help
-
-| what | measured |
-| --- | --- |
-| XLA's default preset for CPUs | W18 inference 2.5 times as long, compiling 3 times |
-| derivatives by kernel as convolutions (XLA's own) | W18-Small's step 1 / 0.84 times as long |
-| that derivative from transposed copies, in XLA's library | W18's step 1 / 0.89 times as long |
-| that derivative as a convolution over rows | 2.3 to 3.6 times as long, by shape |
-| that derivative in 8 to 32 pieces of a batch | 1.0 to 39 times as long, by shape |
-| huge pages for the kept heap (`madvise`) | W18-Small's step x 1.00 to 1.02 |
-| LLVM's -O1 | W18-Small's step x 1.00 to 1.02, compiling x 0.9 |
-| no "expensive" passes of LLVM; codegen in 4 parts | compiling x 1.0 to 1.1 |
-| XLA's older emitters of fused loops | compiling x 2, W18-Small's step x 1.02 |
-| programs ordered for memory | memory / 1.4, step x 1.07; used with `remat`, `accumulate` |
-| XLA's own reductions instead of its library's | W18-Small's step x 0.97 to 0.99 |
-| Eigen's convolutions at 512x1024 | inference x 1.00 to 1.06 |
-| Eigen's convolutions in training steps | x 1.13 to 1.29 |
-| running statistics as one vector | as many kernels: XLA repeats the update in every slice |
-| derivative of enlargement as two products with matrices | 1 to 7 times as long as by slices |
-| input gradients of stride 2 as one convolution of 4 phases | x 0.8 to 1.6, by shape |
-| input gradients in calls of their own (`apart`) | step x 4: not the library's kernels |
-| full-size logits made anew for the backward pass | step x 1.0 to 1.05, memory x 1.01 |
-| rematerialisation in programs ordered for speed | 22 to 24 % more arithmetic, 4 % less memory |
-| accumulation in a loop on CPUs | memory / 5.5, time x 2.5 ([scale.md](scale.md)) |
-| room for temporary memory by larger holes alone | a second copy in 1 process of 6 |
-| the same, and full lists of small blocks before each call | in 4 of 6 |
-| one arena of memory for all threads | steps as fast as with kept memory, compiling slower |
-| updating 437 tensors one by one | 5,000 of 7,800 kernels, more than half of the compile time |
+  arithmetic, one of the largest arrays. As published (all branches upsampled, then mixed) it would
+  take eight times the arithmetic and write and read one more array of that size.
+* **Training is normalisation.** The column "bytes outside products" counts passes that only
+  normalise or compute means. Next steps on GPUs: mean and variance in one pass, in the kernel of
+  the convolution before them; and more images per update, which reads and writes all parameters in
+  float32.
+* **On TPUs, channels**: of 128 lanes 18 are used. Next step: fold two or four neighbouring columns
+  into the channels of the stride-4 and stride-8 branches; W48 needs it at stride 4 only.
+* At these bounds W18-Small is so short that starting its kernels (some hundreds of products, a few
+  microseconds each) takes longer than running them. It needs larger batches or one captured graph,
+  not faster kernels.
 """
 
 SECTIONS = {
@@ -326,13 +296,13 @@ SECTIONS = {
     ),
     "training": ("Training step", functools.partial(compared, picture="training.png")),
     "compile": ("Compiling", compile_),
-    "scaling": ("Cost against pixels and batch", scaling),
+    "scaling": ("Cost by pixels and batch", scaling),
     "data": ("Input pipeline", data),
     "evaluate": ("Full evaluation, files to confusion matrix", evaluate),
     "job": ("The whole job", job),
     "ragged": ("Images of many sizes", ragged),
     "kernels": ("Where the time goes", kernels),
-    "roofline": ("How near to the limits", roofline),
+    "roofline": ("How close to the limits", roofline),
 }
 
 

@@ -1,11 +1,11 @@
-"""How near to the limits: of this machine, measured, and of accelerators, on paper.
+"""How close to the limits: of this machine, measured, and of accelerators, on paper.
 
     python -m benchmarks.roofline [--variants hr18s hr18 hr48] [--json FILE]
 
-Measured: products of float32 matrices and memory bandwidth, both with all threads, then inference
+Measured: float32 matrix products and memory bandwidth, both with all threads, then inference
 of 512x1024 and a training step of 2 crops of 256x512 (not of W48, which takes minutes to compile).
-On paper: inference of 512x1024 and a step of 2 crops of 512x1024 in bfloat16, as `layers.py` counts
-them from the traced program, against the data sheets in `plan.CHIPS`.
+On paper: inference of 512x1024 and a step of 2 crops of 512x1024 in bfloat16, counted by
+`layers.py` in the traced program, at the rates of the data sheets in `plan.CHIPS`.
 """
 
 import collections
@@ -29,13 +29,14 @@ from rich.table import Table
 
 from benchmarks.layers import Kernel, kernels_of
 from benchmarks.paired_timing import conditions, options_of, random_batch, write
-from hrnet_jax import models
+from hrnet_jax import models, ops
 from hrnet_jax.commands.plan import CHIPS, Chip
 from hrnet_jax.models import split
 from hrnet_jax.parallel.compiling import enable_compilation_cache, set_precision
 from hrnet_jax.parallel.mesh import make_mesh
 from hrnet_jax.runs.paths import cache_folder
 from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.training.losses import cross_entropy
 from hrnet_jax.training.optim import sgd
 from hrnet_jax.training.state import initial_state
 from hrnet_jax.training.step import make_train_step
@@ -44,6 +45,8 @@ from tests.parity.peer import Server
 MEASURED = {"inference": (1, 512, 1024), "training": (2, 256, 512)}  # batch, height, width
 PAPER = {"inference": (1, 512, 1024), "training": (2, 512, 1024)}  # per device as published
 PAPER_CHIPS = (CHIPS[2], CHIPS[0])
+
+LOSS = functools.partial(cross_entropy, ignore_label=255)
 
 
 def main() -> None:
@@ -82,7 +85,7 @@ def peaks() -> dict[str, float]:
     left, right = (np.full((size, size), 0.5, np.float32) for _ in range(2))
     product = jax.jit(jnp.dot)
     on_device = jax.device_put((left, right))
-    # Longer than any cache; each thread has its own share, in memory that is there already.
+    # Larger than any cache; each thread has its own share, in memory that is already allocated.
     source, target = (np.ones(64 * 2**20, np.float32) for _ in range(2))
     shares = list(
         zip(np.array_split(source, threads), np.array_split(target, threads), strict=True)
@@ -95,8 +98,8 @@ def peaks() -> dict[str, float]:
         moved = 2 * source.nbytes / _best(scale)
     flops = 2 * size**3
     return {
-        "GFLOP/s of products, numpy": flops / _best(lambda: left @ right) / 1e9,
-        "GFLOP/s of products, XLA": flops
+        "GFLOP/s of matrix products, NumPy": flops / _best(lambda: left @ right) / 1e9,
+        "GFLOP/s of matrix products, XLA": flops
         / _best(lambda: product(*on_device).block_until_ready())
         / 1e9,
         "GB/s read and written": moved / 1e9,
@@ -113,7 +116,7 @@ def _best(function: Callable[[], Any], *, turns: int = 7) -> float:
 
 
 def measured(variant: str, mode: str, *, rounds: int, cache: str) -> list[float]:
-    """Seconds of each turn, in a process of its own."""
+    """Seconds of each turn, in a separate process."""
     batch, height, width = MEASURED[mode]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -130,21 +133,22 @@ def measured(variant: str, mode: str, *, rounds: int, cache: str) -> list[float]
 def traced(
     variant: str, mode: str, size: tuple[int, int, int], *, dtype: str
 ) -> Callable[[], jax.stages.Traced]:
-    """What traces a program for images of a batch, height and width. Nothing is compiled."""
+    """Return a function that traces a program for (batch, height, width). Nothing is compiled."""
     structure, params, stats = split(models.build(variant, num_classes=19))
     image = jax.ShapeDtypeStruct((*size, 3), jnp.float32)
     if mode == "inference":
 
         def forward(params: dict, stats: dict, image: jax.Array) -> jax.Array:
-            return nnx.merge(structure, params, stats)(image)
+            with ops.use(ops.CPU):
+                return nnx.merge(structure, params, stats)(image)
 
         weights = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), params)
         image = jax.ShapeDtypeStruct(image.shape, dtype)
         return lambda: jax.jit(forward).trace(weights, stats, image)
     optimizer = sgd(optax.constant_schedule(1e-3), momentum=0.9, weight_decay=5e-4)
     mesh = make_mesh(devices=jax.devices()[:1])
-    step = make_train_step(structure, optimizer, mesh=mesh, dtype=dtype, ignore_label=255)
-    state = jax.eval_shape(lambda p, s: initial_state(p, s, optimizer), params, stats)
+    step = make_train_step(structure, optimizer, mesh=mesh, dtype=dtype, loss=LOSS)
+    state = jax.eval_shape(lambda p, s: initial_state(p, s, optimizer=optimizer), params, stats)
     batch = {"image": image, "label": jax.ShapeDtypeStruct(size, jnp.uint8)}
     return functools.partial(step.trace, state, batch)
 
@@ -152,7 +156,7 @@ def traced(
 def against_peaks(
     program: list[Kernel], seconds: list[float], peak: dict[str, float]
 ) -> dict[str, Any]:
-    """What was measured beside what this machine could do at best."""
+    """The measurements, and the least time that this machine's peaks allow."""
     best = max(value for name, value in peak.items() if name.startswith("GFLOP/s"))
     here = Chip("this machine", {"float32": 1e9 * best}, 0, 1e9 * peak["GB/s read and written"],
                 0, 0)  # fmt: skip
@@ -178,11 +182,11 @@ def _group(kernels: list[Kernel]) -> dict[str, Any]:
     found: dict[str, Any] = {
         "flops": sum(kernel.flops for kernel in kernels),
         "bytes": sum(kernel.bytes for kernel in kernels),
-        "bytes without products": sum(kernel.bytes for kernel in kernels if not kernel.flops),
+        "bytes outside products": sum(kernel.bytes for kernel in kernels if not kernel.flops),
         "products": sum(kernel.flops > 0 for kernel in kernels),
     }
     for chip in PAPER_CHIPS:
-        cases = {chip.name: False} | ({f"{chip.name}, filled": True} if "TPU" in chip.name else {})
+        cases = {chip.name: False} | ({f"{chip.name}, padded": True} if "TPU" in chip.name else {})
         for name, padded in cases.items():
             times = [kernel.seconds(chip, dtype="bfloat16", padded=padded) for kernel in kernels]
             found[name] = {
@@ -200,7 +204,7 @@ def _place(group: str) -> tuple[int, int]:
 
 
 def show(report: dict[str, Any], terminal: Terminal) -> None:
-    """Print what docs/performance.md shows in full."""
+    """Print a summary; docs/performance.md has all of it."""
     table = Table("measured", "s", "GFLOP", "least MB", "GFLOP/s", "% of the least time")
     for name, row in report["measured"].items():
         middle = statistics.median(row["seconds"])

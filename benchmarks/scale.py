@@ -1,4 +1,4 @@
-"""The tables of docs/scale.md: what one training step needs and exchanges, by mesh and setting.
+"""The tables of docs/scale.md: what a training step needs and exchanges, by mesh and setting.
 
     python -m benchmarks.scale rows      one image cut over 1, 2, 4, 8 devices: memory, exchanges
     python -m benchmarks.scale settings  accumulation and rematerialisation: memory, time
@@ -7,7 +7,7 @@
     python -m benchmarks.scale zoo       the same for the 25 published runs: docs/reproduce.md
 
 All on simulated CPU devices, with random weights and images; only `settings` and `check` run a
-step. Programs are cached: a second start is quick. `zoo` keeps what each of its four programs
+step. Programs are cached, so a second start is fast. `zoo` keeps what each of its four programs
 needs in benchmarks/results/steps.json, and compiles only what is missing there.
 """
 
@@ -34,13 +34,13 @@ from hrnet_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 from hrnet_jax.parallel.process_settings import forget_peak, peak_memory
 from hrnet_jax.runs.paths import cache_folder, write_json, write_text
 from hrnet_jax.runs.writer import Terminal
-from hrnet_jax.training.step import State
+from hrnet_jax.training.state import TrainState
 
 SETTINGS = [(1, "none"), (4, "none"), (8, "none"), (1, "block"), (1, "stage")]
 MB = 1e6
 # What the published runs are scaled from: each variant once, and one with many classes.
-# On one device for the latter: only its traffic is used. On one for W48, too, whose program for
-# eight was not compiled after five minutes; `summed` says what those would exchange.
+# The latter on one device: only its traffic is used. W48 on one device too: its program for eight
+# had not compiled after five minutes. `summed` gives what eight devices would exchange.
 KINDS = [
     ("hr18s", "ade20k", 1), ("hr18s", "cityscapes", 8), ("hr18", "cityscapes", 8),
     ("hr48", "cityscapes", 1),
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--heights", type=int, nargs="+", default=(1, 2, 4, 8))
     options = parser.parse_args()
-    # No `prepare_process`: memory that is kept would not be seen by `check`.
+    # No `prepare_process`: `check` would not see memory that is kept.
     enable_compilation_cache(cache_folder() / "xla")
     simulate("8" if options.table in ("rows", "chips", "zoo") else "1")
     set_precision("float32")
@@ -145,7 +145,7 @@ def chips(config: ConfigDict, terminal: Terminal) -> None:
 
 
 def published(terminal: Terminal) -> None:
-    """Compile what the 25 runs are scaled from, then write the table of docs/reproduce.md."""
+    """Compile what the 25 runs are scaled from; write the table of docs/reproduce.md."""
     stored = json.loads(STEPS.read_text()) if STEPS.exists() else {}
     for variant, dataset, devices in KINDS:
         name = f"{variant} {dataset}"
@@ -168,15 +168,15 @@ def published(terminal: Terminal) -> None:
     write_text(path, zoo.with_table(path.read_text(), times(stored), mark="times"))
 
 
-def summed(state: State, *, like: list[Collective]) -> list[Collective]:
-    """What devices add up in a step, `like` being that of a network that differs in width only.
+def summed(state: TrainState, *, like: list[Collective]) -> list[Collective]:
+    """What devices sum in a step; `like` is that of a network that differs only in width.
 
     Bytes: each gradient once (those of scale and bias are sums that the backward pass of a
     normalisation needs anyway), each running statistic once, the loss and the accuracy. Number: the
     compiler joins sums that do not wait for one another, which follows from the graph and not from
-    the width. Single sizes differ, which no bound asks for.
+    the width. Single sizes differ, but no bound uses them.
     """
-    values = state.weights.size + state.running.size + 2
+    values = sum(x.size for x in jax.tree.leaves((state.params, state.batch_stats))) + 2
     count = sum(c.times for c in like)
     each, rest = divmod(4 * values, count)
     usual = like[0]._replace(bytes=each, times=count - 1)
@@ -209,8 +209,8 @@ def times(stored: dict[str, dict[str, Any]]) -> str:
 def _scaled(config: ConfigDict, kinds: dict[str, Costs]) -> Costs:
     """The costs of a variant's Cityscapes step, for another crop and another number of classes.
 
-    Arithmetic and traffic go with the pixels. Logits of more classes are more traffic, whatever the
-    network; their arithmetic is little beside it, and is left out.
+    Arithmetic and traffic grow with the pixels. Logits of more classes add traffic, whatever the
+    network; their arithmetic is negligible and left out.
     """
     base = kinds[f"{config.model.variant} cityscapes"]
     small, large = kinds["hr18s cityscapes"], kinds["hr18s ade20k"]
@@ -250,8 +250,8 @@ def _on(found: Costs, *, devices: int, images: int) -> Costs:
 def _measure(config: ConfigDict, terminal: Terminal) -> tuple[Costs, float, int]:
     """Costs of a step on one device, its shortest time of three, and the memory it took.
 
-    That is the peak of the resident memory over what was resident before, without what the first
-    step of a process brings for good: pages of code, threads and their heaps.
+    That is the peak resident memory minus what was resident before, without what the first step of
+    a process adds for good: pages of code, threads and their heaps.
     """
     mesh = make_mesh(devices=jax.devices()[:1])
     setup = Setup(config, terminal=terminal, mesh=mesh)
@@ -265,9 +265,9 @@ def _measure(config: ConfigDict, terminal: Terminal) -> tuple[Costs, float, int]
     }
     where = replicated(mesh), batch_sharding(mesh)
     for steps in (1, 3):
-        before = forget_peak()  # what compiling, or the first step, has left behind
-        assert before is not None, "only Linux tells how much memory a process takes"
-        # Copies: a device may otherwise take the host's memory for its own.
+        before = forget_peak()  # what compiling, or the first step, left behind
+        assert before is not None, "only Linux reports how much memory a process takes"
+        # Copies: otherwise a device may use the host's memory as its own.
         state, placed = jax.device_put((host, batch), where, may_alias=False)
         seconds = math.inf
         for _ in range(steps):

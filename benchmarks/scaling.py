@@ -1,9 +1,9 @@
-"""Whether our cost grows as it should: time against pixels and against the batch.
+"""Whether our cost grows as it should: time by pixels and by batch.
 
     python -m benchmarks.scaling [--variants hr18s] [--json FILE]
 
-Inference, float32. Each size is one program in a process of its own; the processes take turns.
-Seconds passed, and seconds of the processor: small images do not keep all cores busy.
+Inference, float32. Each size is one program in its own process; the processes take turns. Both wall
+and CPU time are shown: small images do not keep all cores busy.
 """
 
 import statistics
@@ -35,7 +35,7 @@ def main() -> None:
     for title, rows in report.items():
         if title == "conditions":
             continue
-        table = Table(title, "ms", *(f"{kind} per pixel, of the cheapest" for kind in KINDS))
+        table = Table(title, "ms", *(f"{kind} per pixel, ratio to the cheapest" for kind in KINDS))
         costs = {kind: per_pixel(rows, kind) for kind in KINDS}
         for name, row in rows.items():
             table.add_row(
@@ -68,7 +68,7 @@ def turns(variant: str, cases: dict, rounds: int, terminal: Terminal) -> dict[st
                 rows[case] = {"pixels": size[0] * size[1] * batch, **{kind: [] for kind in KINDS}}
             for number in terminal.track(range(rounds), variant, total=rounds):
                 for case in list(cases)[:: (-1) ** number]:
-                    # As many runs as make every turn about as long as that of two megapixels.
+                    # So many runs that every turn takes about as long as one of two megapixels.
                     times = max(1, 2**21 // rows[case]["pixels"])
                     turn = servers[case].call("run", times=times)
                     for kind in KINDS:

@@ -1,14 +1,14 @@
-"""The real command in this process, and how long each part of its start took.
+"""Run the real command in this process and time each part of its start.
 
     python -m benchmarks.startup_profile FILE BEGIN STEPS [options of hrnet_jax.main]
 
-Trains until STEPS steps are finished, in all or since the checkpoint that it goes on from; then it
-stops and writes seconds by part as JSON into FILE. BEGIN is `time.perf_counter()` of whoever
-started this process, on the same machine. Nothing in the product is changed for it: its functions
-are wrapped from outside.
+Trains until STEPS steps are finished, counted from the start or from the checkpoint that it resumes
+from; then it stops and writes the seconds of each part as JSON to FILE. BEGIN is
+`time.perf_counter()` of the process that started this one, on the same machine. The package has no
+code for this: its functions are wrapped from outside.
 """
 
-# ruff: noqa: E402 -- the clock starts before the imports, which are a part of what is measured
+# ruff: noqa: E402 -- the clock starts before the imports, which are measured too
 
 import sys
 import time
@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-Times = tuple[float, float]  # seconds that passed, seconds of processor time of all threads
+Times = tuple[float, float]  # wall seconds, CPU seconds of all threads
 
 
 def now() -> Times:
@@ -30,7 +30,7 @@ def now() -> Times:
 
 
 class Parts:
-    """Seconds by part; what runs within another part counts for itself only."""
+    """Seconds by part; a part within another one is counted only once, for itself."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Parts:
         self._names = [rest]
 
     def charge(self) -> None:
-        """Give the time since the last call to the part at work."""
+        """Add the time since the last call to the current part."""
         current = self._clock()
         total = self.seconds.setdefault(self._names[-1], [0.0, 0.0])
         for n, (end, begin) in enumerate(zip(current, self._since, strict=True)):
@@ -97,13 +97,12 @@ def main() -> None:
 
 
 def watch(parts: Parts, *, steps: int, finish: Callable[[], None]) -> None:
-    """Wrap what a start consists of; call `finish` when so many steps are done."""
+    """Wrap the parts of a start; call `finish` when `steps` steps are done."""
     import jax
 
     from hrnet_jax import main as command
     from hrnet_jax import models, train
     from hrnet_jax.config.build import Setup
-    from hrnet_jax.parallel.compiling import Program
     from hrnet_jax.parallel.process_settings import gc_disabled
     from hrnet_jax.runs.checkpoint import Checkpoints
     from hrnet_jax.training.monitor import Monitor
@@ -129,7 +128,7 @@ def watch(parts: Parts, *, steps: int, finish: Callable[[], None]) -> None:
             with parts.of("step: lower"):
                 lowered = traced.lower()
             with parts.of("step: compile, or read from the cache"):
-                program = Program(lowered.compile())
+                program = lowered.compile()
 
         def step(*inputs: Any) -> Any:
             with parts.of("first step"):

@@ -1,10 +1,10 @@
-"""One training step (forward, backward, SGD with momentum), float32: ours beside mmsegmentation's.
+"""One training step (forward, backward, SGD with momentum), compared with mmsegmentation.
 
     python -m benchmarks.training [--variants hr18s hr18] [--json FILE]
 
-Batches of 2 crops of 256x512. The peer runs in the Python that HRNET_PARITY_PYTHON names (see
-`make parity`); its loss and its BatchNorm in training mode are the released ones, its optimiser is
-PyTorch's.
+Batches of 2 crops of 256x512 in float32. mmsegmentation runs in the Python that
+HRNET_PARITY_PYTHON names (see `make parity`). It uses its released loss and BatchNorm in training
+mode, and PyTorch's optimiser.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""A bilinear resize as a matrix, to hold every other form of it to."""
+"""A bilinear resize as a matrix: the reference for every other form."""
 
 import numpy as np
 

@@ -12,7 +12,7 @@ from tests.command import ROOT, TINY
 def start(
     count: int, arguments: Sequence[str], *, devices: int = 4, module: Sequence[str] = TINY
 ) -> list[subprocess.Popen]:
-    """Start `count` processes that find each other; each has `devices` devices of its own."""
+    """Start `count` processes that find each other; each has `devices` devices."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]

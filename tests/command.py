@@ -1,4 +1,4 @@
-"""The command line as a user starts it: in a process of its own, with eight devices."""
+"""The command line as a user starts it: in its own process, with eight devices."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def run(
 
 
 def run_each(commands: Sequence[Sequence[str]]) -> list[subprocess.CompletedProcess[str]]:
-    """Run short commands, each in its own copy of one process: importing takes seconds."""
+    """Run short commands, each in a fork of one process, because importing takes seconds."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.command"], input=json.dumps(commands),
         cwd=ROOT, capture_output=True, text=True, timeout=300, check=True,
@@ -45,7 +45,7 @@ def run_each(commands: Sequence[Sequence[str]]) -> list[subprocess.CompletedProc
 def _run_copy(arguments: list[str]) -> tuple[list[str], int, str, str]:
     """Arguments, exit code, standard output and standard error of the command line."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        child = os.fork()  # before jax has made a device, and thereby threads
+        child = os.fork()  # before jax makes a device, and with it threads
         if child == 0:
             os.dup2(out.fileno(), 1)
             os.dup2(err.fileno(), 2)

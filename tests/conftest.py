@@ -1,4 +1,4 @@
-"""What all tests share: eight simulated devices, and small datasets of real files."""
+"""What all tests share: eight simulated devices and small datasets of real files."""
 
 import os
 from collections.abc import Iterator
@@ -14,17 +14,17 @@ from tests import tiny
 from tests.google_storage import Storage, serving
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Also for the processes that tests start: a program is compiled once for all of them.
+# Processes that tests start share it too: each program is compiled once.
 os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parent.parent / ".pytest_cache" / "xdg")
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 set_precision("float32")
 enable_compilation_cache(cache_folder() / "xla")
-assert "tiny" in tiny.VARIANTS  # for every test file, also when it runs alone
+assert "tiny" in tiny.VARIANTS  # for every test file, even when it runs alone
 
 
 def pytest_collection_modifyitems(items):
-    """The longest files first, so that none keeps one process busy while the others are idle."""
+    """Run the longest files first, so that the processes finish at about the same time."""
     longest = (
         "test_processes.py",
         "test_runs.py",
@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture
 def home(tmp_path, monkeypatch) -> Path:
-    """An empty folder, which ~ means."""
+    """An empty folder that ~ stands for."""
     for name in ("HOME", "USERPROFILE"):  # the second on Windows
         monkeypatch.setenv(name, str(tmp_path))
     return tmp_path
@@ -46,7 +46,7 @@ def home(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def default_precision() -> Iterator[None]:
-    """jax as a user of the library finds it; what the test makes of it ends with the test."""
+    """jax with its defaults, as a user of the library finds it; restored after the test."""
     default = {"jax_enable_x64": False, "jax_default_matmul_precision": None}
     before = {name: getattr(jax.config, name) for name in default}
     for name, value in default.items():
@@ -74,6 +74,6 @@ def _storage() -> Iterator[Storage]:
 
 @pytest.fixture
 def bucket(_storage) -> Storage:
-    """An empty bucket, which gs://bucket means in this process and in those it starts."""
+    """An empty bucket: gs://bucket in this process and in those it starts."""
     _storage.clear()
     return _storage

@@ -1,6 +1,6 @@
 """A bucket of Google Cloud Storage in memory: enough of its JSON API for gcsfs and TensorStore.
 
-Objects are whole or not there, as in the real one; there are neither folders nor renames.
+As in the real one, objects are whole or absent, and there are neither folders nor renames.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ class Storage(ThreadingHTTPServer):
         self._count = itertools.count(1)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), ConnectionError):  # a client that was killed, or is done
+        if not isinstance(sys.exception(), ConnectionError):  # a client was killed or is done
             super().handle_error(request, client_address)
 
     def next_number(self) -> int:
@@ -49,13 +49,13 @@ class Storage(ThreadingHTTPServer):
 
     @property
     def environment(self) -> dict[str, str]:
-        """What makes a process use this bucket instead of the real ones."""
+        """Variables that make a process use this bucket instead of real ones."""
         url = f"http://127.0.0.1:{self.server_port}"
         return {
             "STORAGE_EMULATOR_HOST": url,  # gcsfs and google-cloud-storage
             "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # asks for the kind of bucket by gRPC
             "TENSORSTORE_GCS_HTTP_URL": url,
-            "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",  # else TensorStore looks for credentials
+            "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",  # otherwise TensorStore looks for credentials
             "GOOGLE_CLOUD_PROJECT": "test",
         }
 
@@ -100,7 +100,7 @@ class Storage(ThreadingHTTPServer):
         return target
 
     def below(self, folder: str) -> list[str]:
-        """The names of objects below a folder, without it."""
+        """Names of the objects below a folder, relative to it."""
         prefix = folder + "/"
         return sorted(n.removeprefix(prefix) for n in self.objects if n.startswith(prefix))
 
@@ -243,7 +243,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serving() -> Iterator[Storage]:
-    """A bucket that is there while the block runs."""
+    """Serve a bucket while the block runs."""
     with Storage() as storage:
         thread = threading.Thread(target=storage.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()

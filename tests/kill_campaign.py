@@ -6,9 +6,9 @@ Every trial starts the command line with the tiny network of the tests, kills it
 trials in three at a random time between the first batch and the end, one in three while a
 checkpoint is being written), starts it again and compares everything with a run that was
 never killed: parameters, statistics and optimizer state of every checkpoint, scores, metrics,
-pictures, the examples of every step, which checkpoints are kept, which is the best. All bit for
-bit, but for times of the clock. Trials are numbered; DIR/trials.jsonl gathers them over several
-calls, and the summary counts all of them. POSIX only.
+pictures, the examples of every step, which checkpoints are kept and which is the best. Everything
+but clock times must be equal bit for bit. Trials are numbered; DIR/trials.jsonl collects them over
+several calls, and the summary counts all of them. POSIX only.
 """
 
 import argparse
@@ -37,7 +37,7 @@ OF_THE_CLOCK = {"time", "images_per_second", "data_wait"}
 
 
 def main() -> None:
-    """Run the trials that are asked for, then count all there are."""
+    """Run the requested trials, then count all trials so far."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--first", type=int, default=0, help="number of the first trial")
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def never_killed(folder: Path) -> Path:
-    """Train once without being killed, with the dataset for all trials; once per folder."""
+    """Train once without being killed and write the dataset of all trials; once per folder."""
     workdir = folder / "unbroken"
     if not (folder / "seconds").exists():
         shutil.rmtree(folder, ignore_errors=True)
@@ -82,10 +82,10 @@ def never_killed(folder: Path) -> Path:
 
 
 def trial(number: int, *, folder: Path, unbroken: Path) -> dict:
-    """Kill one run, let it end in a second start, and list what differs from `unbroken`."""
+    """Kill one run, let a second start finish it, and list what differs from `unbroken`."""
     rng, workdir = random.Random(number), folder / str(number)
     checkpoints, killed = workdir / "checkpoints", False
-    while not killed:  # a run that ended before its time to be killed has shown nothing
+    while not killed:  # a run that ended before it was killed shows nothing
         shutil.rmtree(workdir, ignore_errors=True)
         run = start(workdir, folder=folder)
         if number % 3 == 0:
@@ -134,13 +134,13 @@ def wait_for(condition, run: subprocess.Popen, *, every: float = 0.01) -> None:
 
 
 def differences(workdir: Path, unbroken: Path) -> list[str]:
-    """Name what two finished runs do not have in common."""
+    """Name the differences of two finished runs."""
     ours, theirs = contents(workdir), contents(unbroken)
     return sorted(name for name in ours | theirs if ours.get(name) != theirs.get(name))
 
 
 def contents(workdir: Path) -> dict:
-    """All that a run leaves and that does not depend on the clock."""
+    """Everything that a run leaves and that does not depend on the clock."""
     folder = workdir / "checkpoints"
     steps = sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
     found: dict = {"checkpoints": steps, "best checkpoint": best_step(folder, steps)}

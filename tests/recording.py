@@ -2,7 +2,7 @@
 
     python -m tests.recording --config tests/tiny_config.py --workdir=FOLDER ...
 
-<workdir>/ids.jsonl holds one line for each step and start of the run; ids_1.jsonl those of a second
+<workdir>/ids.jsonl has one line for each step of each start; ids_1.jsonl has those of a second
 process.
 """
 

@@ -1,4 +1,4 @@
-"""Small data in the published layouts of the zoo's datasets, drawn: rectangles of a class each."""
+"""Small drawn data in the layouts of the zoo's datasets: each class is a rectangle."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ TRAIN, VAL = 16, 2  # images: one step of the largest batch, and more than one t
 
 
 def draw(dataset: str, root: Path) -> Path:
-    """Write both splits of a dataset below `root`; return what config.data.root is to be."""
+    """Write both splits of a dataset below `root`; return the value of config.data.root."""
     root = root / dataset
     for split, count in (("train", TRAIN), ("val", VAL)):
         LAYOUTS[dataset](root, split, count)
@@ -37,7 +37,7 @@ def ade20k(root: Path, split: str, count: int) -> None:
 
 
 def voc12aug(root: Path, split: str, count: int) -> None:
-    """Half of the training images have their masks in the Semantic Boundaries Dataset."""
+    """The masks of half of the training images are in the Semantic Boundaries Dataset."""
     names = _voc_names(split, count)
     for n, (name, (image, label)) in enumerate(zip(names, _scenes(21), strict=False)):
         _save(root / f"JPEGImages/{name}.jpg", image)
@@ -81,7 +81,7 @@ LAYOUTS: dict[str, Callable[[Path, str, int], None]] = {
 def _scenes(
     num_classes: int, *, size: tuple[int, int] = (90, 120)
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pictures [h w 3] and class indices [h w], some of them 255; no two alike."""
+    """Pictures [h w 3] and class indices [h w], some of them 255; no two are equal."""
     rng = np.random.default_rng(num_classes)
     colors = rng.integers(0, 256, (256, 3))
     (height, width), number = size, 0

@@ -21,7 +21,7 @@ ROW = zoo.get("fcn_hr18_512x1024_160k_cityscapes")
 
 @pytest.fixture
 def toy(monkeypatch):
-    """Five layers in place of every network: seconds less."""
+    """Five layers in place of every network, to save seconds."""
 
     def build(variant, *, num_classes, seed=0):
         return Toy(num_classes)
@@ -31,7 +31,7 @@ def toy(monkeypatch):
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """A folder with a photo, and a small network where the row of the zoo would lie."""
+    """A folder with a photo, and a small network in the place of the zoo's row."""
     monkeypatch.chdir(tmp_path)
     _, params, stats = split(models.build("tiny", num_classes=19))
     config = ROW.recipe()

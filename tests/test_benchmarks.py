@@ -1,4 +1,4 @@
-"""What the benchmarks conclude from what they measured; measuring itself is not tested here."""
+"""What the benchmarks conclude from their measurements; measuring is not tested here."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize(
-    ("ours", "peer", "pooled", "holds"),
+    ("ours", "theirs", "pooled", "holds"),
     [
         ([30.0, 32.0], [31.0, 33.0], 2**0.5, True),
         ([30.0, 31.0, 32.0], [26.0, 27.0, 28.0], 1.0, False),
@@ -38,9 +38,9 @@ ROOT = Path(__file__).parent.parent
         ([30.0], [30.0], None, None),
     ],
 )
-def test_means_are_compared_in_pooled_deviations(ours, peer, pooled, holds):
-    found = learning.verdict(ours, peer)
-    assert found["difference"] == pytest.approx(sum(ours) / len(ours) - sum(peer) / len(peer))
+def test_means_are_compared_in_pooled_deviations(ours, theirs, pooled, holds):
+    found = learning.verdict(ours, theirs)
+    assert found["difference"] == pytest.approx(sum(ours) / len(ours) - sum(theirs) / len(theirs))
     assert found["pooled deviation"] == (None if pooled is None else pytest.approx(pooled))
     assert found["holds"] is holds
 
@@ -51,7 +51,7 @@ def test_a_run_is_read_from_the_log_of_either_side(tmp_path):
     entries = [
         {"step": 1, "loss": 3.0, "seconds": 9.0, "data seconds": 5.0},
         {"step": 2, "mIoU": 10.0, "aAcc": 50.0},
-        {"step": 2, **ours},  # a killed run had come that far; its successor writes the step anew
+        {"step": 2, **ours},  # from a killed run; the resumed run writes the step again
         {"step": 2, **ours, "loss": 2.5},
         {"step": 2, "mIoU": 11.0},
         {"step": 4, "mIoU": 12.0},
@@ -73,28 +73,28 @@ def test_runs_of_other_settings_are_not_mixed(tmp_path):
         learning.check_same_config(tmp_path / "runs", {"steps": 8, "crop_size": (64, 96)})
 
 
-def report(*, ours: list[float], peer: list[float]) -> dict:
+def report(*, ours: list[float], theirs: list[float]) -> dict:
     runs = {
         side: [
             {"mIoU": final, "curve": [[2, final / 2], [4, final]], "loss": [[1, 3.0], [4, 1.0]],
              "seconds": 2.0, "data seconds": 0.01, "CPU seconds of a batch": 0.125}
             for final in finals
         ]
-        for side, finals in (("ours", ours), ("peer", peer))
+        for side, finals in (("ours", ours), ("mmseg", theirs))
     }  # fmt: skip
     settings = {"steps": 4, "batch_size": 4, "crop_size": [64, 96], "limit": 0}
     return {
         "day": "2026-01-01", "machine": "abacus", "versions": {"jax": "1"}, "settings": settings,
-        "runs": runs, "verdict": learning.verdict(ours, peer),
+        "runs": runs, "verdict": learning.verdict(ours, theirs),
     }  # fmt: skip
 
 
 def test_the_section_says_whether_the_criterion_holds(tmp_path):
-    rows, text = learning.section(report(ours=[30.0, 32.0], peer=[20.0, 22.0]))
+    rows, text = learning.section(report(ours=[30.0, 32.0], theirs=[20.0, 22.0]))
     assert rows == ["| 2 | 15.50 ± 0.71 | 10.50 ± 0.71 |", "| 4 | 31.00 ± 1.41 | 21.00 ± 1.41 |"]
     assert "+10.00, pooled standard deviation 1.41: the criterion **does not hold**" in text
     assert "| ours | 30.00, 32.00 | 2.00 | 0.0100 | 0.125 |" in text
-    alone = report(ours=[30.0], peer=[20.0])
+    alone = report(ours=[30.0], theirs=[20.0])
     assert "one seed, so there is no verdict" in learning.section(alone)[1]
     learning.draw(alone, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 1000
@@ -178,7 +178,7 @@ def test_the_section_of_the_whole_job_has_both_tables():
 
 def test_the_page_has_the_notes_of_its_writer():
     text = (ROOT / "docs" / "performance.md").read_text()
-    for note in (page.ROOFLINE_NOTE, page.TRIED):
+    for note in (page.SCALING_NOTE, page.KERNELS_NOTE, page.ROOFLINE_NOTE):
         assert note.strip() in text, "python -m benchmarks.report benchmarks/results"
 
 
@@ -208,7 +208,7 @@ def totals(sums: list[Collective]) -> tuple[int, int]:
 
 @pytest.mark.parametrize("variant", ["hr18s", "hr18"])
 def test_sums_follow_from_parameters_and_statistics(variant):
-    """To the byte, for the two whose programs for eight devices were compiled."""
+    """Equal to the byte for the two whose programs for eight devices were compiled."""
     stored = json.loads(scale.STEPS.read_text())[f"{variant} cityscapes"]["collectives"]
     compiled = [Collective(*fields) for fields in stored]
     _, params, stats = split(models.build(variant, num_classes=19))
@@ -222,7 +222,7 @@ def test_w48_differs_from_w18_in_the_width_only():
 
 @pytest.mark.slow
 def test_sums_are_those_of_a_network_of_another_width(monkeypatch):
-    """Compiled for eight devices: their number does not depend on the width, bytes follow."""
+    """On eight devices: the number of sums does not depend on the width; the bytes follow."""
     narrow = VARIANTS["tiny"]
     monkeypatch.setitem(VARIANTS, "wider", dataclasses.replace(narrow, width=3 * narrow.width))
     found, rule = {}, {}
@@ -257,4 +257,4 @@ def test_kernels_are_told_apart_by_what_they_compute():
     text = jax.jit(program, compiler_options=options).lower(*arrays).compile().as_text()
     found = list(kernels.kernels_of(text).values())
     assert ("convolutions to 48 channels", 2 * 32 * 32 * 48 * 9 * 32) in found
-    assert "products of matrices" in {kind for kind, _ in found}
+    assert "matrix products" in {kind for kind, _ in found}

@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.skipif(BROWSER is None, reason="no chromium here; on Debian: apt install chromium"),
 ]
 
-# Does what a reader does, and writes down what is seen then.
+# Does what a reader does, and records what the page shows.
 READER = """<script>
 window.addEventListener("load", () => {
   const names = () => [...document.querySelectorAll("#classes tbody th")].map(t => t.textContent);
@@ -40,7 +40,7 @@ window.addEventListener("load", () => {
   figure.click();
   seen.grows = figure.offsetWidth / narrow;
   seen.pictures = [...document.images].map(i => i.naturalWidth);
-  // What the page itself asked for; the log of the network holds the browser's own requests too.
+  // What the page itself requested; the network log has the browser's own requests too.
   seen.requests = performance.getEntriesByType("resource").map(r => r.name)
     .filter(name => !name.startsWith("data:"));
   seen.overflow = document.documentElement.scrollWidth - document.documentElement.clientWidth;
@@ -123,5 +123,5 @@ def test_150_classes_on_a_phone(tmp_path):
     seen, stderr = read(tmp_path, dataset=dataset, size="500,800")
     assert len(seen["rows"]) == 150
     assert "class number 0 →" in seen["hover"]
-    assert seen["overflow"] <= 0  # tables scroll in themselves
+    assert seen["overflow"] <= 0  # wide tables scroll inside themselves
     assert "CONSOLE" not in stderr

@@ -1,4 +1,4 @@
-"""The commands in `convert/`, in processes of their own as a user starts them."""
+"""The commands in `convert/`, in their own processes, as a user starts them."""
 
 import hashlib
 import subprocess
@@ -82,7 +82,7 @@ def test_an_interrupt_is_answered_as_everywhere(command, tmp_path, monkeypatch, 
 
 @pytest.fixture
 def mirror(tmp_path, monkeypatch):
-    """A copy of the publisher's server that has one file, of the tiny network."""
+    """A copy of the publisher's server with one file, of the tiny network."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     server = Server()

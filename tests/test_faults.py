@@ -1,4 +1,4 @@
-"""Rows T9 and T10 of docs/faults.md: what a training step makes of numbers that are no numbers."""
+"""Rows T9 and T10 of docs/faults.md: how a training step treats numbers that are not finite."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from tests.tiny import Toy
 
 
 class Steep(Toy):
-    """The derivative by `gain` is 0 / 0 at its initial value; loss and other gradients are fine."""
+    """The gradient of `gain` is 0 / 0 at its initial value; loss and other gradients are finite."""
 
     def __init__(self):
         super().__init__()
@@ -59,7 +59,7 @@ def test_one_gradient_that_is_not_finite_is_enough():
 
 @pytest.fixture(scope="module")
 def loss_of():
-    """Loss and finiteness of one step for given labels; eight devices, an image each."""
+    """Loss of one step for given labels, and whether it is finite; eight devices, an image each."""
     with jax.enable_x64(True):
         step, state = program_and_state(Toy(), lr=0.0)
 
@@ -76,7 +76,7 @@ def only(mask, label):
 
 
 def test_ignored_pixels_cost_nothing_wherever_they_lie(loss_of):
-    """The denominator is that of the whole batch: losses of parts add up to the loss."""
+    """The whole batch has one denominator: losses of parts add up to the loss."""
     label = random_batch()["label"]
     whole, _ = loss_of(label)
     shard = np.zeros(label.shape, bool)

@@ -1,4 +1,4 @@
-"""The command line from end to end, in processes of its own as a user starts it."""
+"""The command line from end to end, in its own processes, as a user starts it."""
 
 import io
 import itertools
@@ -289,9 +289,9 @@ def test_an_interrupt_promises_a_checkpoint_only_if_there_is_one(given, tmp_path
 
 @pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
 def test_an_interrupt_while_python_imports_is_no_traceback():
-    """Importing tells of itself: so the signal comes in the middle of it."""
-    # A test run in the background ignores the signal, and its children inherit that; a handler
-    # they do not.
+    """Importing reports itself, so the signal arrives in the middle of it."""
+    # A test run in the background ignores the signal, and its children inherit that. They do
+    # not inherit a handler.
     mine = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         process = subprocess.Popen(

@@ -1,8 +1,8 @@
 """Every published recipe through the command line: two steps, a checkpoint, an evaluation.
 
-On drawn data in the layout of its dataset, all sizes an eighth of the recipe's (a crop must stay a
-multiple of 32). `make test-slow` takes all 25 with their own networks; the fast suite takes one per
-dataset, with a network of seconds.
+On drawn data in the layout of its dataset, with all sizes an eighth of the recipe's (a crop must
+stay a multiple of 32). `make test-slow` runs all 25 with their own networks; the fast suite runs
+one per dataset, with a network that compiles in seconds.
 """
 
 import json
@@ -40,10 +40,10 @@ SIZES = {  # training image, crop, evaluation image, window, stride
     "pascal_context": ((65, 65), (64, 64), (65, 65), (60, 60), (40, 40)),
 }
 FIRST_OF_DATASET = list({row.dataset: row for row in reversed(zoo.ROWS)}.values())
-# Steps that differ in more than the number of them: network, crop, classes, batch.
+# Recipes whose steps differ: in network, crop, classes or batch.
 STEPS = list({(row.variant, row.dataset): row for row in reversed(zoo.ROWS)}.values())
 
-# Of a step on one CPU device (the compiler's plan), as far as measured; not what a GPU needs.
+# Memory of a step on one CPU device by the compiler, where measured; a GPU needs another amount.
 GIGABYTES = {("hr18s", "cityscapes"): 6.0}
 
 
@@ -69,7 +69,7 @@ def standin(tmp_path_factory):
 
 @pytest.fixture
 def in_process(monkeypatch):
-    """The command line in this process, with a network of five layers: seconds, not minutes."""
+    """The command line in this process, with five layers: seconds instead of minutes."""
 
     def build(variant, *, num_classes, seed=0):
         return Toy(num_classes)
@@ -143,7 +143,7 @@ def test_every_recipe_runs_with_its_own_network(row, standin, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("row", STEPS, ids=lambda row: f"{row.variant}_{row.dataset}")
 def test_the_step_of_full_size_compiles_and_its_memory_is_known(row, record_property):
-    """One device's program for the recipe's own batch, crop and classes; nothing is computed."""
+    """The program of one device for the recipe's batch, crop and classes; it does not run."""
     mesh = make_mesh(devices=jax.devices()[:1])
     setup = Setup(configs.from_dict(row.recipe()), terminal=Terminal(), mesh=mesh)
     optimizer, _ = setup.optimizer()
@@ -154,7 +154,7 @@ def test_the_step_of_full_size_compiles_and_its_memory_is_known(row, record_prop
         name: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
         for name, tree in (("state", state), ("batch", setup.batch_shape()))
     }
-    # The new state takes the place of the old one, and nothing else is kept between steps.
+    # The new state replaces the old one, and nothing else is kept between steps.
     assert memory.argument_size_in_bytes == pytest.approx(sum(sizes.values()), rel=0.01)
     assert memory.alias_size_in_bytes == pytest.approx(sizes["state"], rel=0.01)
     assert memory.output_size_in_bytes == pytest.approx(sizes["state"], rel=0.01)

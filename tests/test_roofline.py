@@ -42,15 +42,15 @@ def test_the_stem_counts_strides():
     assert size == BYTES * (2 * 64 * 128 * 3 + 2 * first * 64 + second * 64 + weights)
 
 
-def test_the_head_is_mixed_before_it_is_enlarged():
-    """Four shares of a 60-channel convolution at their own strides, added once."""
+def test_the_head_is_mixed_before_it_is_upsampled():
+    """Four parts of a 60-channel convolution at their own strides, added once."""
     flops, size = of(tiny("inference"), "head")
     pixels = 2 * 16 * 32
     smaller = [pixels // 4**branch for branch in range(4)]
     mixing = sum(count * 4 * 2**branch * 60 for branch, count in enumerate(smaller))
     assert flops == 2 * (mixing + pixels * 60 * 19)
     features = sum(count * 4 * 2**branch for branch, count in enumerate(smaller))
-    mixed = 2 * 60 * sum(smaller[:3]) + 2 * 60 * pixels  # the last share stays where the sum is
+    mixed = 2 * 60 * sum(smaller[:3]) + 2 * 60 * pixels  # the last part stays where the sum is
     weights = 60 * 60 + 4 * 60 + 60 * 19 + 19
     assert size == BYTES * (features + mixed + pixels * 19 + weights)
 
@@ -69,8 +69,8 @@ def test_training_multiplies_three_times():
     assert step["loss"] == step["update"] == 0
 
 
-def test_full_size_logits_are_in_no_memory():
-    """The least bytes of the loss: logits at stride 4, labels, no array of all classes."""
+def test_full_size_logits_are_never_stored():
+    """The loss needs logits at stride 4 and labels, but no full-size array of all classes."""
     _, size = of(tiny("training"), "loss")
     assert size < BYTES * 2 * 64 * 128 * 19 / 2
 
@@ -99,7 +99,7 @@ def test_a_chip_is_as_fast_as_what_binds():
     kernel = Kernel("stem", flops=100.0, bytes=10, padded_flops=200.0, padded_bytes=80)
     assert kernel.seconds(chip, dtype="float32") == (10, 5)
     assert kernel.seconds(chip, dtype="float32", padded=True) == (20, 40)
-    peak = {"GFLOP/s of products, numpy": 1e-9, "GFLOP/s of products, XLA": 1e-8,
+    peak = {"GFLOP/s of matrix products, NumPy": 1e-9, "GFLOP/s of matrix products, XLA": 1e-8,
             "GB/s read and written": 2e-9}  # fmt: skip
     row = roofline.against_peaks([kernel, kernel._replace(flops=1.0)], [20.0], peak)
     assert row["least seconds"] == pytest.approx(10 + 5)

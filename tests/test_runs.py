@@ -1,4 +1,4 @@
-"""Whole runs, by the command line and in this process: all of one program, compiled once."""
+"""Whole runs, by the command line and in this process; all share one compiled program."""
 
 import io
 import json
@@ -36,7 +36,7 @@ def trained(tmp_path_factory, tiny_city) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("runs")
     workdir, city = folder / "tiny run \u2602 \u0142\xf3d\u017a", folder / "mini\u0441ity"
     city.symlink_to(tiny_city)
-    # No language, a time zone of quarters of an hour, a home in which nothing can be written.
+    # No language, a time zone with quarter hours, a home that cannot be written to.
     odd = {"LC_ALL": "C", "TZ": "Asia/Kathmandu", "HOME": "/proc"}
     done = run(f"--config.data.root={city}", f"--workdir={workdir}", module=TINY, environment=odd)
     return workdir, done.stdout
@@ -103,7 +103,7 @@ def test_predict_labels_by_the_protocol_of_a_config(trained, tiny_city, tmp_path
 
 
 def test_resuming_ends_bit_for_bit_where_an_unbroken_run_ends(trained, tiny_city, tmp_path):
-    """The second half is lost, as by a kill before the last checkpoint was complete."""
+    """The second half is lost, as if killed before the last checkpoint was complete."""
     workdir, _ = trained
     unbroken = json.loads((workdir / "checkpoints" / "4" / "meta" / "metadata").read_text())
     broken = tmp_path / "broken"
@@ -120,7 +120,7 @@ def test_resuming_ends_bit_for_bit_where_an_unbroken_run_ends(trained, tiny_city
 
 
 class Interrupting(Terminal):
-    """Sends a signal to this process when a text is about to be shown."""
+    """Sends a signal to this process before it shows a text."""
 
     def __init__(self, number: int, text: str):
         super().__init__(Console(file=io.StringIO(), width=200))
@@ -129,7 +129,7 @@ class Interrupting(Terminal):
     def _look(self, text: str) -> None:
         if self._text in text:
             os.kill(os.getpid(), self._number)
-            time.sleep(0.3)  # another thread hears it
+            time.sleep(0.3)  # another thread receives it
 
     def line(self, text: str) -> None:
         self._look(text)
@@ -143,7 +143,7 @@ class Interrupting(Terminal):
 
 @pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
 def test_interrupted_again_and_again_a_run_ends_like_one_that_never_was(trained, config, tmp_path):
-    """Within an evaluation, then between two checkpoints."""
+    """During an evaluation, then between two checkpoints."""
     unbroken, _ = trained
     workdir = tmp_path / "broken"
     with pytest.raises(Stopped) as stopped:
@@ -159,7 +159,8 @@ def test_interrupted_again_and_again_a_run_ends_like_one_that_never_was(trained,
     train(config, workdir=workdir, terminal=quiet())
     ours, theirs = contents(workdir), contents(unbroken)
     assert ours["best checkpoint"] == theirs["best checkpoint"]
-    assert set(ours["checkpoints"]) - {2} == {3, 4}  # 3 was made out of turn; 2 stays if it is best
+    # The interrupt saved 3; 2 stays if it is best.
+    assert set(ours["checkpoints"]) - {2} == {3, 4}
     for name in theirs:
         if not name.endswith(("checkpoint 2", "checkpoints", "examples")):
             assert ours[name] == theirs[name], name
@@ -169,7 +170,7 @@ def test_interrupted_again_and_again_a_run_ends_like_one_that_never_was(trained,
 def test_all_in_a_bucket_a_run_ends_like_one_on_a_disk(
     trained, config, bucket, tmp_path, monkeypatch
 ):
-    """Prepared data and workdir, stopped within an evaluation; then evaluation and prediction."""
+    """Prepared data and workdir, stopped during an evaluation; then evaluation and prediction."""
     unbroken, _ = trained
     workdir = to_path("gs://bucket/run")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -311,7 +312,7 @@ def test_a_workdir_of_another_config_is_refused(trained, tiny_city):
 
 @pytest.fixture
 def config(tiny_city):
-    """All tests here and `tests/test_main.py` run one program, which is compiled once."""
+    """All tests here and in `tests/test_main.py` run one program, compiled once."""
     config = get_config()
     config.data.root = str(tiny_city)
     return config
@@ -322,7 +323,7 @@ def quiet() -> Terminal:
 
 
 def test_training_on_own_folders(config, tmp_path):
-    """Images and labels in plain folders, class names in the config, nothing else."""
+    """Only images and labels in plain folders, and class names in the config."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 8), ("val", 2)):
         for kind in ("images", "labels"):
@@ -343,7 +344,7 @@ def test_training_on_own_folders(config, tmp_path):
 def test_images_that_poison_every_step_stop_the_run_and_nothing_is_saved(
     config, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("hrnet_jax.setup.validate", lambda _: None)  # it refuses such a std
+    monkeypatch.setattr("hrnet_jax.setup.validate", lambda _: None)  # which refuses such a std
     config.data.std, config.train.max_bad_steps = (1e-30, 1e-30, 1e-30), 2
     config.eval.every_steps = config.checkpoint.every_steps = 4
     with pytest.raises(FloatingPointError, match="nothing of them was kept"):

@@ -1,6 +1,6 @@
-"""The wheel in environments of their own, which do not have our folder.
+"""The wheel in environments without our folder.
 
-One borrows the dependencies of this environment; the other has what the wheel's metadata asks for.
+One borrows the dependencies of this environment; the other installs what the wheel's metadata asks.
 """
 
 import os
@@ -56,7 +56,7 @@ PIP = ["-m", "pip", "--quiet", "--disable-pip-version-check"]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """The wheel, and beside it random weights."""
+    """The wheel, with random weights in the same folder."""
     folder = tmp_path_factory.mktemp("wheel")
     arguments = ["wheel", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
     subprocess.run([sys.executable, *PIP, *arguments], check=True, timeout=200)
@@ -77,8 +77,8 @@ def home(wheel, tmp_path_factory) -> Path:
     )
     install = ["install", "--no-deps", "--target", site, str(wheel)]
     subprocess.run([sys.executable, *PIP, *install], check=True)
-    # Files ending in .pth that lie in a folder named by one are not read: our editable
-    # installation, which is such a file, stays out.
+    # Python reads no .pth files in a folder that a .pth file adds, so our editable installation,
+    # which is such a file, stays out.
     Path(site, "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     Image.fromarray(pixels).save(home / "photo.png")
@@ -86,7 +86,7 @@ def home(wheel, tmp_path_factory) -> Path:
 
 
 def run(home: Path, *arguments: str, code: int = 0, timeout: float = 230) -> str:
-    """What a command prints, or what it complains of."""
+    """What a command prints, or its errors if a failure is expected."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         [str(home / "env" / "bin" / "python"), *arguments],
@@ -113,7 +113,7 @@ def test_every_module_is_imported_from_it(home):
 
 
 def test_what_it_advises_works_there(home):
-    """Recipes and the converter lie in other places than in a clone."""
+    """Recipes and the converter are in other places than in a clone."""
     advice = run(home, "-m", "hrnet_jax.main", "--mode=zoo", "cityscapes", "hr18", "160k")
     (command,) = re.findall(r"get +python (-m \S+)", advice)
     converted = run(home, *command.split(), "random.pth", "--output=converted")
@@ -138,7 +138,7 @@ def test_it_lists_the_zoo_converts_and_predicts(home):
 
 
 def test_what_it_asks_for_is_enough(wheel, tmp_path):
-    """pip installs it with its dependencies; then a stranger draws, loads, labels."""
+    """pip installs it with its dependencies; then a new user draws, loads and labels."""
     venv.create(tmp_path / "env", with_pip=True)
     shutil.copy(wheel.with_name("random.pth"), tmp_path)
     run(tmp_path, *PIP, "install", str(wheel), timeout=900)

@@ -14,7 +14,7 @@ from tests.config.test_recipes import ROWS, load
 ROOT = Path(__file__).parent.parent
 W18 = zoo.get("fcn_hr18_512x1024_160k_cityscapes")
 
-# As published, kept apart from the table under test: name, end of the file's name.
+# As published, separate from the table under test: name, end of the file's name.
 FILES = """
 fcn_hr18s_512x1024_40k_cityscapes 20200601_014216-93db27d0
 fcn_hr18_512x1024_40k_cityscapes 20200601_014216-f196fb4e
@@ -42,7 +42,7 @@ fcn_hr48_480x480_80k_pascal_context 20200911_155322-847a6711
 fcn_hr48_480x480_40k_pascal_context_59 20210410_122738-b808b8b2
 fcn_hr48_480x480_80k_pascal_context_59 20210411_003240-3ae7081e
 """
-COSTS = {  # memory in GB, images per second; published of the shortest schedules only
+COSTS = {  # memory in GB, images per second; published for the shortest schedules only
     "fcn_hr18s_512x1024_40k_cityscapes": (1.7, 23.74),
     "fcn_hr18_512x1024_40k_cityscapes": (2.9, 12.97),
     "fcn_hr48_512x1024_40k_cityscapes": (6.2, 6.42),
@@ -181,7 +181,7 @@ def test_a_name_stands_for_its_folder(tmp_path, monkeypatch):
         zoo.locate(W18.name)
     (tmp_path / "weights" / W18.name / "checkpoints").mkdir(parents=True)
     assert zoo.locate(W18.name) == Path("weights") / W18.name
-    (tmp_path / W18.name).mkdir()  # what lies there goes first
+    (tmp_path / W18.name).mkdir()  # an existing folder comes first
     assert zoo.locate(W18.name) == Path(W18.name)
 
 

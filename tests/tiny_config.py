@@ -1,4 +1,4 @@
-"""A recipe of seconds: a toy network on whatever small data `config.data.root` points to."""
+"""A recipe that trains in seconds: a toy network on small data in `config.data.root`."""
 
 from hrnet_jax.config import recipes
 

@@ -1,4 +1,4 @@
-"""docs/parity.md, section by section: each is of one run, whose rows docs/parity.json keeps."""
+"""Write docs/parity.md by sections: each is from one run, whose rows are in docs/parity.json."""
 
 import json
 import platform
@@ -9,7 +9,7 @@ from hrnet_jax.runs.paths import write_text
 DOCS = Path(__file__).parents[2] / "docs"
 BACKWARD = 6  # batches of the comparison in float32
 TOTAL, SHORT, LONG = 20, 5, 20  # steps of the schedule, of the two comparisons
-NUDGED = (  # tensors of which one element is moved by one ulp, to see how far the peer drifts
+NUDGED = (  # tensors of which one element moves by one ulp, to see how far mmsegmentation drifts
     "backbone.conv1.weight",
     "backbone.stage3.0.branches.1.0.conv2.weight",
     "decode_head.conv_seg.weight",
@@ -19,77 +19,82 @@ HEADS = {
     "logits": """\
 ## Logits
 
-At stride 4, of standard normal images, in units of the largest logit. Demanded: the difference in
-float32 at most 1e-5, or twice the peer's own float32 error where that is larger; in float64 1e-10.
+At stride 4, of standard normal images, in units of the largest logit. Required: the difference in
+float32 is at most 1e-5, or twice mmsegmentation's own float32 error where that is larger; in
+float64 at most 1e-10.
 
-| variant | classes | size | largest logit | float32: ours - peer | float32: ours - float64 peer \
-| float32: peer - float64 peer | float64: ours - peer |
+| variant | classes | size | largest logit | float32: ours - mmseg | float32: ours - float64 mmseg \
+| float32: mmseg - float64 mmseg | float64: ours - mmseg |
 |--|--:|--|--:|--:|--:|--:|--:|""",
     "label maps": """\
 ## Label maps of photographs
 
 Crops of odd sizes of two photographs, from the file to the label map on each side: resize,
 normalise, whole image or windows, scales and mirror images, back to the original size. 21 classes.
-Demanded: equal in 99.99 % of the pixels. The last column is the largest lead that the peer's best
-class had over the second where the two differ: ties within float error.
+Required: equal in 99.99 % of the pixels. The last column is the largest margin between the two best
+classes of mmsegmentation where the two sides differ: ties within float error.
 
-| variant | protocol | pixels | different | equal | largest lead where different |
+| variant | protocol | pixels | different | equal | largest margin where different |
 |--|--|--:|--:|--:|--:|""",
     "backward": f"""\
 ## One backward pass
 
-Two crops of 128x192, a quarter of the pixels ignored, the peer's own random weights, 19 classes.
-Relative differences; gradients by the L2 norm. Demanded in float64: loss 1e-10, every gradient
-1e-8; in float32, of each of {BACKWARD} batches: loss 1e-5, all gradients as one vector at most
-twice as far from the peer's float64 as the peer's float32 is. (Shown: medians, the worst ratio.)
-The table is of a CPU with AVX2, where all held. On one with AVX-512 (2026-11-28) both sides have
-other kernels, and two of eighteen batches did not: one of W18-Small with 2.44, one of W48 with
-2.03. With a batch summed in another order (decision 51) they were one of W18-Small with 3.74 and
-one of W18 with 2.19: a single rectifier, turned by a rounding, decides. Float64 and the loss held
-for all. Weight gradients from upright matrices (decision 35) left W18-Small's at 2.44, and
-W18 within.
+Two crops of 128x192, a quarter of the pixels ignored, mmsegmentation's own random weights, 19
+classes. Relative differences; gradients by the L2 norm. Required in float64: loss 1e-10, every
+gradient 1e-8. Required in float32, for each of {BACKWARD} batches: loss 1e-5, and all gradients as
+one vector at most twice as far from mmsegmentation's float64 as its own float32 is. The table shows
+medians and the worst ratio.
+
+The table is from a CPU with AVX2, where all of this held. On a CPU with AVX-512 (2026-11-28) both
+sides use other kernels, and two of eighteen batches exceeded the bound: one of W18-Small with 2.44,
+one of W48 with 2.03. With batches summed in another order ([cpu.md](cpu.md)) it was one of
+W18-Small with 3.74 and one of W18 with 2.19: a single ReLU that a rounding flips decides. Float64
+and the loss held for all. Weight gradients from upright matrices ([cpu.md](cpu.md)) left
+W18-Small's at 2.44, and W18 within the bound.
 
 | variant | float64 loss | float64 worst gradient | float32 worst loss | float32 gradients, ours \
-| float32 gradients, peer | worst ratio |
+| float32 gradients, mmseg | worst ratio |
 |--|--:|--:|--:|--:|--:|--:|""",
     "training": f"""\
 ## Training
 
 SGD in float64 on fixed batches of two crops of 64x96 with ignored pixels: momentum 0.9, decay
 5e-4, the poly schedule of 1.x over {TOTAL} steps. Relative L2 distance of all parameters and of
-all running statistics as one vector each; the largest relative difference of a loss. In brackets
-what the peer's own result moves by when one weight moves by one ulp (the worst of {len(NUDGED)}).
-Demanded: 1e-7 after {SHORT} steps, ten times the bracket after {LONG}; learning rates to 1e-12.
+all running statistics, as one vector each, and the largest relative difference of a loss. In
+brackets: how far mmsegmentation's own result moves when one weight moves by one ulp (the worst of
+{len(NUDGED)}). Required: 1e-7 after {SHORT} steps, ten times the bracket after {LONG}; learning
+rates to 1e-12.
 
 | variant | {SHORT} steps: parameters | statistics | losses | {LONG} steps: parameters \
 | statistics | losses |
 |--|--:|--:|--:|--:|--:|--:|""",
     "round trip": """\
-## There and back
+## Round trip
 
-.pth of the peer -> checkpoint -> .pth, loaded by the peer with strict=True.
+A .pth of mmsegmentation becomes a checkpoint and a .pth again, which mmsegmentation loads with
+strict=True.
 
-| variant | file | tensors + counters | bits that differ | bits of the peer's logits that differ \
+| variant | file | tensors + counters | bits that differ | bits that differ in mmseg's logits \
 | SHA-256 of its logits |
 |--|--|--:|--:|--:|--|""",
     "learning": """\
 ## Learning
 
-Real photographs (CamVid: 367 to learn from, 101 to be scored on, 360x480, 11 classes), W18-Small
-from random weights, in each seed the same for both. The published recipe scaled down: SGD, momentum
-0.9, decay 5e-4, the poly schedule of 1.x from 0.01 to 1e-4, random scale 0.5 to 2, crop, mirror
-image, photometric distortion. Each side with its own pipeline, training loop and evaluation: ours
-is `hrnet_jax.main`, the peer's its `Runner`, `BaseSegDataset` and `IoUMetric`; each draws order and
-augmentation for itself. mIoU in percent: mean ± standard deviation over the seeds. Demanded: at the
-end the means differ by at most twice the pooled standard deviation.
+Real photographs (CamVid: 367 for training, 101 for validation, 360x480, 11 classes), W18-Small from
+random weights, the same for both sides in each seed. The published recipe scaled down: SGD,
+momentum 0.9, decay 5e-4, the poly schedule of 1.x from 0.01 to 1e-4, random scale 0.5 to 2, crop,
+mirror image, photometric distortion. Each side uses its own pipeline, training loop and evaluation:
+ours is `hrnet_jax.main`, mmsegmentation's are its `Runner`, `BaseSegDataset` and `IoUMetric`. Each
+draws order and augmentation for itself. mIoU in percent: mean ± standard deviation over the seeds.
+Required: at the end the means differ by at most twice the pooled standard deviation.
 
-| step | ours | peer |
+| step | ours | mmseg |
 |--:|--:|--:|""",
 }
 
 
 def store(name: str, *, rows: list[str], run: str, docs: Path = DOCS) -> None:
-    """Put a section in the place of its former self; `run` says when, with what, how it went."""
+    """Replace one section; `run` says when and with which versions it ran, and how it went."""
     path = docs / "parity.json"
     stored = json.loads(path.read_text()) if path.exists() else {}
     stored[name] = {"run": run, "rows": rows}
@@ -98,14 +103,13 @@ def store(name: str, *, rows: list[str], run: str, docs: Path = DOCS) -> None:
 
 
 def document(stored: dict[str, dict]) -> str:
-    """The page of the sections that are there."""
+    """Return the page with all stored sections."""
     parts = [
-        "# Parity with mmsegmentation\n\nWritten by `make parity` (Learning: by `make learning`), "
-        f"side by side on the same\nmachine ({platform.machine()}, CPU).\nThe peer runs its "
-        "released configs (BN instead "
-        "of SyncBN). Weights: of every published name,\ndrawn by `tests/published.py`, saved by "
-        "the peer, converted by us. Each table is of one run, whose\nday and versions stand under "
-        "it."
+        "# Parity with mmsegmentation\n\nWritten by `make parity` (Learning: by `make learning`)."
+        f" Both sides ran on the same machine\n({platform.machine()}, CPU). mmsegmentation (mmseg"
+        " in the tables) runs its released configs, with BN\ninstead of SyncBN. The weights carry"
+        " every published name; they are drawn by `tests/published.py`,\nsaved by mmsegmentation"
+        " and converted by us. Each table is from one run, whose day and versions are\nbelow it."
     ]
     for name, head in HEADS.items():
         if name in stored:

@@ -1,6 +1,7 @@
-"""What a process does that `peer.Server` talks to: one job per line of stdin, as JSON.
+"""The other end of `peer.Server`: does one job per line of stdin, as JSON.
 
-Of the standard library only: the peer's worker, whose environment has not ours, imports it too.
+Imports the standard library only, because mmsegmentation's worker, which has another environment,
+imports it too.
 """
 
 import json

@@ -1,5 +1,6 @@
 """The same computations as in `worker.py`, with this package."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,14 +10,15 @@ import numpy as np
 import optax
 from flax import nnx
 
-from hrnet_jax import models
+from hrnet_jax import models, ops
 from hrnet_jax.interop.keys import torch_state_dict
 from hrnet_jax.models import split
 from hrnet_jax.parallel.compiling import inference_options
 from hrnet_jax.parallel.mesh import make_mesh
+from hrnet_jax.training.losses import cross_entropy
 from hrnet_jax.training.optim import poly_schedule, sgd
 from hrnet_jax.training.state import initial_state
-from hrnet_jax.training.step import State, make_train_step
+from hrnet_jax.training.step import make_train_step
 
 Arrays = dict[str, np.ndarray]
 TRAINING = (64, 96)  # crops
@@ -44,7 +46,8 @@ def logits(weights: Any, image: np.ndarray, dtype: str) -> np.ndarray:
 
     @jax.jit
     def forward(params, stats, image):
-        return nnx.merge(structure, params, stats)(image)
+        with ops.use(ops.CPU):
+            return nnx.merge(structure, params, stats)(image)
 
     with jax.enable_x64(True):
         arguments = cast((weights.params, weights.stats, nhwc(image)), dtype)
@@ -53,7 +56,7 @@ def logits(weights: Any, image: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def logits_in_two_programs(weights: list, image: np.ndarray, dtype: str) -> list[np.ndarray]:
-    """The same for networks with one backbone and several heads: it is compiled once."""
+    """The same for networks that share a backbone, which is compiled once, with several heads."""
     results: list[np.ndarray] = []
     with jax.enable_x64(True):
         features = None
@@ -67,7 +70,8 @@ def logits_in_two_programs(weights: list, image: np.ndarray, dtype: str) -> list
                 graph, state = nnx.split(model.backbone)
 
                 def run(state: nnx.State, x: jax.Array, graph: Any = graph) -> list[jax.Array]:
-                    return nnx.merge(graph, state)(x)
+                    with ops.use(ops.CPU):
+                        return nnx.merge(graph, state)(x)
 
                 pixels = jnp.asarray(nhwc(image), dtype)
                 options = inference_options(pixels.shape[1:3])
@@ -77,12 +81,13 @@ def logits_in_two_programs(weights: list, image: np.ndarray, dtype: str) -> list
 
 
 def backward(weights: Any, dtype: str) -> Callable[[Arrays], Arrays]:
-    """Compile what gives the loss and the gradients by key of a batch: the train step itself."""
+    """Compile the train step as a function from a batch to its loss and gradients by key."""
 
     def keep_gradient() -> optax.GradientTransformation:
-        """An optimiser that changes nothing and remembers what it saw."""
+        """An optimiser that changes nothing and keeps the gradient as its state."""
         return optax.GradientTransformation(
-            jnp.zeros_like, lambda gradient, state, params=None: (0 * gradient, gradient)
+            optax.tree.zeros_like,
+            lambda gradient, state, params=None: (optax.tree.zeros_like(gradient), gradient),
         )
 
     with jax.enable_x64(True):
@@ -91,8 +96,7 @@ def backward(weights: Any, dtype: str) -> Callable[[Arrays], Arrays]:
     def of(batch: Arrays) -> Arrays:
         with jax.enable_x64(True):
             state, metrics = step(jax.tree.map(jnp.copy, first), device_batch(batch))
-            gradients = state.layouts[0].part(state.optimizer)
-            named = torch_state_dict(jax.device_get(gradients), {})
+            named = torch_state_dict(jax.device_get(state.opt_state), {})
             return {"loss": np.asarray(metrics.loss), **named}
 
     return of
@@ -112,7 +116,7 @@ def train(weights: Any, batches: Arrays, *, total: int, snapshots: list[int]) ->
             results["loss"].append(float(metrics.loss))
             results["accuracy"].append(float(metrics.accuracy))
             if index + 1 in snapshots:
-                named = torch_state_dict(*jax.device_get((state.params, state.stats)))
+                named = torch_state_dict(*jax.device_get((state.params, state.batch_stats)))
                 results |= {f"{index + 1} {key}": value for key, value in named.items()}
     return {name: np.asarray(value) for name, value in results.items()}
 
@@ -120,18 +124,17 @@ def train(weights: Any, batches: Arrays, *, total: int, snapshots: list[int]) ->
 def train_step(
     weights: Any, optimizer: optax.GradientTransformation, dtype: str, *, crop: tuple[int, int]
 ):
-    """The compiled step of training, and the state it begins with."""
+    """The compiled training step, and the state it starts from."""
     model = models.build(weights.meta["variant"], num_classes=len(weights.meta["classes"]))
     program = make_train_step(
         split(model)[0],
         optimizer,
         mesh=one_device(),
         dtype=jnp.dtype(dtype),
-        ignore_label=255,
-        reference="v1",
+        loss=functools.partial(cross_entropy, ignore_label=255, reference="v1"),
     )
     params, stats = cast((weights.params, weights.stats), dtype)
-    state: State = initial_state(params, stats, optimizer)
+    state = initial_state(params, stats, optimizer=optimizer)
     shapes = {
         "image": jax.ShapeDtypeStruct((BATCH, *crop, 3), jnp.float32),
         "label": jax.ShapeDtypeStruct((BATCH, *crop), jnp.uint8),

@@ -1,4 +1,4 @@
-"""Processes that do jobs for tests and benchmarks, above all the real mmsegmentation."""
+"""Processes that do jobs for tests and benchmarks, above all mmsegmentation."""
 
 import json
 import os
@@ -69,7 +69,7 @@ class Server:
 
 
 class Peer(Server):
-    """The worker with the real mmsegmentation."""
+    """The worker that runs mmsegmentation."""
 
     def __init__(self, folder: Path):
         worker = Path(__file__).with_name("worker.py")

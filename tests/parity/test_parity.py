@@ -1,6 +1,6 @@
-"""Our network beside the real mmsegmentation: `make parity`. Writes `docs/parity.md`.
+"""Our network compared with mmsegmentation: `make parity`. Writes `docs/parity.md`.
 
-Weights come from files that mmsegmentation saved and go through the converter, as a user's do.
+Weights come from files that mmsegmentation saved, through the converter, as a user's do.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def forget_programs():
-    """Dozens of large programs, none of which is used by two tests, would fill the memory."""
+    """Free programs after each test: no two tests share one, and dozens would fill the memory."""
     yield
     jax.clear_caches()
 
@@ -60,20 +60,20 @@ def peer(folder):
 
 @pytest.fixture(scope="session")
 def tables(peer):
-    """Rows by table. One that this run has filled takes its place in `docs/parity.md`."""
+    """Rows by table. A table that this run completes replaces the one in `docs/parity.md`."""
     tables: dict[str, list[str]] = {name: [] for name in ROWS}
     yield tables
     theirs = ", ".join(f"{name} {version}" for name, version in peer.call("versions").items())
     for name, rows in tables.items():
         print("", name, *rows, sep="\n")  # seen with `pytest -s`
-        if len(rows) == ROWS[name]:  # a row is added when its test has found nothing wrong
+        if len(rows) == ROWS[name]:  # a row is added when its test passes
             run = f"{datetime.datetime.now():%Y-%m-%d}, {theirs}; jax {jax.__version__}"
             document.store(name, rows=rows, run=run)
 
 
 @pytest.fixture(scope="session")
 def files(folder, peer):
-    """Make the file of a variant, once: weights by name, or the peer's own random ones."""
+    """Make the file of a variant, once: weights by name, or mmsegmentation's random ones."""
 
     def make(variant: str, num_classes: int = 19, *, style: str = "0.x", own: bool = False) -> Path:
         path = folder / f"{variant}_{num_classes}_{style}_{own}.pth"
@@ -109,7 +109,7 @@ def image(height: int, width: int, *, seed: int = 0) -> np.ndarray:
 
 
 def batches(count: int, *, crop: tuple[int, int], num_classes: int = 19) -> dict[str, np.ndarray]:
-    """Fixed batches; a quarter of every label is ignored, and single pixels besides."""
+    """Fixed batches; a quarter of every label is ignored, and some single pixels."""
     random = np.random.RandomState(7)
     height, width = crop
     images = random.standard_normal((count, ours.BATCH, 3, height, width)).astype(np.float32)
@@ -183,7 +183,7 @@ def test_one_backward_pass(variant, peer, files, converted, tables):
     path = files(variant, own=True)
     steps = batches(BACKWARD, crop=ours.BACKWARD)
     own32 = ours.backward(converted(path), "float32")
-    losses, distances = [], []  # of float32, ours and the peer's, from the peer's float64
+    losses, distances = [], []  # of float32, ours and mmsegmentation's, from its float64
     for number in range(BACKWARD):
         batch = {name: values[number] for name, values in steps.items()}
         both = peer.arrays(
@@ -202,7 +202,7 @@ def test_one_backward_pass(variant, peer, files, converted, tables):
             assert set(mine64) == {*keys, "loss"}
             loss64 = abs(float(mine64["loss"] / peer64["loss"]) - 1)
             gradient64 = relative(mine64, peer64, keys)
-    print(variant, "distances of float32 gradients, ours and the peer's:", distances)
+    print(variant, "distances of float32 gradients, ours and mmsegmentation's:", distances)
     loss32, (own, noise) = max(losses), np.median(distances, 0)
     ratio = max(own / noise for own, noise in distances)
     assert loss64 <= 1e-10
@@ -289,7 +289,7 @@ PROTOCOLS = {
 @pytest.mark.parametrize("name", PROTOCOLS)
 @pytest.mark.parametrize("variant", ["hr18s", "hr18"])
 def test_label_maps_of_photographs(variant, name, peer, files, converted, tables, folder):
-    """Decoded, resized, normalised, labelled by each side on its own."""
+    """Each side decodes, resizes, normalises and labels for itself."""
     protocol, path = PROTOCOLS[name], files(variant, 21)
     weights = converted(path)
     weights.meta["config"]["eval"] |= dataclasses.asdict(protocol)

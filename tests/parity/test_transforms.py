@@ -1,7 +1,7 @@
-"""Our transforms beside the real ones: the same pixels after the same draws.
+"""Our transforms compared with mmsegmentation's: the same pixels after the same draws.
 
-Our own drawing code is given mmsegmentation's generator (numpy's old one, by seed). So one equality
-of bytes shows both that we draw the same things in the same order, and that we apply them alike.
+Our code draws from mmsegmentation's generator (NumPy's legacy one, by seed). So equal bytes show
+both that we draw the same values in the same order, and that we apply them in the same way.
 """
 
 import os
@@ -34,7 +34,7 @@ RECIPES = {
 
 
 class OldGenerator(np.random.Generator):
-    """numpy's legacy generator, which mmsegmentation draws from, under the new one's names."""
+    """NumPy's legacy generator, which mmsegmentation uses, with the names of the new one."""
 
     def __init__(self, seed: int):
         super().__init__(np.random.MT19937())
@@ -97,7 +97,7 @@ def example_of(image: np.ndarray) -> dict:
 
 
 def applied(chain, image: np.ndarray, seed: int) -> dict:
-    """Send an example through transforms that draw from one old generator, one after the other."""
+    """Apply transforms one after the other; they draw from one legacy generator."""
     example, rng = example_of(image), OldGenerator(seed)
     for transform in chain:
         is_random = hasattr(transform, "random_map")
@@ -165,14 +165,14 @@ def test_evaluation_gives_the_same_sizes_and_bytes(image, image_size, peer):
 
 
 def test_sizes_are_rounded_alike(peer):
-    """Many odd sizes, in which a rounding of another kind would show."""
+    """Many odd sizes, which would show another kind of rounding."""
     rng = np.random.default_rng(0)
     sizes = [tuple(map(int, size)) for size in rng.integers(1, 3000, (3000, 2))]
     limits = [(1024, 2048), (512, 2048), (520, 520), (513, 1031)]
     mine = [[transforms.fit_size(size, within=within) for size in sizes] for within in limits]
     theirs = peer.call("fitted", sizes=sizes, limits=limits)
     for ours_of, theirs_of in zip(mine, theirs, strict=True):
-        # A side that would vanish is a pixel with us; OpenCV refuses it there.
+        # We round a side of zero up to one pixel; OpenCV refuses it there.
         assert ours_of == [tuple(max(side, 1) for side in size) for size in theirs_of]
 
 

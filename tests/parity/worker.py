@@ -1,4 +1,4 @@
-"""The real mmsegmentation, in a process and an environment of its own (it needs PyTorch).
+"""mmsegmentation, in its own process and environment (it needs PyTorch).
 
 Reads one job per line from stdin, as JSON with the name of a function below and its arguments;
 arrays go through .npz files. `peer.py` talks to it.
@@ -12,7 +12,7 @@ import sys
 import time
 import types
 
-import jobs  # beside this file, which is run as a script
+import jobs  # in the folder of this file, which is run as a script
 import numpy as np
 import torch
 
@@ -60,7 +60,7 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 def versions() -> dict:
-    """Say what is compared with."""
+    """Return the versions of what we compare with."""
     return {
         "mmsegmentation": mmseg.__version__,
         "mmengine": mmengine.__version__,
@@ -384,7 +384,7 @@ def load(root: str, workers: int, batch_size: int) -> None:
 
 
 def take(batches: int, normalize: bool) -> list:
-    """Take so many batches; normalise them in this process, as 1.x does on its device."""
+    """Take `batches` batches; normalise them in this process, as 1.x does on its device."""
     for _ in range(batches):
         batch = next(_training["batches"])
         if normalize:
@@ -445,8 +445,8 @@ class _Curve(Hook):
         self.parent = os.getppid()
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
-        if os.getppid() != self.parent:  # killed, and perhaps begun anew in the same folder
-            sys.exit("Nobody waits for this run any more.")
+        if os.getppid() != self.parent:  # killed, and perhaps started again in the same folder
+            sys.exit("The process that started this run has ended.")
 
     def _write(self, step: int, values: dict) -> None:
         with (self.folder / "metrics.jsonl").open("a") as file:
@@ -461,7 +461,7 @@ class _Curve(Hook):
 
     def after_val_epoch(self, runner, metrics=None) -> None:
         self._write(runner.iter, {name: float(value) for name, value in metrics.items()})
-        # Only now: a run that was killed while evaluating evaluates anew. `by_epoch` makes it
+        # Only now: a run that was killed while evaluating evaluates again. `by_epoch` makes it
         # note the number of steps that are done, and not one more.
         runner.save_checkpoint(str(self.folder), "next.pth", by_epoch=True)
         (self.folder / "next.pth").replace(self.folder / "last.pth")
@@ -499,7 +499,7 @@ def learn(
 ) -> None:  # fmt: skip
     """Train on a folder of photographs as the released config does, with the real Runner.
 
-    Goes on with a run that was killed. `folder` gets metrics.jsonl: of every `log_every` steps the
+    Resumes a run that was killed. `folder` gets metrics.jsonl: for every `log_every` steps the
     means of "loss", "seconds" and "data seconds" (waiting for the batch), and the scores.
 
     Args:
@@ -509,14 +509,14 @@ def learn(
         steps: of the schedule.
         evaluations: at equal distances, the last one at the end.
         limit: validation images; 0 is all.
-        log_every: so many steps.
+        log_every: steps per entry.
         threads: of PyTorch in this process; two more processes read, as in the released config.
         data: `root` (with {img_dir,ann_dir}/{train,val}), `classes` (names), `variant`,
             `batch_size`, `crop_size` (height, width), `image_size` (short and long side before the
             random scale).
     """
     torch.set_num_threads(threads)
-    _loaded(data["variant"], len(data["classes"]), weights, "float32")  # strict; the Runner is not
+    _loaded(data["variant"], len(data["classes"]), weights, "float32")  # strict, unlike the Runner
     config = _photographs(**data)
     config.val_dataloader.num_workers = 2
     config.val_dataloader.dataset.indices = limit or None
@@ -554,7 +554,7 @@ def main() -> None:
     """Do the jobs."""
     torch.set_num_threads(
         1
-    )  # more would wait for each other on a busy machine, small layer by layer
+    )  # more threads would wait for each other in small layers on a busy machine
     jobs.serve(globals(), replies)
 
 
