@@ -15,6 +15,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from hrnet_jax import ops
 from hrnet_jax.models import split
 from hrnet_jax.parallel.compiling import (
     enable_compilation_cache,
