@@ -343,7 +343,7 @@ def test_training_on_own_folders(config, tmp_path):
 def test_images_that_poison_every_step_stop_the_run_and_nothing_is_saved(
     config, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("hrnet_jax.setup.validate", lambda _: None)  # it refuses such a std
+    monkeypatch.setattr("hrnet_jax.config.build.validate", lambda _: None)  # it refuses such a std
     config.data.std, config.train.max_bad_steps = (1e-30, 1e-30, 1e-30), 2
     config.eval.every_steps = config.checkpoint.every_steps = 4
     with pytest.raises(FloatingPointError, match="nothing of them was kept"):

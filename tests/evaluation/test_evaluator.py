@@ -134,7 +134,7 @@ def test_programs_have_the_options_of_their_images(monkeypatch):
         given.append(options)
         return compile_program(*arguments, options=options)
 
-    monkeypatch.setattr("hrnet_jax.evaluator.compile_program", noted)
+    monkeypatch.setattr("hrnet_jax.evaluation.evaluator.compile_program", noted)
     model = split(Toy())
     evaluator(model[0], devices=1)(*model[1:], [example("a", (24, 48))], total=1)
     assert given == [inference_options((32, 64))]

@@ -18,6 +18,7 @@ from tests.command import ROOT
 OWNER = """
 import sys, time
 from pathlib import Path
+from hrnet_jax.runs.workdir import lock_workdir
 with lock_workdir(Path(sys.argv[1]), warn=print):
     print("owned", flush=True)
     time.sleep(60)
