@@ -33,7 +33,7 @@ from hrnet_jax.evaluation.protocol import Protocol
 from hrnet_jax.parallel.compiling import prepare_process, set_precision
 from hrnet_jax.parallel.mesh import make_mesh
 from hrnet_jax.parallel.process_settings import forget_peak, peak
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 from hrnet_jax.training.step import split
 from tests.published import published_model
 

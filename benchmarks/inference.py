@@ -10,7 +10,7 @@ mode, channels-last, and on demand compiled. "times" is its time over ours withi
 from typing import Any
 
 from benchmarks.paired_timing import compare, conditions, options_of, show, write
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 
 SIZE = (512, 1024)
 

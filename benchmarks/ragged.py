@@ -30,7 +30,7 @@ from hrnet_jax.evaluation.protocol import Protocol, bucket_side
 from hrnet_jax.parallel.compiling import inference_options, prepare_process, set_precision
 from hrnet_jax.parallel.mesh import make_mesh
 from hrnet_jax.runs.paths import write_json
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 from hrnet_jax.training.step import split
 from tests.published import published_model
 

@@ -33,7 +33,7 @@ from hrnet_jax import models
 from hrnet_jax.commands.plan import CHIPS, Chip
 from hrnet_jax.parallel.compiling import enable_compilation_cache, set_precision
 from hrnet_jax.parallel.mesh import make_mesh
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 from hrnet_jax.training.optim import sgd
 from hrnet_jax.training.step import initial_state, make_train_step, split
 from tests.parity.peer import Server

@@ -20,10 +20,11 @@ from hrnet_jax.commands.predict import predict
 from hrnet_jax.commands.prepare import prepare
 from hrnet_jax.config.defaults import dataset_of
 from hrnet_jax.runs.checkpoint import load_weights
+from hrnet_jax.runs.metrics_log import read_metrics
 from hrnet_jax.runs.paths import to_path
 from hrnet_jax.runs.signals import Stopped
+from hrnet_jax.runs.terminal import Terminal
 from hrnet_jax.runs.workdir import lock_workdir
-from hrnet_jax.runs.writer import Terminal, read_metrics
 from hrnet_jax.train import train
 from tests import tiny  # noqa: F401 -- adds the variant "toy"
 from tests.command import ROOT, TINY, run

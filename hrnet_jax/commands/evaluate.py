@@ -27,7 +27,7 @@ from hrnet_jax.parallel.mesh import replicate
 from hrnet_jax.runs.checkpoint import Weights
 from hrnet_jax.runs.checksums import leaf_checksums
 from hrnet_jax.runs.paths import AnyPath, make_folder, to_path, write_json
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 
 
 def evaluate(

@@ -37,7 +37,7 @@ from hrnet_jax.runs.paths import (
     to_path,
     write_json,
 )
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 from hrnet_jax.training.step import split
 
 _VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")

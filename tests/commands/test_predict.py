@@ -15,7 +15,7 @@ from rich.console import Console
 from hrnet_jax import models
 from hrnet_jax.commands.predict import Predictor, check_same_weights, input_files, predict
 from hrnet_jax.runs.checkpoint import Weights
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 from hrnet_jax.training.step import split
 from tests import tiny  # noqa: F401 -- adds the variant "toy"
 

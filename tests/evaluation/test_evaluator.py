@@ -19,7 +19,7 @@ from hrnet_jax.evaluation.protocol import Protocol
 from hrnet_jax.models.layers import resize_bilinear
 from hrnet_jax.parallel.compiling import compile_program, compiler_options, inference_options
 from hrnet_jax.parallel.mesh import make_mesh
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 from hrnet_jax.training.step import split
 from tests.published import published_model
 from tests.tiny import Toy
