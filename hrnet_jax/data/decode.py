@@ -53,7 +53,7 @@ def decode_image(data: bytes, *, path: str) -> Image:
         image = None
     if image is None:
         raise undecodable(data, path=path, what="image", reason="It is damaged.")
-    if header.bits == 16 and image.max() < 16:
+    if header.bits == 16 and np.max(image) < 16:
         raise BadFile(
             f"The 16-bit image {path} uses less than a sixteenth of its range (12 bits in 16?)"
             " and would become almost black. Scale its values up, or save it with 8 bits.",
