@@ -144,7 +144,7 @@ class RandomScaleCrop(grain.transforms.RandomMap):
 def is_balanced(label: Label, *, max_class_share: float) -> bool:
     """Whether at least two classes appear and none covers `max_class_share` or more."""
     counts = np.bincount(label.ravel(), minlength=256)[:IGNORE_LABEL]
-    return bool(np.count_nonzero(counts) > 1 and np.max(counts) / counts.sum() < max_class_share)
+    return bool(np.count_nonzero(counts) > 1 and np.max(counts / counts.sum()) < max_class_share)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
