@@ -78,6 +78,6 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	@touch $@
 
 clean:  ## remove the environment, caches and the drawn scenes; runs and datasets stay
-	rm -rf $(VENV) .venv-parity .pytest_cache .mypy_cache .ruff_cache build dist data/minicity
+	rm -rf $(VENV) .venv-* .pytest_cache .mypy_cache .ruff_cache build dist data/minicity
 
 .PHONY: help demo test check fast-tests test-slow browser format parity benchmark learning kill-campaign colour-table clean

@@ -34,7 +34,7 @@ from hrnet_jax.models import split
 from hrnet_jax.parallel.compiling import prepare_process, set_precision
 from hrnet_jax.parallel.mesh import make_mesh
 from hrnet_jax.parallel.process_settings import forget_peak, peak_memory
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 from tests.published import published_model
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)

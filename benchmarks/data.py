@@ -39,7 +39,7 @@ from hrnet_jax.data.pipeline import train_batches
 from hrnet_jax.data.sources.folder import FolderSource
 from hrnet_jax.data.transforms import Transform, train_transforms
 from hrnet_jax.runs.paths import make_folder, write_json
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 from tests.parity.peer import PYTHON, Peer
 
 HEIGHT, WIDTH, BATCH = 1024, 2048, 4

@@ -43,7 +43,7 @@ from hrnet_jax.parallel.compiling import (
 )
 from hrnet_jax.parallel.mesh import make_mesh
 from hrnet_jax.runs.paths import cache_folder, write_json
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 from tests.parity.peer import PYTHON, Peer
 from tests.published import published_model
 

@@ -10,7 +10,7 @@ round. The row "again" is a second process of ours, which shows the noise.
 from typing import Any
 
 from benchmarks.paired_timing import compare, conditions, options_of, show, write
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 
 SIZE = (512, 1024)
 

@@ -30,8 +30,9 @@ from hrnet_jax.config.build import Setup
 from hrnet_jax.data import minicity
 from hrnet_jax.parallel.compiling import prepare_process
 from hrnet_jax.parallel.mesh import to_global
+from hrnet_jax.runs.metrics_log import read_metrics
 from hrnet_jax.runs.paths import write_json
-from hrnet_jax.runs.writer import Terminal, read_metrics
+from hrnet_jax.runs.terminal import Terminal
 from hrnet_jax.train import compile_step
 from tests.parity import jobs
 from tests.parity.peer import Server

@@ -22,7 +22,7 @@ from rich.table import Table
 from benchmarks.our_worker import load_program
 from benchmarks.paired_timing import conditions, options_of, random_batch, write
 from hrnet_jax.parallel.compiling import prepare_process
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 from tests.parity import jobs
 
 INFERENCE, TRAINING = ((512, 1024), 1), ((256, 512), 2)

@@ -43,7 +43,7 @@ from hrnet_jax.evaluation.evaluator import Evaluator
 from hrnet_jax.parallel.compiling import enable_compilation_cache, prepare_process, set_precision
 from hrnet_jax.runs.checkpoint import Checkpoints
 from hrnet_jax.runs.paths import cache_folder, write_json
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 from hrnet_jax.training.monitor import Monitor
 
 SAVE_EVERY = 10

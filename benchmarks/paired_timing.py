@@ -20,7 +20,7 @@ from rich.table import Table
 
 from hrnet_jax.interop.weights import template
 from hrnet_jax.runs.paths import write_json
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 from tests.parity.peer import PYTHON, Peer, Server
 from tests.published import published_tensor
 

@@ -31,7 +31,7 @@ from hrnet_jax.models import split
 from hrnet_jax.parallel.compiling import inference_options, prepare_process, set_precision
 from hrnet_jax.parallel.mesh import make_mesh
 from hrnet_jax.runs.paths import write_json
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 from tests.published import published_model
 
 VARIANT, CLASSES, SHORT = "hr18s", 150, 512

@@ -35,7 +35,7 @@ from hrnet_jax.models import split
 from hrnet_jax.parallel.compiling import enable_compilation_cache, set_precision
 from hrnet_jax.parallel.mesh import make_mesh
 from hrnet_jax.runs.paths import cache_folder
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 from hrnet_jax.training.losses import cross_entropy
 from hrnet_jax.training.optim import sgd
 from hrnet_jax.training.state import initial_state

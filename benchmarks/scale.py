@@ -33,7 +33,7 @@ from hrnet_jax.parallel.compiling import enable_compilation_cache, set_precision
 from hrnet_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 from hrnet_jax.parallel.process_settings import forget_peak, peak_memory
 from hrnet_jax.runs.paths import cache_folder, write_json, write_text
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 from hrnet_jax.training.state import TrainState
 
 SETTINGS = [(1, "none"), (4, "none"), (8, "none"), (1, "block"), (1, "stage")]

@@ -15,7 +15,7 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks.paired_timing import conditions, options_of, random_batch, write
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 from tests.parity.peer import Server
 
 PIXELS = [(256, 256), (256, 512), (512, 512), (512, 1024), (1024, 1024), (1024, 2048)]

@@ -10,7 +10,7 @@ mode, and PyTorch's optimiser.
 from typing import Any
 
 from benchmarks.paired_timing import compare, conditions, options_of, show, write
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 
 CASES = (("hr18s", (256, 512)), ("hr18", (256, 512)), ("hr18s", (512, 1024)))
 

@@ -25,7 +25,7 @@ from hrnet_jax.interop.download import download
 from hrnet_jax.interop.weights import HEAD_POLICIES
 from hrnet_jax.runs.checkpoint import FOLDER
 from hrnet_jax.runs.paths import AnyPath, is_remote, to_path
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 
 
 def main(arguments: list[str] | None = None) -> None:

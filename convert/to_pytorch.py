@@ -15,7 +15,7 @@ from absl import logging
 
 from hrnet_jax import zoo
 from hrnet_jax.commands.convert import report_table, to_file
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 
 
 def main(arguments: list[str] | None = None) -> None:

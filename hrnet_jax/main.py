@@ -60,7 +60,7 @@ from hrnet_jax.parallel.compiling import enable_compilation_cache, prepare_proce
 from hrnet_jax.runs.checkpoint import FOLDER, load_weights
 from hrnet_jax.runs.paths import AnyPath, cache_folder, is_remote, to_path
 from hrnet_jax.runs.signals import Stopped
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 from hrnet_jax.train import train
 
 _MODES = [

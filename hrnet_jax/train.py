@@ -7,19 +7,19 @@ import optax
 from ml_collections import ConfigDict
 
 from hrnet_jax.config.build import Setup
-from hrnet_jax.config.defaults import describe_evaluation
+from hrnet_jax.config.defaults import describe_evaluation, differences, from_dict
 from hrnet_jax.evaluation.evaluator import class_table
 from hrnet_jax.evaluation.metrics import Scores
 from hrnet_jax.evaluation.visualize import draw_curves
 from hrnet_jax.parallel.compiling import compile_program
 from hrnet_jax.parallel.mesh import replicate, to_global
 from hrnet_jax.parallel.process_settings import gc_frozen
-from hrnet_jax.parallel.processes import folder_of_this_process
 from hrnet_jax.runs.checkpoint import Checkpoints
+from hrnet_jax.runs.metrics_log import MetricsWriter
 from hrnet_jax.runs.paths import AnyPath, to_path
 from hrnet_jax.runs.signals import stop_request
-from hrnet_jax.runs.workdir import check_same_config, lock_workdir
-from hrnet_jax.runs.writer import MetricsWriter, Terminal
+from hrnet_jax.runs.terminal import Terminal
+from hrnet_jax.runs.workdir import check_same_config, folder_of_this_process, lock_workdir
 from hrnet_jax.training.monitor import Monitor
 from hrnet_jax.training.state import TrainState
 
@@ -41,7 +41,15 @@ def train(config: ConfigDict, *, workdir: str | AnyPath, terminal: Terminal) -> 
         enter = until_the_end.enter_context
         own = enter(folder_of_this_process(workdir))
         enter(lock_workdir(own, warn=terminal.warn))
-        check_same_config(own, config, tell=terminal.line)
+        check_same_config(
+            own,
+            config.to_dict(),
+            changes=lambda old: (
+                differences(from_dict(old), config),
+                differences(from_dict(old), config, operational=True),
+            ),
+            log=terminal.line,
+        )
         checkpoints = enter(
             Checkpoints(workdir, keep_newest=config.checkpoint.keep, warn=terminal.warn)
         )

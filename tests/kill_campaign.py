@@ -25,7 +25,8 @@ from pathlib import Path
 
 from hrnet_jax.data import minicity
 from hrnet_jax.runs.checkpoint import best_step
-from hrnet_jax.runs.writer import Terminal, read_metrics
+from hrnet_jax.runs.metrics_log import read_metrics
+from hrnet_jax.runs.terminal import Terminal
 from tests.command import ROOT
 
 STEPS, SAVE_EVERY = 12, 2

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from hrnet_jax import main
 from hrnet_jax.config import recipes
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 from tests.command import ROOT, TINY, run, run_each
 
 MISTAKES = {

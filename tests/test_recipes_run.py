@@ -22,7 +22,7 @@ from hrnet_jax.models import split
 from hrnet_jax.parallel import processes
 from hrnet_jax.parallel.mesh import make_mesh
 from hrnet_jax.runs.checkpoint import load_weights
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 from hrnet_jax.train import compile_step
 from hrnet_jax.training.state import initial_state
 from tests import standins

@@ -20,10 +20,11 @@ from hrnet_jax.commands.predict import predict
 from hrnet_jax.commands.prepare import prepare
 from hrnet_jax.config.defaults import dataset_of
 from hrnet_jax.runs.checkpoint import load_weights
+from hrnet_jax.runs.metrics_log import read_metrics
 from hrnet_jax.runs.paths import to_path
 from hrnet_jax.runs.signals import Stopped
+from hrnet_jax.runs.terminal import Terminal
 from hrnet_jax.runs.workdir import lock_workdir
-from hrnet_jax.runs.writer import Terminal, read_metrics
 from hrnet_jax.train import train
 from tests import tiny  # noqa: F401 -- adds the variant "toy"
 from tests.command import ROOT, TINY, run
@@ -344,7 +345,7 @@ def test_training_on_own_folders(config, tmp_path):
 def test_images_that_poison_every_step_stop_the_run_and_nothing_is_saved(
     config, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("hrnet_jax.setup.validate", lambda _: None)  # which refuses such a std
+    monkeypatch.setattr("hrnet_jax.config.build.validate", lambda _: None)  # it refuses such a std
     config.data.std, config.train.max_bad_steps = (1e-30, 1e-30, 1e-30), 2
     config.eval.every_steps = config.checkpoint.every_steps = 4
     with pytest.raises(FloatingPointError, match="nothing of them was kept"):

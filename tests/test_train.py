@@ -6,7 +6,7 @@ from hrnet_jax.commands.evaluate import evaluate
 from hrnet_jax.commands.predict import Predictor
 from hrnet_jax.config.defaults import describe_evaluation
 from hrnet_jax.runs.checkpoint import load_weights
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 from hrnet_jax.train import is_due, train
 from tests.tiny_config import get_config
 

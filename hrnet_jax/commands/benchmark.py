@@ -19,7 +19,7 @@ from hrnet_jax.parallel.compiling import compile_program
 from hrnet_jax.parallel.mesh import make_mesh, replicate, to_global
 from hrnet_jax.parallel.process_settings import forget_peak, peak_memory
 from hrnet_jax.runs.paths import AnyPath, make_folder, write_json
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 
 _STEPS = 3  # of training; every one of them allocates the same
 _WARM_UP = 5  # images that the published speeds leave out, the first of 200

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from hrnet_jax.evaluation.per_image import PerImage
 from hrnet_jax.runs.paths import AnyPath, to_path
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 
 _RESAMPLES = 2000
 _CHUNK = 2**22  # numbers drawn at a time

@@ -18,7 +18,7 @@ from hrnet_jax.data.sources.folder import Source
 from hrnet_jax.data.sources.open import open_source
 from hrnet_jax.evaluation.visualize import overlay, sheet, write_png
 from hrnet_jax.runs.paths import AnyPath, absolute, make_folder, to_path, write_json
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 
 _SHOWN = 3  # files of each finding; all are in the JSON report
 _PICTURES = 8

@@ -18,16 +18,17 @@ from hrnet_jax.config.build import Setup
 from hrnet_jax.config.defaults import describe_evaluation, protocol_of
 from hrnet_jax.data.types import Example, Label
 from hrnet_jax.evaluation.evaluator import OnPrediction, class_table
+from hrnet_jax.evaluation.gallery import Gallery
 from hrnet_jax.evaluation.metrics import Scores
 from hrnet_jax.evaluation.per_image import ImageCounts, PerImage, confusion_of
-from hrnet_jax.evaluation.report import Gallery, write_report
+from hrnet_jax.evaluation.report import write_report
 from hrnet_jax.evaluation.submission import Predictions, Submission
 from hrnet_jax.parallel import processes
 from hrnet_jax.parallel.mesh import replicate
 from hrnet_jax.runs.checkpoint import Weights
 from hrnet_jax.runs.checksums import leaf_checksums
 from hrnet_jax.runs.paths import AnyPath, make_folder, to_path, write_json
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 
 
 def evaluate(

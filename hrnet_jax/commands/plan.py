@@ -16,7 +16,7 @@ from hrnet_jax.data.decode import decode
 from hrnet_jax.data.order import steps_per_epoch
 from hrnet_jax.evaluation.batching import count_programs
 from hrnet_jax.parallel.mesh import make_mesh
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 
 _BITS = {"pred": 8, "bf16": 16, "f32": 32, "f64": 64, "u8": 8, "s32": 32, "u32": 32, "s64": 64}
 _KINDS = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter|collective-broadcast"

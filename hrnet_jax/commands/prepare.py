@@ -16,7 +16,7 @@ from hrnet_jax.data.sources.array_record import VERSION, ArrayRecordSource, writ
 from hrnet_jax.data.sources.folder import Record, Source
 from hrnet_jax.data.sources.open import open_source
 from hrnet_jax.runs.paths import AnyPath, is_remote, make_folder, to_path
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 
 
 def prepare(

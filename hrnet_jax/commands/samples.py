@@ -21,7 +21,7 @@ from hrnet_jax.data.transforms import (
 from hrnet_jax.data.types import IGNORE_LABEL, Example, Image, NormalizedImage
 from hrnet_jax.evaluation.visualize import overlay, sheet, write_png
 from hrnet_jax.runs.paths import AnyPath, make_folder
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 
 
 def samples(config: ConfigDict, *, workdir: AnyPath, terminal: Terminal) -> list[AnyPath]:

@@ -28,8 +28,9 @@ from hrnet_jax.interop.weights import start_from
 from hrnet_jax.models import split
 from hrnet_jax.parallel.compiling import set_precision
 from hrnet_jax.parallel.mesh import check_batch_size, check_height, make_mesh, replicate
+from hrnet_jax.runs.metrics_log import Quarantine
 from hrnet_jax.runs.paths import AnyPath, absolute, to_path
-from hrnet_jax.runs.writer import Quarantine, Terminal
+from hrnet_jax.runs.terminal import Terminal
 from hrnet_jax.training.losses import cross_entropy
 from hrnet_jax.training.optim import poly_schedule, sgd
 from hrnet_jax.training.state import initial_state

@@ -28,7 +28,7 @@ from hrnet_jax.parallel import processes
 from hrnet_jax.parallel.compiling import compile_program, inference_options
 from hrnet_jax.parallel.mesh import put_sharded, whole_images
 from hrnet_jax.runs.paths import AnyPath
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 
 OnPrediction = Callable[[Example, Label], None]  # example, label map at the label's size
 

@@ -15,13 +15,12 @@ from pathlib import Path
 
 from hrnet_jax import __version__
 from hrnet_jax.runs.paths import make_folder
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 
 STALL = 30.0  # seconds without a byte after which a connection is given up
 PAUSE = 2.0  # seconds before the next attempt; doubled each time
 ATTEMPTS = 5  # in a row that bring nothing new
 _BLOCK = 1 << 16
-_MEGABYTE = 1_000_000
 _PASSING = (  # errors that may be gone a little later; without a network or a name, nothing will
     TimeoutError,
     ConnectionResetError,
@@ -120,13 +119,12 @@ def _go_on(url: str, part: Path, *, terminal: Terminal) -> None:
         total = have + int(response.headers.get("Content-Length") or 0)
         with (
             part.open("ab" if have else "wb") as file,
-            terminal.live(part.stem, total=total / _MEGABYTE, done=have / _MEGABYTE) as live,
+            terminal.live(part.stem, total=total, done=have, in_bytes=True) as live,
         ):
             for block in _blocks(response):
                 file.write(block)
                 have += len(block)
-                live.advance(len(block) / _MEGABYTE)
-                live.show(f"MB  {live.rate:.1f} MB/s  {live.eta} to go")
+                live.advance(len(block))
     if have < total:
         raise _Interrupted(f"the connection ended after {have:,} of {total:,} bytes")
 

@@ -5,17 +5,11 @@ SLURM, Open MPI, Kubernetes), or from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES
 Each process reads its own share of the data; files are the business of the first one.
 """
 
-import contextlib
 import os
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-
-from hrnet_jax.runs.paths import AnyPath
 
 
 def join(*, timeout: int = 60) -> None:
@@ -71,16 +65,3 @@ def wait_for_all(what: str) -> None:
     """Wait until every process has come here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
-
-
-@contextlib.contextmanager
-def folder_of_this_process(workdir: AnyPath) -> Iterator[AnyPath]:
-    """The workdir for the first process, for every other one a folder that is thrown away.
-
-    So all run the same lines, and what they note and draw is kept once.
-    """
-    if is_first():
-        yield workdir
-        return
-    with tempfile.TemporaryDirectory() as name:
-        yield Path(name)

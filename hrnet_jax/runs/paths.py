@@ -14,15 +14,10 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, BinaryIO, TypeAlias, TypeGuard
+from typing import Any, BinaryIO, TypeAlias, TypeGuard
 
 import fsspec.config
 from etils import epath
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]  # for mypy a module's name holds a module
 
 AnyPath: TypeAlias = Path | epath.Path
 
@@ -133,21 +128,6 @@ def move_folder(folder: AnyPath, target: AnyPath) -> None:
     for file in map(epath.Path, files_below(folder)):
         file.copy(target / file.relative_to(folder), overwrite=True)
     folder.rmtree()
-
-
-def lock(file: IO, *, wait: bool) -> bool:
-    """Lock an open file until it is closed; the system takes the lock back from a dead process.
-
-    Returns False on Windows, which has no locks of this kind.
-
-    Raises:
-        BlockingIOError, PermissionError: another process has it, and we do not `wait`.
-        OSError: the file system has no locks.
-    """
-    if fcntl is None:
-        return False
-    fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return True
 
 
 @contextlib.contextmanager

@@ -13,7 +13,8 @@ import optax
 from hrnet_jax.data.types import Batch
 from hrnet_jax.evaluation.metrics import Scores
 from hrnet_jax.parallel.processes import gather
-from hrnet_jax.runs.writer import LiveLine, MetricsWriter, Terminal
+from hrnet_jax.runs.metrics_log import MetricsWriter
+from hrnet_jax.runs.terminal import LiveLine, Terminal
 from hrnet_jax.training.step import Metrics
 
 _REPORTED = ("loss", "accuracy", "grad_norm")  # as means over the steps since the last report
@@ -89,11 +90,12 @@ class Monitor:
         self._writer.write(done, entry)
         text = (
             f"loss {entry['loss']:.4f}  lr {entry['lr']:.5f}  "
-            f"{entry['images_per_second']:.1f} images/s  data wait {entry['data_wait']:.0%}  "
-            f"{self._live.eta} to go"
+            f"{entry['images_per_second']:.1f} images/s  data wait {entry['data_wait']:.0%}"
         )
         self._live.show(text)
-        self._terminal.line_if_plain(f"step {done}/{self._live.total}  {text}")
+        self._terminal.line_if_plain(
+            f"step {done}/{self._live.total}  {text}  {self._live.eta} to go"
+        )
         self._good, self._waited, self._begin = [], 0.0, time.perf_counter()
 
     def state(self) -> dict[str, Any]:

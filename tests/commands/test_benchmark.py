@@ -11,7 +11,7 @@ from hrnet_jax.commands.benchmark import benchmark, images_per_second, most_held
 from hrnet_jax.config import recipes
 from hrnet_jax.evaluation.evaluator import Evaluator
 from hrnet_jax.evaluation.protocol import MULTI_SCALE
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 from tests.tiny_config import get_config
 
 

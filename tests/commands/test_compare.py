@@ -8,7 +8,7 @@ from rich.console import Console
 from hrnet_jax.commands.compare import compare, difference_table, differences
 from hrnet_jax.evaluation.metrics import Scores
 from hrnet_jax.evaluation.per_image import ImageCounts, confusion_of
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 
 CLASSES = ["road", "[b]car[/b]", "absent"]
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from hrnet_jax.commands.doctor import doctor
 from hrnet_jax.config import recipes
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from hrnet_jax.evaluation.metrics import Scores
 from hrnet_jax.evaluation.per_image import PerImage, confusion_of
 from hrnet_jax.models import split
 from hrnet_jax.runs.checkpoint import Weights
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 from tests.tiny_config import get_config
 
 

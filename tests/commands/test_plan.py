@@ -24,7 +24,7 @@ from hrnet_jax.evaluation.batching import count_programs
 from hrnet_jax.evaluation.protocol import Protocol
 from hrnet_jax.models import split
 from hrnet_jax.parallel.mesh import make_mesh
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 from tests.command import ROOT, TINY, run
 from tests.tiny import Toy
 from tests.tiny_config import get_config

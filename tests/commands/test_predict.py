@@ -16,7 +16,7 @@ from hrnet_jax import models
 from hrnet_jax.commands.predict import Predictor, check_same_weights, input_files, predict
 from hrnet_jax.models import split
 from hrnet_jax.runs.checkpoint import Weights
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 from tests import tiny  # noqa: F401 -- adds the variant "toy"
 
 

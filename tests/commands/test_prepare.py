@@ -18,7 +18,7 @@ from hrnet_jax.data.sources.folder import FolderSource
 from hrnet_jax.data.sources.open import open_source
 from hrnet_jax.data.transforms import train_transforms
 from hrnet_jax.runs.paths import to_path
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 
 MINICITY = DATASETS["minicity"]
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)

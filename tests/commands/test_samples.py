@@ -17,7 +17,7 @@ from hrnet_jax.data.transforms import (
     resize_label,
 )
 from hrnet_jax.evaluation.visualize import overlay
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 from tests.tiny_config import get_config
 
 

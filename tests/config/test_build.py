@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from hrnet_jax.config.build import Setup
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 from tests.interop.tiny_files import backbone_state, mmseg_state, write
 from tests.tiny_config import get_config
 

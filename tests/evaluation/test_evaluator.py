@@ -20,7 +20,7 @@ from hrnet_jax.models import split
 from hrnet_jax.ops import resize
 from hrnet_jax.parallel.compiling import compile_program, compiler_options, inference_options
 from hrnet_jax.parallel.mesh import make_mesh
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 from tests.published import published_model
 from tests.tiny import Toy
 
@@ -134,7 +134,7 @@ def test_programs_have_the_options_of_their_images(monkeypatch):
         given.append(options)
         return compile_program(*arguments, options=options)
 
-    monkeypatch.setattr("hrnet_jax.evaluator.compile_program", noted)
+    monkeypatch.setattr("hrnet_jax.evaluation.evaluator.compile_program", noted)
     model = split(Toy())
     evaluator(model[0], devices=1)(*model[1:], [example("a", (24, 48))], total=1)
     assert given == [inference_options((32, 64))]

@@ -1,14 +1,13 @@
-import math
 import re
-import tracemalloc
 
 import numpy as np
 import pytest
 
 from hrnet_jax.data.dataset import folder_dataset
+from hrnet_jax.evaluation.gallery import Gallery
 from hrnet_jax.evaluation.metrics import Scores
 from hrnet_jax.evaluation.per_image import ImageCounts, confusion_of
-from hrnet_jax.evaluation.report import Gallery, confused_pairs, render, write_report
+from hrnet_jax.evaluation.report import confused_pairs, render, write_report
 
 HOSTILE = "<b>x</b>"
 CLASSES = (HOSTILE, 'a" onload="alert(1)', "</script>", "../../etc", "absent", "never labelled")
@@ -75,7 +74,7 @@ def test_names_with_html_stay_text(page):
     for name in (HOSTILE, 'a" onload', "<i>000</i>", "<u>x</u>"):
         assert name not in outside, name
     assert page.count("</script>") == 2  # the data's and the script's own ends
-    assert "\\u003cb>x\\u003c/b>" in page
+    assert "\\u003cb\\u003ex\\u003c/b\\u003e" in page
 
 
 def test_the_page_asks_for_nothing(page):
@@ -85,13 +84,17 @@ def test_the_page_asks_for_nothing(page):
 
 
 def test_absent_and_wrong_classes_follow_the_written_rule(page):
-    rows = re.findall(r"<tr>(.*?)</tr>", page.split('id="classes"')[1].split("</table>")[0])
+    table = page.split('id="classes"')[1].split("</table>")[0]
+    rows = re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)
     cells = [re.findall(r'data-v="([^"]*)"', row) for row in rows]
     assert len(cells) == 1 + len(CLASSES)  # with the head
     absent, never = cells[1 + 4], cells[1 + 5]
     assert absent[0] == absent[1] == ""  # in no mean
     assert (float(never[0]), never[1]) == (0, "")  # IoU 0, no accuracy
-    assert "(IoU: neither labelled nor predicted, accuracy: not labelled, precision: not" in page
+    assert (
+        "(IoU: neither labelled nor predicted, accuracy: not labelled, precision: not"
+        in " ".join(page.split())
+    )
 
 
 def test_the_most_confused_pairs_are_the_largest_wrong_counts():
@@ -113,51 +116,6 @@ def test_150_classes_are_a_page_of_reasonable_size():
     assert len(render(**full)) - len(text) < 2_000_000
     assert len(text) < 1_500_000
     assert text.count("<text") == 300
-
-
-def shown(gallery):
-    return {kind: [tile.id for tile in tiles] for kind, tiles in gallery.groups().items()}
-
-
-def test_the_gallery_shows_the_ends_and_the_middle():
-    gallery, ids = Gallery(DATASET, count=2), []
-    for example, predicted in scenes():
-        gallery.add(example, predicted, confusion_of(example["label"], predicted, num_classes=6))
-        ids.append(example["id"])
-    found = shown(gallery)
-    scores = [tile.score for tiles in gallery.groups().values() for tile in tiles]
-    assert len({name for names in found.values() for name in names}) == 6
-    assert found["worst"] == [ids[11], ids[10]]
-    assert found["best"] == [ids[0], ids[1]]
-    assert set(found["median"]) <= set(ids[4:8])
-    assert not any(map(math.isnan, scores))
-
-
-@pytest.mark.parametrize(("count", "sizes"), [(1, [1, 0, 0]), (2, [1, 0, 1]), (4, [2, 0, 2])])
-def test_few_images_are_shown_once_each(count, sizes):
-    gallery = Gallery(DATASET)
-    for example, predicted in scenes(count):
-        gallery.add(example, predicted, confusion_of(example["label"], predicted, num_classes=6))
-    assert [len(names) for names in shown(gallery).values()] == sizes
-
-
-def test_the_gallery_does_not_grow_with_the_split():
-    """Random order, many images: what is kept stays small, the middle stays near the median."""
-    gallery, rng = Gallery(DATASET, count=2, side=16), np.random.default_rng(0)
-    (example, predicted), *_ = scenes(1)
-    order, sizes = rng.permutation(400), []
-    tracemalloc.start()
-    for number in order:
-        confusion = np.array([[number + 1, 400 - number], [0, 0]])
-        gallery.add({**example, "id": f"{number:03}"}, predicted, confusion)
-        sizes.append(tracemalloc.get_traced_memory()[0])
-    tracemalloc.stop()
-    assert len(gallery._tiles) <= 2 + 2 + 8
-    assert max(sizes[50:]) < 1.3 * sizes[50] + 20_000
-    found = shown(gallery)
-    assert found["worst"] == ["000", "001"]
-    assert found["best"] == ["399", "398"]
-    assert all(abs(int(name) - 200) < 12 for name in found["median"])
 
 
 def test_images_without_labels_are_shown_without_scores():

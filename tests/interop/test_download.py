@@ -12,7 +12,7 @@ from rich.console import Console
 
 from hrnet_jax.interop import download as module
 from hrnet_jax.interop.download import download
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

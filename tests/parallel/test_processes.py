@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hrnet_jax.parallel import processes
-from hrnet_jax.runs.writer import read_metrics
+from hrnet_jax.runs.metrics_log import read_metrics
 from tests.cluster import finished, start
 from tests.command import TINY, run
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from hrnet_jax.runs import paths as files
 from hrnet_jax.runs.paths import (
     absolute,
     append_text,
@@ -17,7 +16,6 @@ from hrnet_jax.runs.paths import (
     files_below,
     has_ended,
     is_remote,
-    lock,
     make_folder,
     move_folder,
     size_of,
@@ -168,19 +166,3 @@ def test_what_ended_processes_left_is_told_from_what_is_being_written():
     assert has_ended(path)
     assert has_ended(Path(f".a.png.{os.getpid()}.tmp"))
     assert not has_ended(Path(".a.png.tmp"))
-
-
-@pytest.mark.skipif(os.name != "posix", reason="has no locks of this kind")
-def test_a_lock_is_one_files_until_it_is_closed(tmp_path):
-    with (tmp_path / "lock").open("w") as mine:
-        assert lock(mine, wait=False)
-        with (tmp_path / "lock").open("w") as other, pytest.raises(BlockingIOError):
-            lock(other, wait=False)
-    with (tmp_path / "lock").open("w") as other:
-        assert lock(other, wait=True)
-
-
-def test_a_system_without_locks_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "fcntl", None)
-    with (tmp_path / "lock").open("w") as file:
-        assert not lock(file, wait=True)

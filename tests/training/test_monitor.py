@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from hrnet_jax.runs.writer import MetricsWriter, Terminal
+from hrnet_jax.runs.metrics_log import MetricsWriter
+from hrnet_jax.runs.terminal import Terminal
 from hrnet_jax.training.monitor import Monitor
 from hrnet_jax.training.step import Metrics
 

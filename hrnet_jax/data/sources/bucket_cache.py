@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from etils import epath
+from filelock import lock_descriptor
 
 from hrnet_jax.runs.paths import (
     AnyPath,
@@ -16,10 +17,9 @@ from hrnet_jax.runs.paths import (
     cache_folder,
     files_below,
     is_remote,
-    lock,
     size_of,
 )
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 
 _PART = 8 << 20  # bytes at a time
 
@@ -53,7 +53,7 @@ def local_copy(folder: AnyPath, *, terminal: Terminal) -> Path:
     copy.mkdir(parents=True, exist_ok=True)
     with (copy / ".lock").open("w") as file:
         with contextlib.suppress(OSError):  # without locks each process makes its own copy
-            lock(file, wait=True)
+            lock_descriptor(file.fileno())
         _copy_missing(folder, copy, sizes=sizes, terminal=terminal)
     return copy
 
@@ -72,14 +72,13 @@ def _copy_missing(
         )
     if missing:
         terminal.line(f"Copying {needed / 1e6:,.0f} MB from {folder} to {copy}")
-    with terminal.live("Copying MB", total=needed / 1e6) as live:
+    with terminal.live("Copying", total=needed, in_bytes=True) as live:
         for path in missing:
             targets[path].parent.mkdir(parents=True, exist_ok=True)
             with path.open("rb") as source, atomic_write(targets[path]) as target:
                 while part := source.read(_PART):
                     target.write(part)
-                    live.advance(len(part) / 1e6)
-                    live.show(f"{live.rate:.0f} MB/s  {live.eta} to go")
+                    live.advance(len(part))
 
 
 @contextlib.contextmanager

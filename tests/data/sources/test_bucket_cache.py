@@ -6,7 +6,7 @@ from rich.console import Console
 from hrnet_jax.data.sources import bucket_cache
 from hrnet_jax.data.sources.bucket_cache import local_copy, local_file
 from hrnet_jax.runs.paths import to_path
-from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.runs.terminal import Terminal
 
 FOLDER = to_path("gs://bucket/prepared/1.0.0")
 

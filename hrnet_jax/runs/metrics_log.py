@@ -1,122 +1,19 @@
-"""What a person sees of a run: lines, one live line, metrics as JSON lines and for TensorBoard."""
+"""What a run writes down: metrics for programs and TensorBoard, bad steps, unreadable files."""
 
 import contextlib
 import json
 import math
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
 
 import tensorboardX
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Table
 
 from hrnet_jax.runs.paths import AnyPath, append_text, atomic_write, is_remote, write_text
+from hrnet_jax.runs.terminal import Terminal
 
-T = TypeVar("T")
 _COPY_SECONDS = 60  # between copies of TensorBoard's file to a bucket
-
-
-class Terminal:
-    """Events as lines; progress as one live line on a terminal, as plain lines elsewhere."""
-
-    def __init__(self, console: Console | None = None):
-        self.console = console or Console(highlight=False, soft_wrap=True)
-
-    def line(self, text: str) -> None:
-        """Print one event. Square brackets are text, not markup."""
-        self.console.print(text, markup=False)
-
-    def warn(self, text: str) -> None:
-        """Print one event that a user would act on."""
-        self.console.print(f"Warning: {text}", style="yellow", markup=False)
-
-    def table(self, table: Table) -> None:
-        """Print a table."""
-        self.console.print(table)
-
-    @contextlib.contextmanager
-    def announced(self, what: str) -> Iterator[None]:
-        """Say that something without progress has begun, then how long it took."""
-        begin = time.perf_counter()
-        with self.console.status(f"{what} ..."):
-            if not self.console.is_terminal:
-                self.line(f"{what} ...")
-            yield
-        self.line(f"{what}: {time.perf_counter() - begin:.1f} s")
-
-    def announced_if_remote(self, path: AnyPath) -> contextlib.AbstractContextManager[None]:
-        """Announce that a path is read, if that means waiting for a network."""
-        return self.announced(f"Reading {path}") if is_remote(path) else contextlib.nullcontext()
-
-    def line_if_plain(self, text: str) -> None:
-        """Print a line where there is no live one: in a file, in CI."""
-        if not self.console.is_terminal:
-            self.line(text)
-
-    @contextlib.contextmanager
-    def live(self, what: str, *, total: int | float, done: int | float = 0) -> Iterator["LiveLine"]:
-        """Show one line that is rewritten in place: a bar, the count, a text."""
-        progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=20),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}  {task.fields[text]}", markup=False),
-            console=self.console,
-            transient=True,
-            disable=not self.console.is_terminal,
-            refresh_per_second=4,
-        )
-        with progress:
-            yield LiveLine(progress, what, total=total, done=done)
-
-    def track(self, items: Iterable[T], what: str, *, total: int) -> Iterator[T]:
-        """Pass items through, showing how many are done, the rate and the time to go."""
-        with self.live(what, total=total) as live:
-            for item in items:
-                yield item
-                live.advance()
-                live.show(f"{live.rate:.1f}/s  {live.eta} to go")
-
-
-class LiveLine:
-    """The progress of one task: how far, how fast, how long still."""
-
-    def __init__(self, progress: Progress, what: str, *, total: int | float, done: int | float):
-        self.total = total
-        self._progress = progress
-        self._task = progress.add_task(what, total=total, text="")
-        progress.update(self._task, completed=done)
-        self._first, self._done = done, done
-        self._begin = time.perf_counter()
-
-    def advance(self, amount: int | float = 1) -> None:
-        """One more is done, or another amount."""
-        self._done += amount
-        self._progress.update(self._task, completed=self._done)
-
-    def show(self, text: str) -> None:
-        """Show a text behind the count until the next one."""
-        self._progress.update(self._task, text=text)
-
-    @property
-    def rate(self) -> float:
-        """Items per second since the beginning."""
-        return (self._done - self._first) / max(time.perf_counter() - self._begin, 1e-9)
-
-    @property
-    def eta(self) -> str:
-        """Time to go at this rate, as minutes:seconds."""
-        return clock((self.total - self._done) / self.rate) if self.rate else "-:--"
-
-
-def clock(seconds: float) -> str:
-    """Format a duration: 75 -> 1:15, 7384 -> 2:03:04."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 class MetricsWriter:

@@ -1,15 +1,8 @@
-import io
 import json
 import time
 
-from rich.console import Console
-
+from hrnet_jax.runs.metrics_log import MetricsWriter, read_metrics
 from hrnet_jax.runs.paths import to_path
-from hrnet_jax.runs.writer import MetricsWriter, Terminal, clock, read_metrics
-
-
-def test_clock():
-    assert [clock(s) for s in (0.0, 75.0, 3599.6, 7384.0)] == ["0:00", "1:15", "1:00:00", "2:03:04"]
 
 
 def test_a_resumed_run_rewrites_what_came_after_its_checkpoint(tmp_path):
@@ -29,7 +22,7 @@ def test_a_resumed_run_rewrites_what_came_after_its_checkpoint(tmp_path):
 
 
 def test_a_run_in_a_bucket_is_written_as_one_on_a_disk(bucket, tmp_path, monkeypatch):
-    monkeypatch.setattr("hrnet_jax.writer._COPY_SECONDS", 0)
+    monkeypatch.setattr("hrnet_jax.runs.metrics_log._COPY_SECONDS", 0)
     for workdir in (tmp_path, to_path("gs://bucket/run")):
         writer = MetricsWriter(workdir, start=0)
         writer.write(10, {"loss": 1.0})
@@ -78,33 +71,3 @@ def test_bad_steps_are_listed_until_they_are_run_again(tmp_path):
     assert [json.loads(line) for line in path.read_text().splitlines()] == [
         {"step": 3, "loss": "nan", "ids": ["ä", "b"]}
     ]
-
-
-def test_lines_where_there_is_no_terminal():
-    out = io.StringIO()
-    terminal = Terminal(Console(file=out))
-    terminal.line("[red]not markup[/red]")
-    with terminal.announced("Compiling"):
-        pass
-    assert list(terminal.track([1, 2], "Counting", total=2)) == [1, 2]
-    text = out.getvalue()
-    assert "[red]not markup[/red]" in text
-    assert "Compiling ...\nCompiling: 0.0 s" in text
-
-
-def test_only_what_comes_over_a_network_is_announced(bucket):
-    out = io.StringIO()
-    terminal = Terminal(Console(file=out))
-    for name in ("runs/a", "gs://bucket/a"):
-        with terminal.announced_if_remote(to_path(name)):
-            pass
-    assert out.getvalue() == "Reading gs://bucket/a ...\nReading gs://bucket/a: 0.0 s\n"
-
-
-def test_the_live_line_tells_rate_and_time_to_go():
-    terminal = Terminal(Console(file=io.StringIO(), force_terminal=True))
-    with terminal.live("Training", total=10, done=4) as live:
-        assert live.eta == "-:--"
-        live.advance()
-        assert live.rate > 0
-        assert live.eta != "-:--"

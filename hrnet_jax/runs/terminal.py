@@ -1,0 +1,129 @@
+"""What a person sees of a run: lines, and one live line."""
+
+import contextlib
+import datetime
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+
+from hrnet_jax.runs.paths import AnyPath, is_remote
+
+T = TypeVar("T")
+
+
+class Terminal:
+    """Events as lines; progress as one live line on a terminal, as plain lines elsewhere."""
+
+    def __init__(self, console: Console | None = None):
+        self.console = console or Console(highlight=False, soft_wrap=True)
+
+    def line(self, text: str) -> None:
+        """Print one event. Square brackets are text, not markup."""
+        self.console.print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        """Print one event that a user would act on."""
+        self.console.print(f"Warning: {text}", style="yellow", markup=False)
+
+    def table(self, table: Table) -> None:
+        """Print a table."""
+        self.console.print(table)
+
+    @contextlib.contextmanager
+    def announced(self, what: str) -> Iterator[None]:
+        """Say that something without progress has begun, then how long it took."""
+        begin = time.perf_counter()
+        with self.console.status(f"{what} ..."):
+            if not self.console.is_terminal:
+                self.line(f"{what} ...")
+            yield
+        self.line(f"{what}: {time.perf_counter() - begin:.1f} s")
+
+    def announced_if_remote(self, path: AnyPath) -> contextlib.AbstractContextManager[None]:
+        """Announce that a path is read, if that means waiting for a network."""
+        return self.announced(f"Reading {path}") if is_remote(path) else contextlib.nullcontext()
+
+    def line_if_plain(self, text: str) -> None:
+        """Print a line where there is no live one: in a file, in CI."""
+        if not self.console.is_terminal:
+            self.line(text)
+
+    @contextlib.contextmanager
+    def live(
+        self, what: str, *, total: int, done: int = 0, in_bytes: bool = False
+    ) -> Iterator["LiveLine"]:
+        """Show one line that is rewritten in place: a bar, the count, rate, time to go, a text."""
+        count = [DownloadColumn(), TransferSpeedColumn()] if in_bytes else [MofNCompleteColumn()]
+        progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
+            *count,
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[text]}", markup=False),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+            refresh_per_second=4,
+            speed_estimate_period=3600,  # evaluations between steps count, too
+        )
+        task = progress.add_task(what, total=total, completed=done, text="")
+        progress.update(task, advance=0)  # the rate counts from here
+        with progress:
+            yield LiveLine(progress, task)
+
+    def track(self, items: Iterable[T], what: str, *, total: int) -> Iterator[T]:
+        """Pass items through, showing how many are done, the rate and the time to go."""
+        with self.live(what, total=total) as live:
+            for item in items:
+                yield item
+                live.advance()
+                live.show(f"{live.rate:.1f}/s")
+
+
+class LiveLine:
+    """The progress of one task: how far, how fast, how long still."""
+
+    def __init__(self, progress: Progress, task: TaskID):
+        self._progress, self._id = progress, task
+
+    @property
+    def _task(self) -> Task:
+        return self._progress.tasks[self._id]
+
+    @property
+    def total(self) -> int:
+        """How much there is to do."""
+        return int(self._task.total or 0)
+
+    def advance(self, amount: int = 1) -> None:
+        """One more is done, or another amount."""
+        self._progress.advance(self._id, amount)
+
+    def show(self, text: str) -> None:
+        """Show a text at the end of the line until the next one."""
+        self._progress.update(self._id, text=text)
+
+    @property
+    def rate(self) -> float:
+        """Items per second."""
+        return self._task.speed or 0.0
+
+    @property
+    def eta(self) -> str:
+        """Time to go at this rate, as hours:minutes:seconds."""
+        seconds = self._task.time_remaining
+        return "-:--:--" if seconds is None else str(datetime.timedelta(seconds=round(seconds)))
