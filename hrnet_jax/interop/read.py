@@ -13,10 +13,10 @@ from hrnet_jax.data.dataset import Color
 from hrnet_jax.data.sources.bucket_cache import local_file
 from hrnet_jax.interop.filename_hash import check_hash
 from hrnet_jax.interop.keys import torch_state_dict
+from hrnet_jax.interop.pickle_names import Placeholder
 from hrnet_jax.interop.pth import read_pth, tensors_of
 from hrnet_jax.interop.safetensors import read_safetensors
-from hrnet_jax.interop.unpickle import Placeholder, brief
-from hrnet_jax.interop.untrusted import errors_about
+from hrnet_jax.interop.untrusted import brief, errors_about
 from hrnet_jax.runs.checkpoint import load_weights
 from hrnet_jax.runs.paths import AnyPath, is_remote, to_path
 
