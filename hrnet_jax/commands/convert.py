@@ -13,7 +13,7 @@ from hrnet_jax.config import defaults as configs
 from hrnet_jax.config import recipes
 from hrnet_jax.data.datasets import DATASETS
 from hrnet_jax.interop.class_names import ClassNames, class_names
-from hrnet_jax.interop.infer import check_classes, check_looks, classes_of, listed, variant_of
+from hrnet_jax.interop.infer import check_classes, check_network, classes_of, summarize, variant_of
 from hrnet_jax.interop.keys import torch_state_dict
 from hrnet_jax.interop.pth_write import write_pth
 from hrnet_jax.interop.read import META_KEY, Source, read_source
@@ -100,7 +100,7 @@ def to_file(checkpoint: str | AnyPath, path: str | AnyPath) -> Report:
     return {
         "checkpoint": str(weights.path),
         "variant": weights.meta["variant"],
-        "classes": listed(tuple(classes)),
+        "classes": summarize(tuple(classes)),
         "tensors": f"{len(state) - counters} and {counters} counters of batches",
         "bytes": f"{size_of(path):,}",
         "written": str(path),
@@ -139,10 +139,10 @@ def _for_config(
     )
     variant = config["model"]["variant"]
     if head == "strict":
-        check_looks(source, variant=variant, num_classes=dataset.num_classes)
+        check_network(source, variant=variant, num_classes=dataset.num_classes)
         check_classes(source, dataset.classes)
         return load(source), None if names is None else wanted
-    check_looks(source, variant=variant)
+    check_network(source, variant=variant)
     fresh = models.build(variant, num_classes=dataset.num_classes, seed=config["seed"])
     _, params, stats = split(fresh)
     loaded = start_from(source, params, stats, variant=variant, classes=dataset.classes, head=head)
@@ -202,7 +202,7 @@ def _report(source: Source, loaded: Loaded, *, variant: str, names: ClassNames |
         "bytes": f"{source.size:,}",
         "SHA-256": source.sha256 or "-",
         "variant": f"{variant}, {parameters:,} parameters",
-        "classes": f"{listed(names.names)}, {names.origin}" if names else "none: a backbone",
+        "classes": f"{summarize(names.names)}, {names.origin}" if names else "none: a backbone",
         "tensors": f"{len(arrays)}, {sum(leaf.nbytes for leaf in arrays):,} bytes",
         "from": loaded.origin,
         "dropped": "\n".join(f"{what}: {why}" for what, why in source.dropped.items()) or "nothing",

@@ -62,18 +62,18 @@ def check_classes(source: Source, classes: tuple[str, ...]) -> None:
     if source.classes is None and len(theirs.names) == len(classes):
         return
     raise ValueError(
-        f"{source.path} has the classes {listed(theirs.names)}, wanted are {listed(classes)}. Use "
+        f"{source.path} has the classes {summarize(theirs.names)}, wanted are {summarize(classes)}. Use "
         "the head policy (--head, --config.init_head) match to keep those of equal names, or new "
         "to keep the backbone only."
     )
 
 
-def listed(names: tuple[str, ...]) -> str:
+def summarize(names: tuple[str, ...]) -> str:
     """Count names and give the first: "19 (road, sidewalk, building, ...)"."""
     return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
 
 
-def check_looks(
+def check_network(
     source: Source, *, variant: str | None = None, num_classes: int | None = None
 ) -> None:
     """Refuse a file of another network than was asked for, and say what it looks like.

@@ -7,12 +7,13 @@ from typing import Any, Literal
 
 import numpy as np
 from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from hrnet_jax import models
 from hrnet_jax.interop.infer import (
     CLASSIFIER,
     check_classes,
-    check_looks,
+    check_network,
     classes_of,
     num_classes_of,
     variant_of,
@@ -20,7 +21,6 @@ from hrnet_jax.interop.infer import (
 from hrnet_jax.interop.keys import (
     Path,
     from_torch_layout,
-    leaf_paths,
     to_torch_layout,
     torch_key,
     torch_state_dict,
@@ -50,7 +50,7 @@ def load(source: Source, *, variant: str | None = None, num_classes: int | None 
     Raises:
         ValueError: that lists everything that does not fit.
     """
-    check_looks(source, variant=variant, num_classes=num_classes)
+    check_network(source, variant=variant, num_classes=num_classes)
     count = num_classes_of(source)
     expected = template(variant_of(source), count or 1)
     if not source.has_head:
@@ -83,9 +83,9 @@ def start_from(
     Raises:
         ValueError: that lists everything that does not fit.
     """
-    check_looks(source, variant=variant)
+    check_network(source, variant=variant)
     fresh = torch_state_dict(params, stats)
-    paths = {torch_key(path): path for path in leaf_paths(params) | leaf_paths(stats)}
+    paths = {torch_key(path): path for path in flatten_dict(params) | flatten_dict(stats)}
     use_head = source.has_head and head != "new"
     shapes = {key: fresh[key].shape for key in paths if use_head or not key.startswith(_HEAD)}
     kept = len(classes)
@@ -196,22 +196,23 @@ def _raise_if_any(source: Source, problems: Mapping[str, list[str]]) -> None:
 
 def _trees(paths: Mapping[str, Path], tensors: Mapping[str, np.ndarray]) -> tuple[dict, dict]:
     """Nested dicts of parameters and of statistics, in our layout."""
-    params: dict = {}
-    stats: dict = {}
-    for key, path in paths.items():
-        target = stats if path[-1] in ("mean", "var") else params
-        for name in path[:-1]:
-            target = target.setdefault(name, {})
-        # A copy: a view would keep the whole file in memory.
-        target[path[-1]] = np.array(from_torch_layout(path, tensors[key]), order="C")
-    return params, stats
+    arrays = {
+        # Copies: a view would keep the whole file in memory.
+        path: np.array(from_torch_layout(path, tensors[key]), order="C")
+        for key, path in paths.items()
+    }
+    stats = {path for path in arrays if path[-1] in ("mean", "var")}
+    return (
+        unflatten_dict({path: arrays[path] for path in arrays if path not in stats}),
+        unflatten_dict({path: arrays[path] for path in arrays if path in stats}),
+    )
 
 
 @functools.lru_cache(maxsize=4)
 def template(variant: str, num_classes: int) -> dict[str, tuple[Path, tuple[int, ...]]]:
     """Every tensor of a network by its published key: our path, PyTorch's shape."""
     model = nnx.eval_shape(lambda: models.build(variant, num_classes=num_classes))
-    leaves = leaf_paths(nnx.to_pure_dict(nnx.state(model)))
+    leaves = flatten_dict(nnx.to_pure_dict(nnx.state(model)))
     return {
         torch_key(path): (path, to_torch_layout(path, np.broadcast_to(0.0, leaf.shape)).shape)
         for path, leaf in leaves.items()

@@ -6,10 +6,10 @@ import pytest
 
 from hrnet_jax.interop.infer import (
     check_classes,
-    check_looks,
+    check_network,
     classes_of,
-    listed,
     num_classes_of,
+    summarize,
     variant_of,
 )
 from hrnet_jax.interop.read import Source, read_source
@@ -30,15 +30,15 @@ def test_variant_and_classes_are_seen_in_the_tensors(variant, classes):
     source = source_of(variant, classes)
     assert variant_of(source) == variant
     assert num_classes_of(source) == classes
-    check_looks(source, variant=variant, num_classes=classes)
+    check_network(source, variant=variant, num_classes=classes)
 
 
 def test_another_network_is_called_by_its_name():
     source = source_of("hr18s", 150)
     with pytest.raises(ValueError, match="looks like hr18s with 150 classes, not hr48 with 19"):
-        check_looks(source, variant="hr48", num_classes=19)
+        check_network(source, variant="hr48", num_classes=19)
     with pytest.raises(ValueError, match="looks like hr18s with 150 classes, not hr18"):
-        check_looks(source, variant="hr18")
+        check_network(source, variant="hr18")
 
 
 def test_missing_tensors_do_not_hide_the_variant():
@@ -70,9 +70,9 @@ def test_a_backbone_has_no_classes(tmp_path):
     assert classes_of(source) is None
     check_classes(source, NAMES)
     with pytest.raises(ValueError, match="looks like an ImageNet backbone of tiny, not hr18"):
-        check_looks(source, variant="hr18", num_classes=19)
+        check_network(source, variant="hr18", num_classes=19)
 
 
 def test_long_lists_are_cut():
-    assert listed(("a", "b")) == "2 (a, b)"
-    assert listed(tuple("abcdef")) == "6 (a, b, c, ...)"
+    assert summarize(("a", "b")) == "2 (a, b)"
+    assert summarize(tuple("abcdef")) == "6 (a, b, c, ...)"
