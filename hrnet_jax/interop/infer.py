@@ -62,9 +62,9 @@ def check_classes(source: Source, classes: tuple[str, ...]) -> None:
     if source.classes is None and len(theirs.names) == len(classes):
         return
     raise ValueError(
-        f"{source.path} has the classes {summarize(theirs.names)}, wanted are {summarize(classes)}. Use "
-        "the head policy (--head, --config.init_head) match to keep those of equal names, or new "
-        "to keep the backbone only."
+        f"{source.path} has the classes {summarize(theirs.names)}, wanted are "
+        f"{summarize(classes)}. Use the head policy (--head, --config.init_head) match to keep "
+        "those of equal names, or new to keep the backbone only."
     )
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import io
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import ml_dtypes
@@ -84,21 +84,6 @@ def read_pth(path: str | os.PathLike[str]) -> PthFile:
         )
 
 
-def tensors_of(mapping: Mapping[Any, Any]) -> dict[str, np.ndarray]:
-    """Check that a state dict holds tensors by name, and nothing else."""
-    for key, value in mapping.items():
-        if isinstance(value, Placeholder):
-            raise UnsafeFileError(
-                f"The state dict's {brief(key)} is a {value.name}, which is not read. {RESAVE}"
-            )
-        if not isinstance(key, str) or not isinstance(value, np.ndarray):
-            raise CorruptFileError(
-                f"The state dict's {brief(key)} is a {type(value).__name__}, not a tensor by name. "
-                + RESAVE
-            )
-    return dict(mapping)
-
-
 def _read_zip(data: bytes) -> Any:
     entries = read_zip(data)
     roots = {name.split("/")[0] for name in entries}
@@ -117,6 +102,8 @@ def _read_zip(data: bytes) -> Any:
             "Save it again on a little-endian machine."
         )
 
+    storages: dict[str, np.ndarray] = {}
+
     def load(key: str, dtype: np.dtype, count: int) -> np.ndarray:
         entry, size = entries.get(f"{root}/data/{key}"), count * dtype.itemsize
         if entry is None or len(entry) != size:
@@ -124,13 +111,14 @@ def _read_zip(data: bytes) -> Any:
             raise CorruptFileError(
                 f"claims {size} bytes for the storage {brief(key)}, which {found}. {AGAIN}"
             )
-        return _checked(np.ndarray(count, dtype, buffer=entry))
+        return storages.setdefault(key, np.ndarray(count, dtype, buffer=entry))
 
     pickled = entries[f"{root}/data.pkl"]
     file = io.BytesIO(pickled[:MAX_PICKLE_BYTES])
     content = unpickle(file, tensors=_StorageViews(load, limit=MAX_REUSE * len(data)))
     if rest := len(pickled) - file.tell():
         raise CorruptFileError(f"{rest} bytes follow the pickle. {AGAIN}")
+    _check_booleans(storages.values())
     return content
 
 
@@ -160,19 +148,18 @@ def _read_legacy(data: bytes) -> Any:
     if not known or len(keys) != len(storages) or set(keys) != set(storages):
         raise CorruptFileError(f"Its list of storages contradicts its tensors. {AGAIN}")
     _fill({key: storages[key] for key in keys}, data, start=file.tell())
+    _check_booleans(storages.values())
     return content
 
 
 def _fill(storages: dict[str, np.ndarray], data: bytes, *, start: int) -> None:
     """Copy the elements of all storages from the end of a legacy file."""
     expected = start + sum(8 + values.nbytes for values in storages.values())
-    if expected > len(data):
-        missing = expected - len(data)
+    if expected != len(data):
         raise CorruptFileError(
-            f"It is cut short: {missing} of {expected} bytes are missing. {AGAIN}"
+            f"It has {len(data)} bytes, but its storages end at byte {expected}: it was cut short, "
+            f"or something was appended. {AGAIN}"
         )
-    if expected < len(data):
-        raise CorruptFileError(f"{len(data) - expected} bytes follow the last storage. {AGAIN}")
     for key, values in storages.items():
         count = int.from_bytes(data[start : start + 8], "little")
         if count != values.size:
@@ -181,14 +168,13 @@ def _fill(storages: dict[str, np.ndarray], data: bytes, *, start: int) -> None:
                 f"{values.size}. {AGAIN}"
             )
         values.view(np.uint8)[:] = np.ndarray(values.nbytes, np.uint8, data, offset=start + 8)
-        _checked(values)
         start += 8 + values.nbytes
 
 
-def _checked(values: np.ndarray) -> np.ndarray:
-    if values.dtype == np.bool_ and (values.view(np.uint8) > 1).any():
-        raise CorruptFileError(f"has a torch.BoolStorage with values other than 0 and 1. {AGAIN}")
-    return values
+def _check_booleans(storages: Iterable[np.ndarray]) -> None:
+    for values in storages:
+        if values.dtype == np.bool_ and (values.view(np.uint8) > 1).any():
+            raise CorruptFileError(f"A torch.BoolStorage has values other than 0 and 1. {AGAIN}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,12 +11,19 @@ import numpy as np
 
 from hrnet_jax.data.dataset import Color
 from hrnet_jax.data.sources.bucket_cache import local_file
+from hrnet_jax.interop.class_names import names_in
 from hrnet_jax.interop.filename_hash import check_hash
 from hrnet_jax.interop.keys import torch_state_dict
 from hrnet_jax.interop.pickle_names import Placeholder
-from hrnet_jax.interop.pth import read_pth, tensors_of
+from hrnet_jax.interop.pth import read_pth
 from hrnet_jax.interop.safetensors import read_safetensors
-from hrnet_jax.interop.untrusted import brief, errors_about
+from hrnet_jax.interop.untrusted import (
+    RESAVE,
+    CorruptFileError,
+    UnsafeFileError,
+    brief,
+    errors_about,
+)
 from hrnet_jax.runs.checkpoint import load_weights
 from hrnet_jax.runs.paths import AnyPath, is_remote, to_path
 
@@ -99,7 +106,7 @@ def read_source(path: str | AnyPath, *, any_hash: bool = False) -> Source:
     counters = {
         key: value for key, value in tensors.items() if key.endswith(".num_batches_tracked")
     }
-    classes, palette = _class_names(meta)
+    classes, palette = names_in(meta)
     return Source(
         path=path,
         sha256=sha256,
@@ -159,6 +166,21 @@ def _unwrap(content: Any, path: Path) -> tuple[dict[str, np.ndarray], Any, dict[
     rest = [str(key)[:40] for key in content if key not in ("state_dict", "meta")]
     dropped = {key: "state of training, not of the network" for key in rest}
     return tensors_of(inner), content.get("meta"), dropped
+
+
+def tensors_of(mapping: Mapping[Any, Any]) -> dict[str, np.ndarray]:
+    """Check that a state dict holds tensors by name, and nothing else."""
+    for key, value in mapping.items():
+        if isinstance(value, Placeholder):
+            raise UnsafeFileError(
+                f"The state dict's {brief(key)} is a {value.name}, which is not read. {RESAVE}"
+            )
+        if not isinstance(key, str) or not isinstance(value, np.ndarray):
+            raise CorruptFileError(
+                f"The state dict's {brief(key)} is a {type(value).__name__}, not a tensor by name. "
+                + RESAVE
+            )
+    return dict(mapping)
 
 
 def _renamed(
@@ -222,31 +244,3 @@ def _without_head_bias(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     if bias is None or mean is None or bias.shape != mean.shape:
         return tensors if bias is None else tensors | {"decode_head.convs.0.conv.bias": bias}
     return tensors | {name: (mean.astype(np.float64) - bias).astype(mean.dtype)}
-
-
-def _class_names(meta: Any) -> tuple[tuple[str, ...] | None, tuple[Color, ...] | None]:
-    """What a file says of its classes, where it makes sense."""
-    meta = meta if isinstance(meta, dict) else {}
-    inner = meta.get("dataset_meta")
-    inner = inner if isinstance(inner, dict) else {}
-    names = inner.get("classes", inner.get("CLASSES", meta.get("CLASSES")))
-    colors = inner.get("palette", inner.get("PALETTE", meta.get("PALETTE")))
-    return _names(names), _colors(colors)
-
-
-def _names(value: Any) -> tuple[str, ...] | None:
-    good = isinstance(value, list | tuple) and all(
-        isinstance(name, str) and name.strip() and name.isprintable() and len(name) <= 100
-        for name in value
-    )
-    names = tuple(name.strip() for name in value) if good else ()
-    return names if names and len(set(names)) == len(names) else None
-
-
-def _colors(value: Any) -> tuple[Color, ...] | None:
-    if not isinstance(value, list | tuple) or isinstance(value, Placeholder):
-        return None
-    colors = [tuple(color) if isinstance(color, list | tuple) else () for color in value]
-    if all(len(c) == 3 and all(type(v) is int and 0 <= v <= 255 for v in c) for c in colors):
-        return tuple((c[0], c[1], c[2]) for c in colors)
-    return None

@@ -423,8 +423,8 @@ def _zip_cases() -> dict[str, Case]:
 def _other_cases() -> dict[str, Case]:
     valid = legacy(_LEGACY_TENSOR)
     files = {
-        "legacy_cut": (valid[:-5], "5 of "),
-        "legacy_appended": (valid + b"junk", "4 bytes follow the last storage"),
+        "legacy_cut": (valid[:-5], "it was cut short"),
+        "legacy_appended": (valid + b"junk", "or something was appended"),
         "legacy_count": (legacy(_LEGACY_TENSOR, count=5), "has 5 elements"),
         "legacy_giant": (legacy(tensor(count=2**59, more=(None,))), "more data than the file has"),
         "legacy_big_endian": (

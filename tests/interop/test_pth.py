@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from hrnet_jax.interop import pth, unpickle
-from hrnet_jax.interop.pickle_names import Placeholder
-from hrnet_jax.interop.pth import read_pth, tensors_of
+from hrnet_jax.interop.pth import read_pth
+from hrnet_jax.interop.read import tensors_of
 from hrnet_jax.interop.untrusted import CorruptFileError, UnsafeFileError
 from tests.interop import hostile
 
@@ -212,14 +212,3 @@ def test_a_sparse_giant_is_refused_before_it_is_read(tmp_path):
         file.truncate(1 << 40)
     with pytest.raises(CorruptFileError, match="over the limit"):
         read_pth(path)
-
-
-def test_a_state_dict_holds_nothing_but_tensors_by_name():
-    tensor = np.zeros(2)
-    assert tensors_of({"a": tensor}) == {"a": tensor}
-    with pytest.raises(UnsafeFileError, match=r"'b' is a numpy.dtype, which is not read"):
-        tensors_of({"a": tensor, "b": Placeholder("numpy.dtype")})
-    with pytest.raises(CorruptFileError, match=r"'b' is a dict, not a tensor by name"):
-        tensors_of({"a": tensor, "b": {}})
-    with pytest.raises(CorruptFileError, match=r"state dict's 3 is a ndarray"):
-        tensors_of({3: tensor})

@@ -4,9 +4,11 @@ import json
 import numpy as np
 import pytest
 
+from hrnet_jax.interop.pickle_names import Placeholder
 from hrnet_jax.interop.pth_write import write_pth
-from hrnet_jax.interop.read import META_KEY, read_source
+from hrnet_jax.interop.read import META_KEY, read_source, tensors_of
 from hrnet_jax.interop.safetensors import write_safetensors
+from hrnet_jax.interop.untrusted import CorruptFileError, UnsafeFileError
 from hrnet_jax.interop.weights import load
 from hrnet_jax.runs.checkpoint import save_weights
 from hrnet_jax.runs.paths import to_path
@@ -180,3 +182,14 @@ def test_a_damaged_file_in_a_bucket_is_named(bucket):
         read_source("gs://bucket/weights/a.safetensors")
     with pytest.raises(FileNotFoundError, match=r"no weight file or checkpoint gs://bucket/b\.pth"):
         read_source(to_path("gs://bucket/b.pth"))
+
+
+def test_a_state_dict_holds_nothing_but_tensors_by_name():
+    tensor = np.zeros(2)
+    assert tensors_of({"a": tensor}) == {"a": tensor}
+    with pytest.raises(UnsafeFileError, match=r"'b' is a numpy.dtype, which is not read"):
+        tensors_of({"a": tensor, "b": Placeholder("numpy.dtype")})
+    with pytest.raises(CorruptFileError, match=r"'b' is a dict, not a tensor by name"):
+        tensors_of({"a": tensor, "b": {}})
+    with pytest.raises(CorruptFileError, match=r"state dict's 3 is a ndarray"):
+        tensors_of({3: tensor})
