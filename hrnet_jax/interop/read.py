@@ -134,7 +134,7 @@ def _precision(tensors: Mapping[str, np.ndarray]) -> str:
 def _own_meta(metadata: Mapping[str, str]) -> Any:
     try:
         return {"dataset_meta": json.loads(metadata.get(META_KEY, "{}"))}
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
 
 
@@ -231,7 +231,7 @@ def _refuse_other_networks(keys: list[str], path: Path) -> None:
         )
     if not any(re.match(r"(backbone\.)?(stage[234]|layer1)\.", key) for key in keys):
         first = ", ".join(repr(key[:60]) for key in keys[:3]) or "nothing"
-        raise ValueError(f"{path} is no HRNet: it has no stages. Its first tensors: {first}.")
+        raise ValueError(f"{path} is not an HRNet: it has no stages. Its first tensors: {first}.")
 
 
 def _without_head_bias(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -110,6 +110,12 @@ def test_our_own_safetensors_name_their_classes(tmp_path):
     assert same(source.tensors)
 
 
+@pytest.mark.parametrize("text", ["{", 100_000 * "[", "[]"])
+def test_metadata_that_makes_no_sense_is_left_out(tmp_path, text):
+    write_safetensors(tmp_path / "a.safetensors", STATE, metadata={META_KEY: text})
+    assert read_source(tmp_path / "a.safetensors").classes is None
+
+
 def test_a_checkpoint_is_a_source_too(tmp_path):
     path = write(tmp_path / "a.pth", STATE)
     loaded = load(read_source(path))
@@ -126,8 +132,11 @@ OTHERS = {
         {"backbone.layer1.0.a": 0, "decode_head.1.object_context_block.x": 0},
         "is an OCRNet",
     ),
-    "ResNet": ({"conv1.weight": 0, "layer2.0.conv1.weight": 0}, "is no HRNet: it has no stages"),
-    "nothing": ({}, "is no HRNet"),
+    "ResNet": (
+        {"conv1.weight": 0, "layer2.0.conv1.weight": 0},
+        "is not an HRNet: it has no stages",
+    ),
+    "nothing": ({}, "is not an HRNet"),
 }
 
 
