@@ -59,12 +59,7 @@ def download(url: str, target: Path, *, sha256: str, advice: str, terminal: Term
         ConnectionError: if it cannot be fetched. What arrived is kept.
     """
     if target.exists():
-        found = _sha256(target)
-        if not found.startswith(sha256):
-            raise ValueError(
-                f"{target} exists, but its SHA-256 is {found} and should begin with {sha256}; "
-                "remove it, then start again."
-            )
+        _check_existing(target, sha256)
         terminal.line(f"{target} exists already.")
         return
     make_folder(target.parent)
@@ -85,6 +80,14 @@ def download(url: str, target: Path, *, sha256: str, advice: str, terminal: Term
             f"{sha256}. It was removed.\n{advice}"
         )
     part.replace(target)
+
+
+def _check_existing(target: Path, sha256: str) -> None:
+    if not (found := _sha256(target)).startswith(sha256):
+        raise ValueError(
+            f"{target} exists, but its SHA-256 is {found} and should begin with {sha256}; "
+            "remove it, then start again."
+        )
 
 
 def _complete(url: str, part: Path, *, sha256: str, terminal: Terminal) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hrnet_jax.interop.pth import DTYPES
+from hrnet_jax.interop.torch_tensors import DTYPES
 from hrnet_jax.runs.paths import atomic_write
 
 _KINDS = {dtype: name for name, dtype in DTYPES.items() if name != "torch.UntypedStorage"}

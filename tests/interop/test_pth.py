@@ -70,23 +70,15 @@ def test_meta_is_plain_and_config_text_stays_text(layout):
     assert meta["config"].startswith("import os\nos.system(")
 
 
-def test_shared_storages_share_memory_and_arrays_cannot_be_written():
-    state_dict = read_pth(GOLDEN / "state_dict_zip.pth").content["state_dict"]
-    assert np.shares_memory(state_dict["shared"], state_dict["transposed"])
-    assert not np.shares_memory(state_dict["shared"], state_dict["float32"])
-    with pytest.raises(ValueError, match="read-only"):
-        state_dict["shared"][0, 0] = 1
-
-
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_company_of_a_training_checkpoint_becomes_placeholders(layout):
+def test_other_objects_of_a_training_checkpoint_become_placeholders(layout):
     content = read_pth(GOLDEN / f"training_{layout}.pth").content
     assert content["state_dict"]["0.weight"].shape == (2, 1, 3, 3)
     momentum = content["optimizer"]["state"][0]["momentum_buffer"]
     assert momentum.shape == (2, 1, 3, 3)
-    company = content["message_hub"]
-    assert company["size"] == (2, 3)
-    names = {key: value.name for key, value in company.items() if key != "size"}
+    others = content["message_hub"]
+    assert others["size"] == (2, 3)
+    names = {key: value.name for key, value in others.items() if key != "size"}
     assert names["history"] == "mmengine.logging.history_buffer.HistoryBuffer"
     assert names["objects"] == "numpy._core.multiarray._reconstruct"
     assert names["bytes"] == "_codecs.encode"  # which is not called
@@ -140,15 +132,6 @@ def test_a_giant_pickle_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "a.pth"
     path.write_bytes(hostile.pth(hostile.plain("x" * 2000)))
     with pytest.raises(CorruptFileError, match="expected 2000 bytes"):
-        read_pth(path)
-
-
-def test_many_tensors_over_one_storage_are_refused(tmp_path):
-    path = tmp_path / "a.pth"
-    size = 1 << 16
-    one = hostile.tensor(count=size, size=(size,), stride=(1,))
-    path.write_bytes(hostile.pth(hostile.tupled(*[one] * 20), data=bytes(4 * size)))
-    with pytest.raises(CorruptFileError, match="again and again"):
         read_pth(path)
 
 
