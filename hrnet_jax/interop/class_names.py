@@ -1,4 +1,4 @@
-"""Which classes a network tells apart: from its file, else from their number."""
+"""The names and colours of a network's classes: from its file, else from their number."""
 
 import dataclasses
 from typing import Any
@@ -39,8 +39,8 @@ def class_names(
 
     Args:
         num_classes: of the network.
-        names: what its file says; None if nothing.
-        palette: what its file says; None if nothing.
+        names: from its file, if there are any.
+        palette: from its file, if there is one.
     """
     dataset, known = _KNOWN.get(num_classes, ("custom", {}))
     usual = tuple(known) or tuple(f"class {index}" for index in range(num_classes))
@@ -50,7 +50,7 @@ def class_names(
         origin = f"from their number (the file names {len(names)})"
         names = usual
     elif _is_misordered_context(names):
-        origin = "from their number (the file has the order of 2020's code, the logits have not)"
+        origin = "from their number (the file has the order of the code of 2020, the logits do not)"
         names = usual
     else:
         origin = "from the file"

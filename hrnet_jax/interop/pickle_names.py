@@ -1,4 +1,4 @@
-"""The names that may stand in a pickle: none of them is ever imported or called."""
+"""The names that a pickle may contain. None of them is ever imported or called."""
 
 import dataclasses
 
@@ -16,11 +16,11 @@ _TORCH_NAMES = _names(
 )
 _PATHS = "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath"
 _BUILTINS = "bool bytearray bytes complex dict float frozenset int list set str tuple"
-PLACEHOLDER_NAMES = _names(  # in published or training checkpoints, beside the weights
+PLACEHOLDER_NAMES = _names(  # of what training checkpoints hold besides weights
     {
         "torch": "device bool uint8 int8 int16 int32 int64 float16 bfloat16 float32 float64",
         "builtins": _BUILTINS,
-        "__builtin__": _BUILTINS,  # as protocol 2 calls them
+        "__builtin__": _BUILTINS,  # as in protocol 2
         "_codecs": "encode",
         "argparse": "Namespace",
         "collections": "Counter defaultdict deque",

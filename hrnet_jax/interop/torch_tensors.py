@@ -50,7 +50,7 @@ class TorchTensors(Tensors):
         self.reuse_left = MAX_REUSE * file_size
 
     def check_booleans(self) -> None:
-        """Refuse booleans other than 0 and 1, of which numpy makes nonsense."""
+        """Refuse booleans other than 0 and 1, which numpy does not expect."""
         for key, storage in self.storages.items():
             if storage.values.dtype == np.bool_ and (storage.values.view(np.uint8) > 1).any():
                 raise CorruptFileError(

@@ -1,12 +1,13 @@
 """Reading a pickle without running code: it holds text, numbers, containers and tensors.
 
 `pickletools` splits the file into operations, and the few that PyTorch writes are carried out here.
-A name stays a name: those that weights need are understood, harmless ones that training checkpoints
-hold beside the weights become a `Placeholder`, and every other name refuses the file.
+Names are never imported. Those that weights need are understood, harmless ones in training
+checkpoints become a `Placeholder`, and a file with any other name is refused.
 
-`pickle.Unpickler` with a closed `find_class` is not enough. It hashes the keys of a dict before
-anyone can look at them: a deeply nested tuple as a key overflows the C stack, which kills the
-process, and tuples that share their parts or integers of equal hash keep it busy for ever.
+`pickle.Unpickler` with a closed `find_class` is not enough, because it hashes the keys of a dict
+before we can check them. A deeply nested tuple as a key overflows the C stack and kills the
+process; tuples that share their parts, or integers of equal hash, keep it busy for hours. The tests
+have these files: deepest_key, laughing_key and colliding_keys in `tests/interop/hostile.py`.
 """
 
 import io
@@ -25,7 +26,7 @@ from hrnet_jax.interop.untrusted import AGAIN, RESAVE, CorruptFileError, UnsafeF
 
 MAX_OPERATIONS = 2_000_000  # a training checkpoint of the largest model has some 200,000
 MAX_DEPTH = 50
-MAX_NODES = 2_000_000  # each counted as often as a walk over the tree would meet it
+MAX_NODES = 2_000_000  # those in several places counted for each
 
 _LEAVES = (str, bytes, int, float, type(None), np.ndarray, Placeholder)
 _CONTAINERS = (dict, list, tuple)
@@ -44,11 +45,14 @@ class Tensors:
 
 
 def unpickle(file: io.BytesIO, *, tensors: Tensors | None = None) -> Any:
-    """Read the pickle at the file's position, and leave the position behind it."""
+    """Read the pickle at the file's position, and leave the position after it.
+
+    Raises nothing but `UnsafeFileError` and `CorruptFileError`.
+    """
     machine = _Machine(tensors or Tensors())
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pickletools warns of odd escapes in names
+            warnings.simplefilter("ignore")  # which pickletools gives for odd escapes in names
             for count, (operation, argument, _) in enumerate(pickletools.genops(file)):
                 if count >= MAX_OPERATIONS:
                     raise UnsafeFileError(f"has more than {MAX_OPERATIONS} operations. {RESAVE}")
@@ -63,9 +67,9 @@ def unpickle(file: io.BytesIO, *, tensors: Tensors | None = None) -> Any:
     return content
 
 
-@typing.no_type_check  # not checked in tests, for speed: a file takes 100,000 calls
+@typing.no_type_check  # tests would check 100,000 calls for a file; mypy still reads it
 class _Machine:
-    """The stack machine of the pickle format, with only what PyTorch's files use."""
+    """The stack machine of the pickle format, limited to the operations that PyTorch writes."""
 
     def __init__(self, tensors: Tensors):
         self.tensors = tensors
@@ -75,7 +79,7 @@ class _Machine:
 
     def perform(self, name: str, argument: Any) -> None:
         if name not in _OPERATIONS:
-            raise UnsafeFileError(f"uses the operation {name}, as PyTorch never does. {RESAVE}")
+            raise UnsafeFileError(f"uses the operation {name}, which PyTorch never does. {RESAVE}")
         _OPERATIONS[name](self, argument)
 
     def result(self) -> Any:
@@ -92,7 +96,7 @@ class _Machine:
 
     def pop(self, count: int) -> list[Any]:
         if count > len(self.stack):
-            raise CorruptFileError(f"takes more objects than it made. {AGAIN}")
+            raise CorruptFileError(f"takes more objects than there are. {AGAIN}")
         items = self.stack[-count:]
         del self.stack[-count:]
         return items
@@ -111,7 +115,7 @@ class _Machine:
 
     def name(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
-            raise UnsafeFileError(f"has {brief((module, name))} for a name. {RESAVE}")
+            raise UnsafeFileError(f"has {brief((module, name))} as a name. {RESAVE}")
         if "." in name or f"{module}.{name}" not in ALLOWED_NAMES:
             full = brief(f"{module}.{name}")
             raise UnsafeFileError(f"names {full}, which weights do not need. {RESAVE}")

@@ -1,4 +1,4 @@
-"""Hostile weight files: each asks for code, for too much memory, or to be misunderstood."""
+"""Hostile weight files: each tries to run code, to fill the memory, or to be misread."""
 
 import dataclasses
 import io
@@ -16,7 +16,7 @@ DATA = struct.pack("<4f", 1, 2, 3, 4)
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A file, and what its refusal must be and say."""
+    """A file, and the error that must refuse it."""
 
     make: Callable[[str], bytes]  # from the command that a payload would run
     error: type[Exception]
@@ -242,7 +242,7 @@ def _code_cases() -> dict[str, Case]:
         "stack_global_dotted": (stacked(b"builtins", b"getattr.__call__"), "getattr.__call__"),
         "stack_global_numbers": (
             plain(1) + plain(2) + pickle.STACK_GLOBAL,
-            "has (1, 2) for a name",
+            "has (1, 2) as a name",
         ),
         "stack_global_laughs": (laughing() + plain("x") + pickle.STACK_GLOBAL, "has a tuple"),
         "laughing_identity": (laughing() + b"Q", "strange persistent id, (a list"),
@@ -303,7 +303,7 @@ def _pickle_cases() -> dict[str, Case]:
             "_rebuild_parameter with 3 arguments",
         ),
         "storage_called": (call("torch", "FloatStorage"), "calls torch.FloatStorage"),
-        "bare_storage": (identity(), "bare _Storage"),
+        "bare_storage": (identity(), "bare Storage"),
         "negative_size": (tensor(size=(-2, 2)), "none negative"),
         "negative_stride": (tensor(stride=(-2, 1)), "none negative"),
         "negative_offset": (tensor(offset=-1), "none negative"),
@@ -334,7 +334,7 @@ def _pickle_cases() -> dict[str, Case]:
         ),
         "bool_of_floats": (tensor(kind="BoolStorage", count=16), "other than 0 and 1"),
         "legacy_view": (tensor(more=(("1", 0, 4),)), "as PyTorch 0.3 wrote"),
-        "underflow": (b"R", "takes more objects than it made"),
+        "underflow": (b"R", "takes more objects than there are"),
         "no_mark": (b"t", "is damaged"),
         "no_memo": (b"h\7", "is damaged"),
         "no_line_end": (b"cos", "is damaged"),
@@ -351,7 +351,7 @@ def _pickle_cases() -> dict[str, Case]:
         "odd_items": (b"}(Nu", "sets items of a dict"),
         "list_as_key": (b"}]Ns", "key of type list"),
         "deep_key": (b"})" + 999 * b"\x85" + b"Ns", "key of type tuple"),
-        # The next three kill or hang `pickle.Unpickler`, which hashes keys before it shows them.
+        # These three kill or hang `pickle.Unpickler`, even one that knows no names.
         "deepest_key": (b"})" + 500_000 * b"\x85" + b"Ns", "key of type tuple"),
         "laughing_key": (b"})q\0" + 60 * b"h\0\x86q\0" + b"Ns", "key of type tuple"),
         "colliding_keys": (b"}(" + _colliding(100_000) + b"u", "key of type int"),

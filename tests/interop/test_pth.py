@@ -97,10 +97,10 @@ def test_a_pickled_model_is_refused():
         read_pth(GOLDEN / "whole_model.pth")
 
 
-def test_the_canary_of_the_hostile_files_can_sing(tmp_path):
+def test_the_canary_of_the_hostile_files_works(tmp_path):
     canary = tmp_path / "canary"
     payload = hostile.call("posix", "system", hostile.plain(f"touch {canary}"))
-    pickle.loads(hostile.whole(payload))  # what the hostile files would do to Python's own reader
+    pickle.loads(hostile.whole(payload))  # as the hostile files would with Python's own reader
     assert canary.exists()
 
 
@@ -189,7 +189,7 @@ def test_missing_files_folders_and_pipes_do_not_hang(tmp_path):
         read_pth(tmp_path / "pipe")
 
 
-def test_a_sparse_giant_is_refused_before_it_is_read(tmp_path):
+def test_a_giant_file_is_refused_before_it_is_read(tmp_path):
     path = tmp_path / "giant.pth"
     with path.open("wb") as file:
         file.truncate(1 << 40)

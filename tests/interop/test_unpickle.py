@@ -1,5 +1,6 @@
 import io
 import pickle
+import tracemalloc
 from collections import OrderedDict
 
 import pytest
@@ -10,7 +11,7 @@ from hrnet_jax.interop.untrusted import UnsafeFileError
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_plain_values_come_out_as_from_pickle(protocol):
+def test_plain_values_are_those_of_pickle(protocol):
     shared = ["x"]
     values = {
         "none": None,
@@ -29,7 +30,7 @@ def test_plain_values_come_out_as_from_pickle(protocol):
     assert content["nested"]["again"] is content["nested"][("a", 1)]
 
 
-def test_bytes_are_bytes_where_the_protocol_knows_them():
+def test_bytes_are_bytes_if_the_protocol_has_them():
     for block in (b"a", b"a" * 300):
         assert unpickle(io.BytesIO(pickle.dumps(block, 3))) == block
     old = unpickle(io.BytesIO(pickle.dumps(b"a", 2)))
@@ -50,6 +51,15 @@ def test_an_attribute_of_an_ordered_dict_is_dropped():
     assert not hasattr(content, "_metadata")
 
 
-def test_no_tensors_are_met_without_a_container():
+def test_tensors_are_refused_where_none_belong():
     with pytest.raises(UnsafeFileError, match="where no tensor belongs"):
         unpickle(io.BytesIO(b"\x80\x02X\x01\0\0\0xQ."))
+
+
+def test_a_giant_memo_index_takes_no_memory():
+    tracemalloc.start()
+    try:
+        assert unpickle(io.BytesIO(b"\x80\x02Nr\xff\xff\xff\xff.")) is None
+        assert tracemalloc.get_traced_memory()[1] < 1e6
+    finally:
+        tracemalloc.stop()
