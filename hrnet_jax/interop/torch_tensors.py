@@ -74,13 +74,13 @@ class TorchTensors(Tensors):
                 "Load it with a PyTorch 1.x, then save it again."
             )
         if key not in self.storages:
-            self.storages[key] = Storage(self._load(key, DTYPES[kind], count))
+            self.storages[key] = Storage(self._load(key, DTYPES[kind], count=count))
         values = self.storages[key].values
         if (values.dtype, values.size) != (DTYPES[kind], count):
             raise CorruptFileError(f"describes the storage {brief(key)} in two ways. {AGAIN}")
         return self.storages[key]
 
-    def _load(self, key: str, dtype: np.dtype, count: int) -> np.ndarray:
+    def _load(self, key: str, dtype: np.dtype, *, count: int) -> np.ndarray:
         size = count * dtype.itemsize
         self.bytes_left -= size
         if self.bytes_left < 0:
