@@ -20,7 +20,7 @@ import jax
 from flax import nnx
 
 from hrnet_jax.commands.plan import Chip
-from hrnet_jax.models.heads.fcn import Segmentor
+from hrnet_jax.models import Segmentor
 
 LANES = 128  # of a TPU's registers, and of its matrix unit on either side
 _STAGE = re.compile(r"backbone\.stage(\d)\.\d+(?:\.branches\.(\d))?")

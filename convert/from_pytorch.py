@@ -3,7 +3,7 @@
     python -m convert.from_pytorch FILE.pth --output DIR
     python -m convert.from_pytorch --zoo NAME       # fetches the file first, into weights/NAME
 
-DIR is then what --checkpoint and --config.init_from of hrnet_jax.main take; NAME is a row of
+Give DIR to hrnet_jax.main as --checkpoint or --config.init_from. NAME is a row of
 `python -m hrnet_jax.main --mode zoo`.
 """
 
@@ -30,49 +30,7 @@ from hrnet_jax.runs.terminal import Terminal
 
 def main(arguments: list[str] | None = None) -> None:
     """Convert; a user's mistake ends in one message and exit code 1."""
-    command = f"{zoo.CONVERT}.from_pytorch"
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {command}",
-        description=str(__doc__).replace("convert.from_pytorch", command),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "file",
-        nargs="?",
-        help="a .pth or .safetensors file: FCN-HRNet of mmsegmentation 0.x "
-        "or 1.x, official HRNet, ImageNet backbone (also timm's), our export",
-    )
-    parser.add_argument(
-        "--zoo", metavar="NAME", help="instead of a file: a published result, which is fetched"
-    )
-    parser.add_argument(
-        "--mirror",
-        metavar="URL",
-        help=f"fetch from a copy of the server: what stands in the place of {zoo.HOST}",
-    )
-    parser.add_argument(
-        "--output",
-        metavar="DIR",
-        help="folder of the checkpoint (and of the fetched file); default weights/NAME",
-    )
-    parser.add_argument(
-        "--config",
-        metavar="FILE[:SCHEDULE]",
-        help="check that the file is what this recipe describes",
-    )
-    parser.add_argument(
-        "--head",
-        choices=HEAD_POLICIES,
-        default="strict",
-        help="if the recipe's classes are others: refuse (strict), keep those of "
-        "equal names (match), or keep the backbone only (new)",
-    )
-    parser.add_argument(
-        "--any-hash",
-        action="store_true",
-        help="accept a file whose SHA-256 is not the one its name promises",
-    )
-    given = parser.parse_args(arguments)
+    given = _parser().parse_args(arguments)
     logging.set_verbosity(logging.ERROR)
     terminal = Terminal()
     try:
@@ -82,12 +40,54 @@ def main(arguments: list[str] | None = None) -> None:
             path, output, config=config, head=given.head, any_hash=given.any_hash
         )
     except KeyboardInterrupt:
-        resumes = " The same command goes on with what was fetched." * bool(given.zoo)
+        resumes = " The same command resumes the download." * bool(given.zoo)
         terminal.line(f"Stopped.{resumes}")
         sys.exit(130)
     except (ValueError, OSError) as error:
         sys.exit(f"Error: {error}")
     terminal.table(report_table(report, title="Converted"))
+
+
+def _parser() -> argparse.ArgumentParser:
+    command = f"{zoo.CONVERT}.from_pytorch"
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {command}",
+        description=str(__doc__).replace("convert.from_pytorch", command),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "file",
+        nargs="?",
+        help="a .pth or .safetensors file: FCN-HRNet of mmsegmentation 0.x or 1.x, official HRNet, "
+        "ImageNet backbone (also timm's), or our export",
+    )
+    parser.add_argument(
+        "--zoo", metavar="NAME", help="a published result to fetch, instead of a file"
+    )
+    parser.add_argument("--mirror", metavar="URL", help=f"fetch from this copy of {zoo.HOST}")
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        help="folder of the checkpoint (and of the fetched file); default weights/NAME",
+    )
+    parser.add_argument(
+        "--config",
+        metavar="FILE[:SCHEDULE]",
+        help="check that the file has this recipe's variant and classes",
+    )
+    parser.add_argument(
+        "--head",
+        choices=HEAD_POLICIES,
+        default="strict",
+        help="if the recipe has other classes: refuse (strict), keep those of equal names (match), "
+        "or keep the backbone only (new)",
+    )
+    parser.add_argument(
+        "--any-hash",
+        action="store_true",
+        help="accept a file whose SHA-256 is not the one its name promises",
+    )
+    return parser
 
 
 def _given(given: argparse.Namespace) -> tuple[AnyPath, AnyPath]:
@@ -97,18 +97,18 @@ def _given(given: argparse.Namespace) -> tuple[AnyPath, AnyPath]:
 
 
 def _fetched(given: argparse.Namespace, terminal: Terminal) -> tuple[Path, Path]:
-    """Fetch the file of a row of the zoo into the folder of its checkpoint."""
+    """Fetch a published file into the folder of its checkpoint."""
     row = zoo.get(given.zoo)
     if given.file:
         raise ValueError(f"give a file or --zoo, not both: {given.file}, --zoo {given.zoo}.")
     output = to_path(given.output) if given.output else zoo.WEIGHTS / row.name
     if is_remote(output):
         raise ValueError(
-            f"--output {output} is in a bucket, but files are fetched to a local disk; give none, "
-            f"then convert it: python -m {zoo.CONVERT}.from_pytorch "
+            f"--output {output} is in a bucket, but files are fetched to a local disk. Omit it, "
+            f"then convert: python -m {zoo.CONVERT}.from_pytorch "
             f"{zoo.WEIGHTS / row.name / row.file()} --output {output}"
         )
-    if (output / FOLDER).exists():  # before anything is fetched for nothing
+    if (output / FOLDER).exists():  # checked before the download
         raise ValueError(f"{output} holds a checkpoint already; choose another --output.")
     if given.mirror and not given.mirror.startswith(("http://", "https://")):
         raise ValueError(f"--mirror {given.mirror} must begin with http:// or https://.")
@@ -130,7 +130,7 @@ def _fetched(given: argparse.Namespace, terminal: Terminal) -> tuple[Path, Path]
 def _config(name: str) -> dict:
     """Run a recipe file: path, or path:schedule."""
     path, _, schedule = name.partition(":")
-    # Whether that finds a loader depends on the suffix only, which `locate` has looked at.
+    # Only the suffix decides whether there is a loader, and `locate` has checked it.
     spec: Any = importlib.util.spec_from_file_location("recipe", recipes.locate(path))
     recipe = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(recipe)

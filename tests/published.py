@@ -9,9 +9,10 @@ import zlib
 
 import numpy as np
 from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from hrnet_jax import models
-from hrnet_jax.interop.keys import from_torch_layout, leaf_paths, to_torch_layout, torch_key
+from hrnet_jax.interop.keys import from_torch_layout, to_torch_layout, torch_key
 
 
 def published_tensor(key: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -32,15 +33,12 @@ def published_tensor(key: str, shape: tuple[int, ...]) -> np.ndarray:
 def published_model(variant: str, *, num_classes: int = 19) -> models.Segmentor:
     """A network whose every tensor follows from its published name."""
     model = models.build(variant, num_classes=num_classes)
-    state = nnx.to_pure_dict(nnx.state(model))
-    for path, leaf in leaf_paths(state).items():
+    leaves = flatten_dict(nnx.to_pure_dict(nnx.state(model)))
+    for path, leaf in leaves.items():
         torch_shape = to_torch_layout(path, np.asarray(leaf)).shape
         value = from_torch_layout(path, published_tensor(torch_key(path), torch_shape))
-        target = state
-        for name in path[:-1]:
-            target = target[name]
-        target[path[-1]] = np.ascontiguousarray(value)
-    nnx.update(model, state)
+        leaves[path] = np.ascontiguousarray(value)
+    nnx.update(model, unflatten_dict(leaves))
     return model
 
 

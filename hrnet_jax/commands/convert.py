@@ -1,4 +1,4 @@
-"""Weight files -> checkpoints, and back. What the commands in `convert/` do, as functions."""
+"""Weight files -> checkpoints and back: the commands of `convert/` as functions."""
 
 import collections
 import json
@@ -13,7 +13,7 @@ from hrnet_jax.config import defaults as configs
 from hrnet_jax.config import recipes
 from hrnet_jax.data.datasets import DATASETS
 from hrnet_jax.interop.class_names import ClassNames, class_names
-from hrnet_jax.interop.infer import check_classes, check_looks, classes_of, listed, variant_of
+from hrnet_jax.interop.infer import check_classes, check_network, classes_of, summarize, variant_of
 from hrnet_jax.interop.keys import torch_state_dict
 from hrnet_jax.interop.pth_write import write_pth
 from hrnet_jax.interop.read import META_KEY, Source, read_source
@@ -38,7 +38,7 @@ def to_checkpoint(
 
     Args:
         path: a .pth or .safetensors file.
-        folder: of the checkpoint, maybe gs://...; must hold none yet.
+        folder: of the checkpoint, local or gs://...; must not hold one yet.
         config: as a dict; the file must be of its variant and classes. Without one, a recipe
             is chosen by the number of classes.
         head: what to do if the classes of `config` are others; see `start_from`.
@@ -50,30 +50,11 @@ def to_checkpoint(
     if config is None and head != "strict":
         raise ValueError(f"The head policy {head} needs a config that says which classes to have.")
     source = read_source(path, any_hash=any_hash)
-    variant, names = variant_of(source), classes_of(source)
-    published = _published(source, variant=variant, names=names)
-    wanted: ClassNames | None
-    if config is None and published and names:
-        loaded, config = load(source), published[0].recipe()
-        wanted = class_names(len(names.names))
-    elif config is None:
-        loaded, wanted = load(source), names
-        config = _recipe(variant, names)
-    else:
-        loaded, wanted = _for_config(source, config, names=names, head=head)
-    report = _report(source, loaded, variant=variant, names=wanted)
-    if published:
-        row, upload = published
-        report["published"] = (
-            f"{row.name}: mIoU {upload.miou:.2f}, ms+flip {upload.miou_ms_flip:.2f}"
-        )
-    meta = _meta(source, config, variant=variant, names=wanted) | {"report": report}
-    if published and head == "strict":  # with another head the published figures mean nothing
-        meta["zoo"] = {"name": row.name, "file": row.file(upload)}
+    loaded, meta = _fitted(source, config, head=head)
     params, stats = loaded.params, loaded.stats
-    del source, loaded  # the bytes of the file, before others are needed for writing
+    del source, loaded  # frees the file's bytes before writing needs memory
     saved = save_weights(to_path(folder), params, stats, meta=meta)
-    return report | {"written": str(saved)}
+    return meta["report"] | {"written": str(saved)}
 
 
 def to_file(checkpoint: str | AnyPath, path: str | AnyPath) -> Report:
@@ -100,7 +81,7 @@ def to_file(checkpoint: str | AnyPath, path: str | AnyPath) -> Report:
     return {
         "checkpoint": str(weights.path),
         "variant": weights.meta["variant"],
-        "classes": listed(tuple(classes)),
+        "classes": summarize(tuple(classes)),
         "tensors": f"{len(state) - counters} and {counters} counters of batches",
         "bytes": f"{size_of(path):,}",
         "written": str(path),
@@ -108,7 +89,7 @@ def to_file(checkpoint: str | AnyPath, path: str | AnyPath) -> Report:
 
 
 def exported_state(weights: Weights) -> dict[str, np.ndarray]:
-    """Name a checkpoint's tensors as mmsegmentation does, the counters of its source with them."""
+    """Name a checkpoint's tensors as mmsegmentation does, with the counters of its source."""
     state = torch_state_dict(weights.params, weights.stats)
     for key, count in weights.meta.get("batches_tracked", {}).items():
         if key in state:
@@ -126,6 +107,31 @@ def report_table(report: Report, *, title: str) -> Table:
     return table
 
 
+def _fitted(
+    source: Source, config: dict[str, Any] | None, *, head: HeadPolicy
+) -> tuple[Loaded, dict[str, Any]]:
+    """The arrays of the checkpoint, and its `meta`."""
+    variant, names = variant_of(source), classes_of(source)
+    published = _published(source, variant=variant, names=names)
+    if config is not None:
+        loaded, names = _for_config(source, config, names=names, head=head)
+    elif published and names:
+        loaded, config = load(source), published[0].recipe()
+        names = class_names(len(names.names))
+    else:
+        loaded, config = load(source), _recipe(variant, names)
+    report = _report(source, loaded, variant=variant, names=names)
+    meta = _meta(source, config, variant=variant, names=names) | {"report": report}
+    if published:
+        row, upload = published
+        report["published"] = (
+            f"{row.name}: mIoU {upload.miou:.2f}, ms+flip {upload.miou_ms_flip:.2f}"
+        )
+        if head == "strict":  # with another head the published figures mean nothing
+            meta["zoo"] = {"name": row.name, "file": row.file(upload)}
+    return loaded, meta
+
+
 def _for_config(
     source: Source, config: dict[str, Any], *, names: ClassNames | None, head: HeadPolicy
 ) -> tuple[Loaded, ClassNames | None]:
@@ -139,10 +145,10 @@ def _for_config(
     )
     variant = config["model"]["variant"]
     if head == "strict":
-        check_looks(source, variant=variant, num_classes=dataset.num_classes)
+        check_network(source, variant=variant, num_classes=dataset.num_classes)
         check_classes(source, dataset.classes)
         return load(source), None if names is None else wanted
-    check_looks(source, variant=variant)
+    check_network(source, variant=variant)
     fresh = models.build(variant, num_classes=dataset.num_classes, seed=config["seed"])
     _, params, stats = split(fresh)
     loaded = start_from(source, params, stats, variant=variant, classes=dataset.classes, head=head)
@@ -152,7 +158,7 @@ def _for_config(
 def _published(
     source: Source, *, variant: str, names: ClassNames | None
 ) -> tuple[zoo.Row, zoo.Upload] | None:
-    """The row of the zoo whose file this is, unless only its name says so."""
+    """The row of the zoo whose file this is, if its variant and number of classes agree."""
     found = zoo.find(file=source.path.name, sha256=source.sha256)
     if found is None or names is None or found[0].variant != variant:
         return None
@@ -161,7 +167,7 @@ def _published(
 
 
 def _recipe(variant: str, names: ClassNames | None) -> dict[str, Any]:
-    """The config that a file without one gets: it decides the size of evaluation."""
+    """The config of a file that comes without one; it decides the image size of evaluation."""
     if names is not None and names.dataset == "cityscapes":
         return recipes.cityscapes(variant=variant, schedule="40k").to_dict()
     config = recipes.custom(variant=variant)
@@ -174,7 +180,7 @@ def _recipe(variant: str, names: ClassNames | None) -> dict[str, Any]:
 def _meta(
     source: Source, config: dict[str, Any], *, variant: str, names: ClassNames | None
 ) -> dict[str, Any]:
-    """What the checkpoint tells of itself and of the file."""
+    """What the checkpoint says of itself and of the file."""
     return {
         "variant": variant,
         "dataset": names.dataset if names else "",
@@ -202,11 +208,11 @@ def _report(source: Source, loaded: Loaded, *, variant: str, names: ClassNames |
         "bytes": f"{source.size:,}",
         "SHA-256": source.sha256 or "-",
         "variant": f"{variant}, {parameters:,} parameters",
-        "classes": f"{listed(names.names)}, {names.origin}" if names else "none: a backbone",
+        "classes": f"{summarize(names.names)}, {names.origin}" if names else "none: a backbone",
         "tensors": f"{len(arrays)}, {sum(leaf.nbytes for leaf in arrays):,} bytes",
         "from": loaded.origin,
         "dropped": "\n".join(f"{what}: {why}" for what, why in source.dropped.items()) or "nothing",
     }
     if source.counters:
-        report["kept aside"] = f"{len(source.counters)} counters of batches, for the way back"
+        report["kept aside"] = f"{len(source.counters)} counters of batches, for exports"
     return report | ({"note": "\n".join(source.notes)} if source.notes else {})

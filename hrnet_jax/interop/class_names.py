@@ -1,6 +1,7 @@
-"""Which classes a network tells apart: from its file, else from their number."""
+"""The names and colours of a network's classes: from its file, else from their number."""
 
 import dataclasses
+from typing import Any
 
 from hrnet_jax.data.dataset import Color, voc_palette
 from hrnet_jax.data.datasets import ade20k, cityscapes, pascal_context, voc12aug
@@ -38,8 +39,8 @@ def class_names(
 
     Args:
         num_classes: of the network.
-        names: what its file says; None if nothing.
-        palette: what its file says; None if nothing.
+        names: from its file, if there are any.
+        palette: from its file, if there is one.
     """
     dataset, known = _KNOWN.get(num_classes, ("custom", {}))
     usual = tuple(known) or tuple(f"class {index}" for index in range(num_classes))
@@ -49,7 +50,7 @@ def class_names(
         origin = f"from their number (the file names {len(names)})"
         names = usual
     elif _is_misordered_context(names):
-        origin = "from their number (the file has the order of 2020's code, the logits have not)"
+        origin = "from their number (the file has the order of the code of 2020, the logits do not)"
         names = usual
     else:
         origin = "from the file"
@@ -65,3 +66,31 @@ def _is_misordered_context(names: tuple[str, ...]) -> bool:
     voc_first = ("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car")
     known = pascal_context.CLASSES_60
     return names[:8] == voc_first and sorted(names) == sorted(known)
+
+
+def names_in(meta: Any) -> tuple[tuple[str, ...] | None, tuple[Color, ...] | None]:
+    """Find the names and colours of the classes in a file's `meta`, where they make sense."""
+    meta = meta if isinstance(meta, dict) else {}
+    inner = meta.get("dataset_meta")
+    inner = inner if isinstance(inner, dict) else {}
+    names = inner.get("classes", inner.get("CLASSES", meta.get("CLASSES")))
+    colors = inner.get("palette", inner.get("PALETTE", meta.get("PALETTE")))
+    return _names(names), _colors(colors)
+
+
+def _names(value: Any) -> tuple[str, ...] | None:
+    good = isinstance(value, list | tuple) and all(
+        isinstance(name, str) and name.strip() and name.isprintable() and len(name) <= 100
+        for name in value
+    )
+    names = tuple(name.strip() for name in value) if good else ()
+    return names if names and len(set(names)) == len(names) else None
+
+
+def _colors(value: Any) -> tuple[Color, ...] | None:
+    if not isinstance(value, list | tuple):
+        return None
+    colors = [tuple(color) if isinstance(color, list | tuple) else () for color in value]
+    if all(len(c) == 3 and all(type(v) is int and 0 <= v <= 255 for v in c) for c in colors):
+        return tuple((c[0], c[1], c[2]) for c in colors)
+    return None

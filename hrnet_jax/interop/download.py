@@ -1,6 +1,7 @@
-"""Fetching a published file: resumable, checked, in one piece. Only when a user asks for it.
+"""Fetching a published file: it resumes, checks the hash, and writes atomically.
 
-Proxies are those of the usual environment variables (https_proxy, no_proxy).
+Nothing is fetched unless a user asks for it. Proxies come from the usual environment variables
+(https_proxy, no_proxy).
 """
 
 import hashlib
@@ -17,11 +18,12 @@ from hrnet_jax import __version__
 from hrnet_jax.runs.paths import make_folder
 from hrnet_jax.runs.terminal import Terminal
 
-STALL = 30.0  # seconds without a byte after which a connection is given up
-PAUSE = 2.0  # seconds before the next attempt; doubled each time
-ATTEMPTS = 5  # in a row that bring nothing new
+STALL = 30.0  # seconds without a byte before a connection is given up
+PAUSE = 2.0  # seconds before the next attempt, doubled each time
+ATTEMPTS = 5  # in a row that fetch nothing new
 _BLOCK = 1 << 16
-_PASSING = (  # errors that may be gone a little later; without a network or a name, nothing will
+_MEGABYTE = 1_000_000
+_TRANSIENT = (  # errors that a later attempt may not meet
     TimeoutError,
     ConnectionResetError,
     ConnectionAbortedError,
@@ -32,23 +34,24 @@ _PASSING = (  # errors that may be gone a little later; without a network or a n
 
 
 class _Interrupted(Exception):
-    """The network failed; the same request may work a little later."""
+    """The network failed; the same request may work later."""
 
 
 class _Refused(Exception):
-    """The file will not come, however often it is asked for."""
+    """The request fails however often it is sent."""
 
 
 def download(url: str, target: Path, *, sha256: str, advice: str, terminal: Terminal) -> None:
-    """Fetch a file; if `target` is there already and right, nothing is fetched.
+    """Fetch a file, unless `target` exists and is right.
 
-    What arrived lies in `<target>.part`, which the next call goes on with: also after a kill.
+    The bytes that arrive are kept in `<target>.part`, where the next call resumes, even after a
+    kill.
 
     Args:
         url: of the file.
-        target: what it becomes, once complete and right.
-        sha256: how the SHA-256 of the file begins; "" accepts any file.
-        advice: what a user can do if it does not come; the end of the error.
+        target: path of the file once it is complete and right.
+        sha256: first digits of the file's SHA-256; "" accepts any file.
+        advice: what a user can do if it fails; the end of the error.
         terminal: for progress.
 
     Raises:
@@ -56,27 +59,18 @@ def download(url: str, target: Path, *, sha256: str, advice: str, terminal: Term
         ConnectionError: if it cannot be fetched. What arrived is kept.
     """
     if target.exists():
-        found = _sha256(target)
-        if not found.startswith(sha256):
-            raise ValueError(
-                f"{target} is there, but its SHA-256 is {found} and should begin with {sha256}; "
-                "remove it, then start again."
-            )
-        terminal.line(f"{target} is there already.")
+        _check_existing(target, sha256)
+        terminal.line(f"{target} exists already.")
         return
     make_folder(target.parent)
     part = target.with_name(f"{target.name}.part")
     terminal.line(f"Fetching {url}")
     try:
-        in_pieces = _fetch(url, part, terminal=terminal)
-        if in_pieces and not _sha256(part).startswith(sha256):
-            terminal.warn(f"the pieces of {part} are of different files; fetching it anew.")
-            part.unlink()
-            _fetch(url, part, terminal=terminal)
+        _complete(url, part, sha256=sha256, terminal=terminal)
     except (_Interrupted, _Refused) as error:
         text = f"Cannot fetch {url}: {error}."
         if kept := _size(part):
-            text += f" {kept:,} bytes are kept in {part}; the same command goes on from there."
+            text += f" {kept:,} bytes are kept in {part}; the same command resumes there."
         raise ConnectionError(f"{text}\n{advice}") from error
     if not (found := _sha256(part)).startswith(sha256):
         size = _size(part)
@@ -88,17 +82,34 @@ def download(url: str, target: Path, *, sha256: str, advice: str, terminal: Term
     part.replace(target)
 
 
+def _check_existing(target: Path, sha256: str) -> None:
+    if not (found := _sha256(target)).startswith(sha256):
+        raise ValueError(
+            f"{target} exists, but its SHA-256 is {found} and should begin with {sha256}; "
+            "remove it, then start again."
+        )
+
+
+def _complete(url: str, part: Path, *, sha256: str, terminal: Terminal) -> None:
+    """Fetch the rest of `part`, or all of it if its beginning was of another file."""
+    resumed = _fetch(url, part, terminal=terminal)
+    if resumed and not _sha256(part).startswith(sha256):
+        terminal.warn(f"the parts of {part} are of different files; fetching it again.")
+        part.unlink()
+        _fetch(url, part, terminal=terminal)
+
+
 def _fetch(url: str, part: Path, *, terminal: Terminal) -> bool:
-    """Complete `part`, over as many connections as it takes; return whether it was several."""
+    """Complete `part` over as many connections as it takes; return whether it was resumed."""
     failures, furthest = 0, _size(part)
-    in_pieces = furthest > 0
+    resumed = furthest > 0
     while True:
         try:
-            _go_on(url, part, terminal=terminal)
-            return in_pieces
+            _fetch_rest(url, part, terminal=terminal)
+            return resumed
         except _Interrupted as error:
             failures = 0 if _size(part) > furthest else failures + 1
-            furthest, in_pieces = max(furthest, _size(part)), True
+            furthest, resumed = max(furthest, _size(part)), True
             if failures >= ATTEMPTS:
                 raise
             pause = PAUSE * 2**failures
@@ -106,15 +117,15 @@ def _fetch(url: str, part: Path, *, terminal: Terminal) -> bool:
             time.sleep(pause)
 
 
-def _go_on(url: str, part: Path, *, terminal: Terminal) -> None:
-    """Fetch what `part` lacks, over one connection."""
+def _fetch_rest(url: str, part: Path, *, terminal: Terminal) -> None:
+    """Fetch the bytes that `part` lacks over one connection."""
     have = _size(part)
     response = _open(url, have)
     if response is None:
         return
     with response:
         if have and response.status != 206:
-            terminal.line("The server cannot go on in the middle of a file; fetching all of it.")
+            terminal.line("The server cannot send part of a file; fetching all of it.")
             have = 0
         total = have + int(response.headers.get("Content-Length") or 0)
         with (
@@ -130,9 +141,9 @@ def _go_on(url: str, part: Path, *, terminal: Terminal) -> None:
 
 
 def _open(url: str, have: int) -> http.client.HTTPResponse | None:
-    """Ask for the bytes from `have` on; None if there are no more.
+    """Request the bytes from `have` on; None if there are no more.
 
-    A server may answer with all of them instead, as status 200.
+    A server may send the whole file instead, with status 200.
     """
     headers = {"User-Agent": f"hrnet-jax/{__version__}", "Accept-Encoding": "identity"}
     if have:
@@ -142,17 +153,17 @@ def _open(url: str, have: int) -> http.client.HTTPResponse | None:
         response = urllib.request.urlopen(request, timeout=STALL)
     except urllib.error.HTTPError as error:
         error.close()
-        if have and error.code == 416:  # it ends here; the hash tells whether it is the file
+        if have and error.code == 416:  # there are no more; the hash will tell
             return None
         text = f"the server answered {error.code} {error.reason}"
-        passing = error.code in (408, 429) or error.code >= 500
-        raise (_Interrupted if passing else _Refused)(text) from error
+        transient = error.code in (408, 429) or error.code >= 500
+        raise (_Interrupted if transient else _Refused)(text) from error
     except (OSError, http.client.HTTPException) as error:
-        raise _of_network(error) from error
+        raise _classify(error) from error
     start = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
     if response.status == 206 and (start is None or int(start[1]) != have):
         response.close()
-        raise _Refused("the server sent another part of the file than it was asked for")
+        raise _Refused("the server sent another part of the file than was requested")
     return response
 
 
@@ -161,18 +172,18 @@ def _blocks(response: http.client.HTTPResponse) -> Iterator[bytes]:
         try:
             block = response.read1(_BLOCK)
         except (OSError, http.client.HTTPException) as error:
-            raise _of_network(error) from error
+            raise _classify(error) from error
         if not block:
             return
         yield block
 
 
-def _of_network(error: Exception) -> _Interrupted | _Refused:
+def _classify(error: Exception) -> _Interrupted | _Refused:
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
     text = f"{reason}" or type(reason).__name__
     if isinstance(reason, TimeoutError):
-        text = f"nothing came for {STALL:.0f} s"
-    return _Interrupted(text) if isinstance(reason, _PASSING) else _Refused(text)
+        text = f"no data for {STALL:.0f} s"
+    return _Interrupted(text) if isinstance(reason, _TRANSIENT) else _Refused(text)
 
 
 def _size(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""What network a file holds, told from its tensors."""
+"""Which network a file holds, inferred from its tensors."""
 
 import statistics
 
@@ -17,7 +17,7 @@ _WIDTH = (  # tensors whose first axis is the width
 
 
 def variant_of(source: Source) -> str:
-    """Tell the variant from the tensors: widths, and numbers of modules and blocks.
+    """Infer the variant from the widths and the numbers of modules and blocks.
 
     Raises:
         ValueError: if the network is an HRNet of another width.
@@ -39,22 +39,22 @@ def variant_of(source: Source) -> str:
 
 
 def num_classes_of(source: Source) -> int | None:
-    """Count the classes of the head; None for a backbone."""
+    """The number of classes of the head; None for a backbone."""
     found = [source.tensors[key] for key in CLASSIFIER if key in source.tensors]
     return next((tensor.shape[0] for tensor in found if tensor.ndim), None)
 
 
 def classes_of(source: Source) -> ClassNames | None:
-    """Name the classes of the head; None for a backbone."""
+    """The names and colours of the head's classes; None for a backbone."""
     count = num_classes_of(source)
     return class_names(count, names=source.classes, palette=source.palette) if count else None
 
 
 def check_classes(source: Source, classes: tuple[str, ...]) -> None:
-    """Refuse a head of other classes than these. One without names must have as many.
+    """Refuse a head with other classes. A file that names none must have as many.
 
     Raises:
-        ValueError: says what to do instead.
+        ValueError: if the classes differ; says what to do instead.
     """
     theirs = classes_of(source)
     if theirs is None or theirs.names == classes:
@@ -62,37 +62,37 @@ def check_classes(source: Source, classes: tuple[str, ...]) -> None:
     if source.classes is None and len(theirs.names) == len(classes):
         return
     raise ValueError(
-        f"{source.path} has the classes {listed(theirs.names)}, wanted are {listed(classes)}. Use "
-        "the head policy (--head, --config.init_head) match to keep those of equal names, or new "
-        "to keep the backbone only."
+        f"{source.path} has the classes {summarize(theirs.names)}, expected are "
+        f"{summarize(classes)}. Use the head policy (--head, --config.init_head) match to keep "
+        "those of equal names, or new to keep the backbone only."
     )
 
 
-def listed(names: tuple[str, ...]) -> str:
-    """Count names and give the first: "19 (road, sidewalk, building, ...)"."""
+def summarize(names: tuple[str, ...]) -> str:
+    """Shorten names to their number and the first three: "19 (road, sidewalk, building, ...)"."""
     return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
 
 
-def check_looks(
+def check_network(
     source: Source, *, variant: str | None = None, num_classes: int | None = None
 ) -> None:
-    """Refuse a file of another network than was asked for, and say what it looks like.
+    """Refuse a file of another network than the expected one, and say what it looks like.
 
     Raises:
         ValueError: for another variant, or another number of classes if one is given.
     """
-    looks, count = variant_of(source), num_classes_of(source)
+    found, count = variant_of(source), num_classes_of(source)
     other_count = num_classes is not None and count is not None and num_classes != count
-    if (variant is None or variant == looks) and not other_count:
+    if (variant is None or variant == found) and not other_count:
         return
-    seen = f"{looks} with {count} classes" if count else f"an ImageNet backbone of {looks}"
-    asked = variant or looks
+    seen = f"{found} with {count} classes" if count else f"an ImageNet backbone of {found}"
+    asked = variant or found
     asked += f" with {num_classes}" if num_classes is not None and count else ""
     raise ValueError(f"{source.path} looks like {seen}, not {asked}.")
 
 
 def _measured(source: Source) -> Variant:
-    """The numbers that tell variants apart, as far as the tensors show them."""
+    """The numbers that distinguish the variants, as far as the tensors show them."""
 
     def members(prefix: str) -> int:
         depth = prefix.count(".")

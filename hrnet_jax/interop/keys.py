@@ -1,13 +1,11 @@
 """The map between our module paths and the keys of the published PyTorch checkpoints.
 
-One function, `torch_key`; import inverts it over the model's own paths, export applies it, so
-both directions agree by construction.
+It is one function, `torch_key`. Export applies it and import inverts it over the model's own paths,
+so both directions agree by construction.
 """
 
-from typing import Any
-
-import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 Path = tuple[str | int, ...]
 
@@ -29,16 +27,10 @@ def torch_key(path: Path) -> str:
     return ".".join([*modules, _LEAF[leaf]])
 
 
-def leaf_paths(tree: dict) -> dict[Path, Any]:
-    """The leaves of nested dicts by their paths."""
-    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {tuple(entry.key for entry in path): leaf for path, leaf in flat}
-
-
 def torch_state_dict(params: dict, stats: dict) -> dict[str, np.ndarray]:
-    """Our weights under their published keys and layouts, counters of batches included (as 0)."""
+    """Our weights under their published keys and layouts, with the counters of batches as 0."""
     state = {}
-    for path, leaf in (leaf_paths(params) | leaf_paths(stats)).items():
+    for path, leaf in (flatten_dict(params) | flatten_dict(stats)).items():
         key, value = torch_key(path), np.asarray(leaf)
         state[key] = np.ascontiguousarray(to_torch_layout(path, value))
         if path[-1] == "var":

@@ -1,4 +1,8 @@
-"""Our own writer of PyTorch's weight files, which `torch.load(weights_only=True)` accepts."""
+"""Writing PyTorch's weight files, which `torch.load(weights_only=True)` accepts.
+
+`pickle` writes the plain values. It cannot write a tensor without PyTorch: for each function that
+the file names, a pickler imports the function's module.
+"""
 
 import os
 import pickle
@@ -9,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hrnet_jax.interop.pth import DTYPES
+from hrnet_jax.interop.torch_tensors import DTYPES
 from hrnet_jax.runs.paths import atomic_write
 
 _KINDS = {dtype: name for name, dtype in DTYPES.items() if name != "torch.UntypedStorage"}
@@ -21,10 +25,13 @@ _ALIGNMENT = 64  # as PyTorch does, for readers that map the file
 def write_pth(path: str | os.PathLike[str], content: Any) -> None:
     """Write a tree of dicts, lists, tuples, text, numbers, None and arrays; see `read_pth`.
 
-    The same content makes the same bytes. An array met twice is stored once, its tensors shared.
+    The same content gives the same bytes. An array that occurs twice is stored once and shared.
+
+    Raises:
+        ValueError: for anything else; says where it is.
     """
     arrays: _Arrays = {}
-    pickled = b"".join([pickle.PROTO, b"\2", *_operations(content, arrays, at=""), pickle.STOP])
+    pickled = b"".join([pickle.PROTO, b"\2", _operations(content, arrays, at=""), pickle.STOP])
     with atomic_write(path) as file, zipfile.ZipFile(file, "w") as archive:
         _add(archive, "data.pkl", pickled, at=file.tell())
         _add(archive, "byteorder", b"little", at=file.tell())
@@ -44,87 +51,75 @@ def _add(archive: zipfile.ZipFile, name: str, block: bytes | memoryview, *, at: 
         entry.write(block)
 
 
-def _operations(value: Any, arrays: _Arrays, *, at: str) -> list[bytes]:
+def _operations(value: Any, arrays: _Arrays, *, at: str) -> bytes:
     """The pickle operations that make a value."""
     match value:
-        case None:
-            return [pickle.NONE]
-        case bool():
-            return [pickle.NEWTRUE if value else pickle.NEWFALSE]
+        case None | bool():
+            return _plain(value)
         case int() if -(2**63) <= value < 2**63:
-            return [_integer(value)]
+            return _plain(int(value))
         case float():
-            return [pickle.BINFLOAT, struct.pack(">d", value)]
+            return _plain(float(value))  # numpy's float64 is one, too
         case str():
-            return [_text(value)]
+            return _plain(str(value))
         case np.ndarray() if value.dtype.newbyteorder("=") in _KINDS:
             return _tensor(value, arrays)
         case list() | tuple():
             items = [
-                operation
-                for place, item in enumerate(value)
-                for operation in _operations(item, arrays, at=f"{at}[{place}]")
+                _operations(item, arrays, at=f"{at}[{place}]") for place, item in enumerate(value)
             ]
             if isinstance(value, tuple):
-                return [pickle.MARK, *items, pickle.TUPLE]
-            return [pickle.EMPTY_LIST, pickle.MARK, *items, pickle.APPENDS]
+                return _tuple(*items)
+            return b"".join([pickle.EMPTY_LIST, pickle.MARK, *items, pickle.APPENDS])
         case dict() if all(isinstance(key, str | int) for key in value):
-            ordered = isinstance(value, OrderedDict)
-            operations = [_ORDERED_DICT if ordered else pickle.EMPTY_DICT, pickle.MARK]
-            for key, item in value.items():
-                operations += _operations(key, arrays, at=f"{at} key")
-                operations += _operations(item, arrays, at=f"{at}[{key!r}]")
-            return [*operations, pickle.SETITEMS]
+            empty = _ORDERED_DICT if isinstance(value, OrderedDict) else pickle.EMPTY_DICT
+            items = [
+                _operations(key, arrays, at=f"{at} key")
+                + _operations(item, arrays, at=f"{at}[{key!r}]")
+                for key, item in value.items()
+            ]
+            return b"".join([empty, pickle.MARK, *items, pickle.SETITEMS])
+    array = isinstance(value, np.ndarray)
     raise ValueError(
-        f"content{at} is {_description(value)}, which cannot be written. Use dicts with text or "
-        "integer keys, lists, tuples, text, integers of 64 bits, floats, None, and arrays of "
-        f"{', '.join(map(str, _KINDS))}."
+        f"content{at} is {f'an array of {value.dtype}' if array else f'a {type(value).__name__}'}, "
+        "which cannot be written. Use dicts with text or integer keys, lists, tuples, text, "
+        f"integers of 64 bits, floats, None, and arrays of {', '.join(map(str, _KINDS))}."
     )
 
 
-def _description(value: Any) -> str:
-    kind = f"a {type(value).__name__}"
-    return f"an array of {value.dtype}" if isinstance(value, np.ndarray) else kind
-
-
-def _tensor(array: np.ndarray, arrays: _Arrays) -> list[bytes]:
+def _tensor(array: np.ndarray, arrays: _Arrays) -> bytes:
     """The call of `_rebuild_tensor_v2` on a storage of the tensor's own."""
     key, _ = arrays.setdefault(id(array), (len(arrays), array))
-    strides = [int(np.prod(array.shape[axis + 1 :])) for axis in range(array.ndim)]
-    return [
-        _global("torch._utils", "_rebuild_tensor_v2"),
-        pickle.MARK,
-        pickle.MARK,
-        _text("storage"),
-        _global(*_KINDS[array.dtype.newbyteorder("=")].split(".")),
-        _text(str(key)),
-        _text("cpu"),
-        _integer(array.size),
-        pickle.TUPLE,
-        pickle.BINPERSID,
-        _integer(0),
-        *(pickle.MARK, *map(_integer, array.shape), pickle.TUPLE),
-        *(pickle.MARK, *map(_integer, strides), pickle.TUPLE),
-        pickle.NEWFALSE,  # requires_grad
-        _ORDERED_DICT,  # no hooks
-        pickle.TUPLE,
-        pickle.REDUCE,
-    ]
+    kind = _name(*_KINDS[array.dtype.newbyteorder("=")].split("."))
+    storage = _tuple(_plain("storage"), kind, *map(_plain, (str(key), "cpu", array.size)))
+    strides = tuple(int(np.prod(array.shape[axis + 1 :])) for axis in range(array.ndim))
+    return b"".join(
+        [
+            _name("torch._utils", "_rebuild_tensor_v2"),
+            _tuple(
+                storage + pickle.BINPERSID,
+                _plain(0),  # offset
+                _plain(array.shape),
+                _plain(strides),
+                _plain(False),  # requires_grad
+                _ORDERED_DICT,  # no hooks
+            ),
+            pickle.REDUCE,
+        ]
+    )
 
 
-def _integer(value: int) -> bytes:
-    if -(2**31) <= value < 2**31:
-        return pickle.BININT + struct.pack("<i", value)
-    return pickle.LONG1 + b"\x08" + struct.pack("<q", value)
+def _plain(value: Any) -> bytes:
+    """What `pickle` writes, without the operations that begin and end a pickle."""
+    return pickle.dumps(value, 2)[2:-1]
 
 
-def _text(value: str) -> bytes:
-    encoded = value.encode()
-    return pickle.BINUNICODE + struct.pack("<I", len(encoded)) + encoded
+def _tuple(*items: bytes) -> bytes:
+    return pickle.MARK + b"".join(items) + pickle.TUPLE
 
 
-def _global(module: str, name: str) -> bytes:
+def _name(module: str, name: str) -> bytes:
     return pickle.GLOBAL + f"{module}\n{name}\n".encode()
 
 
-_ORDERED_DICT = _global("collections", "OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE
+_ORDERED_DICT = _name("collections", "OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE

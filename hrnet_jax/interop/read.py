@@ -1,4 +1,4 @@
-"""Weight files of every origin -> tensors under the names that mmsegmentation gives them."""
+"""Weight files of every origin -> tensors under mmsegmentation's names."""
 
 import dataclasses
 import json
@@ -11,18 +11,26 @@ import numpy as np
 
 from hrnet_jax.data.dataset import Color
 from hrnet_jax.data.sources.bucket_cache import local_file
+from hrnet_jax.interop.class_names import names_in
 from hrnet_jax.interop.filename_hash import check_hash
 from hrnet_jax.interop.keys import torch_state_dict
-from hrnet_jax.interop.pth import read_pth, tensors_of
+from hrnet_jax.interop.pickle_names import Placeholder
+from hrnet_jax.interop.pth import read_pth
 from hrnet_jax.interop.safetensors import read_safetensors
-from hrnet_jax.interop.unpickle import Placeholder, brief
-from hrnet_jax.interop.untrusted import errors_about
+from hrnet_jax.interop.untrusted import (
+    RESAVE,
+    CorruptFileError,
+    UnsafeFileError,
+    brief,
+    errors_about,
+)
 from hrnet_jax.runs.checkpoint import load_weights
 from hrnet_jax.runs.paths import AnyPath, is_remote, to_path
 
 META_KEY = "hrnet_jax"  # what our own exports say of themselves, in JSON
 
-_DROPPED = {  # tensors that a segmentation network has no place for -> what they are
+_COUNTER = ".num_batches_tracked"
+_DROPPED = {  # tensors that a segmentation network does not have -> what they are
     r"(incre_modules|downsamp_modules|final_layer|classifier)\.": "ImageNet classifier",
     r"loss\.": "class weights of the official loss",
     r"ema_": "moving averages of an EMA hook",
@@ -33,16 +41,16 @@ _OFFICIAL_HEAD = {
     "last_layer.3.": "decode_head.conv_seg.",
 }
 _OFFICIAL_NOTE = (
-    "Official HRNet-Semantic-Segmentation weights: that code resizes once where this one, as "
-    "mmsegmentation, resizes in two steps, and in its HRNet-OCR branch aligns corners by default. "
-    "Here align_corners is False, so scores may differ from its own; measured upstream with the "
-    "official Pascal Context weights: 51.7 here against 52.3 there."
+    "Official HRNet-Semantic-Segmentation weights: the official code resizes once, this one in two "
+    "steps as mmsegmentation does, and the official HRNet-OCR branch aligns corners by default. "
+    "Here align_corners is False, so scores may differ from the official ones; measured upstream "
+    "with the official Pascal Context weights: 51.7 here against 52.3 there."
 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """The weights of one file, by their mmsegmentation names and in PyTorch's layout."""
+    """The weights of one file, under mmsegmentation's names and in PyTorch's layout."""
 
     path: AnyPath
     sha256: str  # of the file; empty for a checkpoint folder
@@ -84,42 +92,41 @@ def read_source(path: str | AnyPath, *, any_hash: bool = False) -> Source:
                 return dataclasses.replace(read_source(file, any_hash=any_hash), path=path)
             except ValueError as error:
                 raise ValueError(str(error).replace(str(file), str(path))) from None
+    return _read_file(path, any_hash=any_hash)
+
+
+def _read_file(path: Path, *, any_hash: bool) -> Source:
+    dropped: dict[str, str] = {}
     if path.suffix == ".safetensors":
         tensor_file = read_safetensors(path)
-        content, sha256, kind = tensor_file.tensors, tensor_file.sha256, "safetensors"
-        meta = _own_meta(tensor_file.metadata)
-        dropped: dict[str, str] = {}
+        content, meta = tensor_file.tensors, _own_meta(tensor_file.metadata)
+        sha256, kind = tensor_file.sha256, "safetensors"
     else:
         pth = read_pth(path)
-        sha256, kind = pth.sha256, f"PyTorch {pth.format}"
         with errors_about(path):
             content, meta, dropped = _unwrap(pth.content, path)
+        sha256, kind = pth.sha256, f"PyTorch {pth.format}"
     note = check_hash(path.name, sha256, any_hash=any_hash)
     tensors, family, more = _renamed(content, path)
-    counters = {
-        key: value for key, value in tensors.items() if key.endswith(".num_batches_tracked")
-    }
-    classes, palette = _class_names(meta)
+    classes, palette = names_in(meta)
+    notes = (note, _OFFICIAL_NOTE if "official" in family else "", _precision(tensors))
     return Source(
         path=path,
         sha256=sha256,
         size=path.stat().st_size,
         format=kind,
         family=family,
-        tensors={key: value for key, value in tensors.items() if key not in counters},
-        counters=counters,
+        tensors={key: value for key, value in tensors.items() if not key.endswith(_COUNTER)},
+        counters={key: value for key, value in tensors.items() if key.endswith(_COUNTER)},
         classes=classes,
         palette=palette,
         dropped=dropped | more,
-        notes=tuple(
-            filter(
-                None, (note, _OFFICIAL_NOTE if "official" in family else "", _precision(tensors))
-            )
-        ),
+        notes=tuple(filter(None, notes)),
     )
 
 
 def _precision(tensors: Mapping[str, np.ndarray]) -> str:
+    """What to say of weights that are not float32."""
     kinds = {str(value.dtype) for value in tensors.values() if value.dtype.kind not in "iu"}
     return "" if len(kinds) != 1 or kinds == {"float32"} else f"{kinds.pop()}, read as float32."
 
@@ -127,7 +134,7 @@ def _precision(tensors: Mapping[str, np.ndarray]) -> str:
 def _own_meta(metadata: Mapping[str, str]) -> Any:
     try:
         return {"dataset_meta": json.loads(metadata.get(META_KEY, "{}"))}
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
 
 
@@ -140,7 +147,7 @@ def _from_checkpoint(path: AnyPath) -> Source:
         size=sum(value.nbytes for value in state.values()),
         format="Orbax",
         family="hrnet_jax checkpoint",
-        tensors={k: v for k, v in state.items() if not k.endswith(".num_batches_tracked")},
+        tensors={k: v for k, v in state.items() if not k.endswith(_COUNTER)},
         counters={},
         classes=tuple(weights.meta["classes"]) or None,
         palette=tuple(tuple(color) for color in weights.meta["palette"]) or None,
@@ -148,7 +155,7 @@ def _from_checkpoint(path: AnyPath) -> Source:
 
 
 def _unwrap(content: Any, path: Path) -> tuple[dict[str, np.ndarray], Any, dict[str, str]]:
-    """Find the state dict in what torch.save wrote; name the rest."""
+    """Find the state dict in what torch.save wrote, its `meta`, and what the rest is."""
     if not isinstance(content, dict):
         raise ValueError(
             f"{path} holds {brief(content)}, not a state dict; save model.state_dict() instead."
@@ -161,10 +168,25 @@ def _unwrap(content: Any, path: Path) -> tuple[dict[str, np.ndarray], Any, dict[
     return tensors_of(inner), content.get("meta"), dropped
 
 
+def tensors_of(mapping: Mapping[Any, Any]) -> dict[str, np.ndarray]:
+    """Check that a state dict holds tensors by name, and nothing else."""
+    for key, value in mapping.items():
+        if isinstance(value, Placeholder):
+            raise UnsafeFileError(
+                f"The state dict's {brief(key)} is a {value.name}, which is not read. {RESAVE}"
+            )
+        if not isinstance(key, str) or not isinstance(value, np.ndarray):
+            raise CorruptFileError(
+                f"The state dict's {brief(key)} is a {type(value).__name__}, not a tensor by name. "
+                + RESAVE
+            )
+    return dict(mapping)
+
+
 def _renamed(
     tensors: dict[str, np.ndarray], path: Path
 ) -> tuple[dict[str, np.ndarray], str, dict[str, str]]:
-    """Tensors by mmsegmentation's keys; whose they were; what was left out."""
+    """The tensors by mmsegmentation's keys, whose file it was, and what was dropped."""
     bare = [key.removeprefix("module.") for key in tensors]
     official = any(re.match(r"(model\.)?last_layer\.", key) for key in bare)
     wrapped = official or all(key.startswith(("model.", "loss.")) for key in bare)
@@ -209,7 +231,7 @@ def _refuse_other_networks(keys: list[str], path: Path) -> None:
         )
     if not any(re.match(r"(backbone\.)?(stage[234]|layer1)\.", key) for key in keys):
         first = ", ".join(repr(key[:60]) for key in keys[:3]) or "nothing"
-        raise ValueError(f"{path} is no HRNet: it has no stages. Its first tensors: {first}.")
+        raise ValueError(f"{path} is not an HRNet: it has no stages. Its first tensors: {first}.")
 
 
 def _without_head_bias(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -222,31 +244,3 @@ def _without_head_bias(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     if bias is None or mean is None or bias.shape != mean.shape:
         return tensors if bias is None else tensors | {"decode_head.convs.0.conv.bias": bias}
     return tensors | {name: (mean.astype(np.float64) - bias).astype(mean.dtype)}
-
-
-def _class_names(meta: Any) -> tuple[tuple[str, ...] | None, tuple[Color, ...] | None]:
-    """What a file says of its classes, where it makes sense."""
-    meta = meta if isinstance(meta, dict) else {}
-    inner = meta.get("dataset_meta")
-    inner = inner if isinstance(inner, dict) else {}
-    names = inner.get("classes", inner.get("CLASSES", meta.get("CLASSES")))
-    colors = inner.get("palette", inner.get("PALETTE", meta.get("PALETTE")))
-    return _names(names), _colors(colors)
-
-
-def _names(value: Any) -> tuple[str, ...] | None:
-    good = isinstance(value, list | tuple) and all(
-        isinstance(name, str) and name.strip() and name.isprintable() and len(name) <= 100
-        for name in value
-    )
-    names = tuple(name.strip() for name in value) if good else ()
-    return names if names and len(set(names)) == len(names) else None
-
-
-def _colors(value: Any) -> tuple[Color, ...] | None:
-    if not isinstance(value, list | tuple) or isinstance(value, Placeholder):
-        return None
-    colors = [tuple(color) if isinstance(color, list | tuple) else () for color in value]
-    if all(len(c) == 3 and all(type(v) is int and 0 <= v <= 255 for v in c) for c in colors):
-        return tuple((c[0], c[1], c[2]) for c in colors)
-    return None

@@ -1,7 +1,7 @@
-"""A strict reader and writer of safetensors files.
+"""Reading and writing safetensors files with the official library.
 
-Eight bytes give the size of a JSON header; that says where each tensor lies in the rest. As in the
-format's specification the data have neither holes nor overlaps, and no name occurs twice.
+What it accepts and we do not: a name that occurs twice, unknown fields, booleans other than 0 and
+1, types that the networks never have, and shapes too large for an array.
 """
 
 import collections
@@ -9,22 +9,18 @@ import dataclasses
 import json
 import math
 import os
-import struct
 from collections.abc import Mapping
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+import safetensors
+import safetensors.numpy
 
-from hrnet_jax.interop.untrusted import (
-    AGAIN,
-    CorruptFileError,
-    errors_about,
-    read_whole,
-)
+from hrnet_jax.interop.untrusted import AGAIN, CorruptFileError, errors_about, read_whole
 from hrnet_jax.runs.paths import atomic_write
 
-MAX_HEADER_BYTES = 4 << 20  # a tensor takes about 100; the format's own limit is 100 MB
+MAX_HEADER_BYTES = 4 << 20  # a tensor takes about 100; the library's own limit is 100 MB
 
 _DTYPES = {
     "F64": np.dtype(np.float64),
@@ -38,12 +34,11 @@ _DTYPES = {
     "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
 }
-_CODES = {dtype: code for code, dtype in _DTYPES.items()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SafetensorsFile:
-    """What a safetensors file holds; the arrays share its bytes and cannot be written to."""
+    """What a safetensors file holds; the arrays are read-only."""
 
     tensors: dict[str, np.ndarray]
     metadata: dict[str, str]
@@ -54,12 +49,26 @@ def read_safetensors(path: str | os.PathLike[str]) -> SafetensorsFile:
     """Read a file; raises nothing but OSError and `CorruptFileError`."""
     with errors_about(path):
         data, sha256 = read_whole(path)
-        header, block = _parts(data.toreadonly())
-        metadata = header.pop("__metadata__", {})
-        if not isinstance(metadata, dict) or {*map(type, metadata.values())} - {str}:
-            raise CorruptFileError(f"Its __metadata__ is not text by name. {AGAIN}")
-        tensors = {name: _tensor(block, name, entry) for name, entry in header.items()}
-        _check_order({name: header[name]["data_offsets"] for name in header}, len(block))
+        size = int.from_bytes(data[:8], "little")
+        if size > MAX_HEADER_BYTES:
+            raise CorruptFileError(
+                f"Its header claims {size} bytes; the limit is {MAX_HEADER_BYTES}. {AGAIN}"
+            )
+        try:
+            entries = safetensors.deserialize(data)
+            header = json.loads(data[8 : 8 + size], object_pairs_hook=_without_duplicates)
+        except (safetensors.SafetensorError, ValueError) as error:
+            raise CorruptFileError(
+                f"It is not a valid safetensors file: {error!s:.200}. {AGAIN}"
+            ) from None
+        metadata = header.pop("__metadata__", None) or {}
+        for name, fields in header.items():
+            if len(fields) > 3:
+                raise CorruptFileError(
+                    f"The tensor {name!r:.100} is described by {fields!r:.200}, which is more than "
+                    f"dtype, shape and data_offsets. {AGAIN}"
+                )
+        tensors = {name: _array(name, entry) for name, entry in entries}
         return SafetensorsFile(tensors=tensors, metadata=metadata, sha256=sha256)
 
 
@@ -69,99 +78,48 @@ def write_safetensors(
     *,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write arrays by name, the widest types first so that all are aligned."""
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    end = 0
-    names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
-    for name in names:
-        array = tensors[name]
-        if array.dtype not in _CODES or name == "__metadata__":
+    """Write arrays by name."""
+    for name, array in tensors.items():
+        if array.dtype not in _DTYPES.values() or name == "__metadata__":
             raise ValueError(
                 f"tensors[{name!r}] is an array of {array.dtype}, which cannot be written. Use any "
-                f"name but __metadata__, and one of {', '.join(map(str, _CODES))}."
+                f"name but __metadata__, and one of {', '.join(map(str, _DTYPES.values()))}."
             )
-        begin, end = end, end + array.nbytes
-        place = {"shape": list(array.shape), "data_offsets": [begin, end]}
-        header[name] = {"dtype": _CODES[array.dtype], **place}
-    encoded = json.dumps(header, separators=(",", ":")).encode()
-    encoded += b" " * (-len(encoded) % 8)
-    if len(encoded) > MAX_HEADER_BYTES:
+    contiguous = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    data = safetensors.numpy.save(contiguous, metadata=dict(metadata) if metadata else None)
+    size = int.from_bytes(data[:8], "little")
+    if size > MAX_HEADER_BYTES:
         raise ValueError(
-            f"The names and metadata take {len(encoded)} bytes, over the limit of "
-            f"{MAX_HEADER_BYTES}: shorten them."
+            f"The names and metadata take {size} bytes, over the limit of {MAX_HEADER_BYTES}: "
+            "shorten them."
         )
     with atomic_write(path) as file:
-        file.write(struct.pack("<Q", len(encoded)) + encoded)
-        for name in names:
-            file.write(tensors[name].tobytes())
-
-
-def _parts(data: memoryview) -> tuple[dict[str, Any], memoryview]:
-    """The header, and the data behind it."""
-    size = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or size > min(len(data) - 8, MAX_HEADER_BYTES):
-        raise CorruptFileError(
-            f"Its header claims {size} bytes of {len(data)}; the limit is {MAX_HEADER_BYTES}. "
-            + AGAIN
-        )
-    encoded = bytes(data[8 : 8 + size])
-    if not encoded.startswith(b"{"):
-        raise CorruptFileError(f"Its header begins with {encoded[:1]!r} instead of '{{'. {AGAIN}")
-    try:
-        return json.loads(encoded.decode(), object_pairs_hook=_without_duplicates), data[8 + size :]
-    except (ValueError, RecursionError) as error:
-        raise CorruptFileError(f"Its header is no proper JSON ({error!s:.200}). {AGAIN}") from None
+        file.write(data)
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     counts = collections.Counter(name for name, _ in pairs)
     if len(counts) < len(pairs):
-        raise ValueError(f"the name {counts.most_common(1)[0][0]!r:.200} occurs twice")
+        raise ValueError(f"the name {counts.most_common(1)[0][0]!r:.100} occurs twice")
     return dict(pairs)
 
 
-def _tensor(block: memoryview, name: str, entry: Any) -> np.ndarray:
-    match entry:
-        case {"dtype": str(code), "shape": [*shape], "data_offsets": [begin, end], **rest} if (
-            not rest and len(shape) <= 16 and all(map(_is_count, [*shape, begin, end]))
-        ):
-            pass
-        case _:
-            raise CorruptFileError(
-                f"The tensor {name!r:.100} is described by {entry!r:.200}, instead of by dtype, "
-                f"shape and data_offsets alone. {AGAIN}"
-            )
-    if code not in _DTYPES:
-        known = ", ".join(_DTYPES)
+def _array(name: str, entry: Mapping[str, Any]) -> np.ndarray:
+    """View the bytes that the library returned as an array."""
+    shape, data = entry["shape"], entry["data"]
+    if entry["dtype"] not in _DTYPES:
         raise CorruptFileError(
-            f"The tensor {name!r:.100} is of type {code!r:.20}. Convert to {known}."
+            f"The tensor {name!r:.100} is of type {entry['dtype']!r}. "
+            f"Convert it to one of {', '.join(_DTYPES)}."
         )
-    dtype = _DTYPES[code]
-    fits = end <= len(block) and math.prod(shape) * dtype.itemsize == end - begin
-    if not fits or math.prod(filter(None, shape)) > 2**40:
+    dtype = _DTYPES[entry["dtype"]]
+    if len(shape) > 16 or math.prod(filter(None, shape)) > 2**40:
         raise CorruptFileError(
-            f"The tensor {name!r:.100} of type {code} and shape {shape} does not fit the bytes "
-            f"{begin} to {end} of {len(block)}. {AGAIN}"
+            f"The tensor {name!r:.100} has the shape {shape!s:.100}, too large for an array. "
+            + AGAIN
         )
-    if dtype == np.bool_ and bytes(block[begin:end]).strip(b"\0\1"):
+    if dtype == np.bool_ and data.strip(b"\0\1"):
         raise CorruptFileError(f"The tensor {name!r:.100} has other values than 0 and 1. {AGAIN}")
-    array = np.frombuffer(block[begin:end], dtype) if end > begin else np.empty(0, dtype)
-    return np.require(array, requirements="A").reshape(shape)
-
-
-def _check_order(offsets: dict[str, list[int]], size: int) -> None:
-    """Every byte belongs to one tensor."""
-    expected = 0
-    for name, (begin, end) in sorted(offsets.items(), key=lambda item: item[1]):
-        if begin != expected:
-            raise CorruptFileError(
-                f"The tensor {name!r:.100} begins at byte {begin} of the data, not at {expected}: "
-                f"there is {'a hole' if begin > expected else 'an overlap'}. {AGAIN}"
-            )
-        expected = end
-    if expected != size:
-        raise CorruptFileError(f"Its tensors fill {expected} bytes of {size}. {AGAIN}")
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**40
+    array = np.ndarray(shape, dtype, buffer=data)
+    array.flags.writeable = False
+    return array

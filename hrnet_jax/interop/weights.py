@@ -1,4 +1,4 @@
-"""Weights of a file -> a network's arrays, strictly: nothing is missing, left over or guessed."""
+"""Weights of a file -> a network's arrays. Nothing may be missing, left over or guessed."""
 
 import dataclasses
 import functools
@@ -7,12 +7,13 @@ from typing import Any, Literal
 
 import numpy as np
 from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from hrnet_jax import models
 from hrnet_jax.interop.infer import (
     CLASSIFIER,
     check_classes,
-    check_looks,
+    check_network,
     classes_of,
     num_classes_of,
     variant_of,
@@ -20,7 +21,6 @@ from hrnet_jax.interop.infer import (
 from hrnet_jax.interop.keys import (
     Path,
     from_torch_layout,
-    leaf_paths,
     to_torch_layout,
     torch_key,
     torch_state_dict,
@@ -31,13 +31,13 @@ HeadPolicy = Literal["strict", "match", "new"]
 HEAD_POLICIES: tuple[HeadPolicy, ...] = ("strict", "match", "new")
 
 _HEAD = "decode_head."
-_LISTED = 40  # problems of one kind that are spelled out
-_WIDENED = ("float16", "bfloat16", "float64")  # if all tensors of a file are
+_LISTED = 40  # problems of one kind in a message
+_CONVERTED = ("float16", "bfloat16", "float64")  # to float32, if all tensors are of this type
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """A network's arrays, and how many of them came from where."""
+    """A network's arrays, and where they come from."""
 
     params: dict[str, Any]
     stats: dict[str, Any]
@@ -50,7 +50,7 @@ def load(source: Source, *, variant: str | None = None, num_classes: int | None 
     Raises:
         ValueError: that lists everything that does not fit.
     """
-    check_looks(source, variant=variant, num_classes=num_classes)
+    check_network(source, variant=variant, num_classes=num_classes)
     count = num_classes_of(source)
     expected = template(variant_of(source), count or 1)
     if not source.has_head:
@@ -73,42 +73,52 @@ def start_from(
 
     Args:
         source: a whole network or a backbone.
-        params: fresh ones; what the file lacks or `head` refuses stays as it is.
+        params: fresh ones; they stay where the file has none or `head` refuses them.
         stats: fresh ones.
         variant: of the network; the file's must be the same.
         classes: of the network, in order.
         head: what to do with the file's head. "strict": its classes must be the same; "match":
-            take it, but of its classifier the classes of equal names only; "new": leave it.
+            use it, but only the classes of equal names of its classifier; "new": do not use it.
 
     Raises:
         ValueError: that lists everything that does not fit.
     """
-    check_looks(source, variant=variant)
-    fresh = torch_state_dict(params, stats)
-    paths = {torch_key(path): path for path in leaf_paths(params) | leaf_paths(stats)}
-    use_head = source.has_head and head != "new"
-    shapes = {key: fresh[key].shape for key in paths if use_head or not key.startswith(_HEAD)}
-    kept = len(classes)
-    if use_head and head == "strict":
+    check_network(source, variant=variant)
+    if source.has_head and head == "strict":
         check_classes(source, classes)
-    if not use_head:
-        kept, tensors = 0, _checked(_without_head(source), shapes)
-    elif head == "strict":
-        tensors = _checked(source, shapes)
+    fresh = torch_state_dict(params, stats)
+    paths = {torch_key(path): path for path in flatten_dict(params) | flatten_dict(stats)}
+    if source.has_head and head != "new":
+        shapes = {key: fresh[key].shape for key in paths}
+        tensors, note = _with_head(source, fresh, shapes=shapes, classes=classes, head=head)
     else:
-        count = num_classes_of(source) or 0
-        theirs = {key: (count, *fresh[key].shape[1:]) for key in CLASSIFIER}
-        tensors = _checked(source, shapes | theirs)
-        kept = _match(tensors, fresh, source=source, classes=classes)
+        shapes = {key: fresh[key].shape for key in paths if not key.startswith(_HEAD)}
+        tensors = _checked(_without_head(source), shapes)
+        note = f"; the {len(paths) - len(tensors)} of the head are random"
     new_params, new_stats = _trees(paths, fresh | tensors)
     backbone = sum(not key.startswith(_HEAD) for key in tensors)
-    origin = f"{source.path.name} ({source.family}): {backbone} tensors of the backbone"
-    if use_head:
-        origin += f", {len(tensors) - backbone} of the head"
-        origin += f" ({kept} of {len(classes)} classes by name)" if head == "match" else ""
-    else:
-        origin += f"; the {len(paths) - len(tensors)} of the head are random"
+    origin = f"{source.path.name} ({source.family}): {backbone} tensors of the backbone{note}"
     return Loaded(params=new_params, stats=new_stats, origin=origin)
+
+
+def _with_head(
+    source: Source,
+    fresh: Mapping[str, np.ndarray],
+    *,
+    shapes: Mapping[str, tuple[int, ...]],
+    classes: tuple[str, ...],
+    head: HeadPolicy,
+) -> tuple[dict[str, np.ndarray], str]:
+    """All tensors of the file, matched if so asked; and what to say of the head."""
+    if head == "match":
+        count = num_classes_of(source) or 0
+        theirs = {key: (count, *fresh[key].shape[1:]) for key in CLASSIFIER}
+        tensors = _checked(source, {**shapes, **theirs})
+        kept = _match(tensors, fresh, source=source, classes=classes)
+        note = f" ({kept} of {len(classes)} classes by name)"
+    else:
+        tensors, note = _checked(source, shapes), ""
+    return tensors, f", {sum(key.startswith(_HEAD) for key in tensors)} of the head{note}"
 
 
 def _match(
@@ -146,7 +156,7 @@ def _checked(source: Source, shapes: Mapping[str, tuple[int, ...]]) -> dict[str,
     """The tensors as float32, if they are what `shapes` asks for; else one error for all."""
     kinds = {str(value.dtype) for value in source.tensors.values()}
     kind = kinds.pop() if len(kinds) == 1 else "float32"
-    allowed = kind if kind in _WIDENED else "float32"
+    allowed = kind if kind in _CONVERTED else "float32"
     counters = {key.replace("running_var", "num_batches_tracked") for key in shapes
                 if key.endswith("running_var")}  # fmt: skip
     problems: dict[str, list[str]] = {
@@ -176,7 +186,7 @@ def _checked(source: Source, shapes: Mapping[str, tuple[int, ...]]) -> dict[str,
 
 
 def _as_float32(value: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):  # what becomes infinite is found
+    with np.errstate(over="ignore"):  # infinities are found by the caller
         return np.asarray(value, np.float32)
 
 
@@ -196,22 +206,23 @@ def _raise_if_any(source: Source, problems: Mapping[str, list[str]]) -> None:
 
 def _trees(paths: Mapping[str, Path], tensors: Mapping[str, np.ndarray]) -> tuple[dict, dict]:
     """Nested dicts of parameters and of statistics, in our layout."""
-    params: dict = {}
-    stats: dict = {}
-    for key, path in paths.items():
-        target = stats if path[-1] in ("mean", "var") else params
-        for name in path[:-1]:
-            target = target.setdefault(name, {})
-        # A copy: a view would keep the whole file in memory.
-        target[path[-1]] = np.array(from_torch_layout(path, tensors[key]), order="C")
-    return params, stats
+    arrays = {
+        # Copies: a view would keep the whole file in memory.
+        path: np.array(from_torch_layout(path, tensors[key]), order="C")
+        for key, path in paths.items()
+    }
+    stats = {path for path in arrays if path[-1] in ("mean", "var")}
+    return (
+        unflatten_dict({path: arrays[path] for path in arrays if path not in stats}),
+        unflatten_dict({path: arrays[path] for path in arrays if path in stats}),
+    )
 
 
 @functools.lru_cache(maxsize=4)
 def template(variant: str, num_classes: int) -> dict[str, tuple[Path, tuple[int, ...]]]:
     """Every tensor of a network by its published key: our path, PyTorch's shape."""
     model = nnx.eval_shape(lambda: models.build(variant, num_classes=num_classes))
-    leaves = leaf_paths(nnx.to_pure_dict(nnx.state(model)))
+    leaves = flatten_dict(nnx.to_pure_dict(nnx.state(model)))
     return {
         torch_key(path): (path, to_torch_layout(path, np.broadcast_to(0.0, leaf.shape)).shape)
         for path, leaf in leaves.items()

@@ -113,7 +113,7 @@ def test_a_config_is_checked(saved, tmp_path):
             to_checkpoint(path, tmp_path / "a", config=recipes.minicity(variant=variant).to_dict())
     config = recipes.custom(variant="tiny")
     config.data.classes = ("sky", "road", "car")
-    with pytest.raises(ValueError, match=r"has the classes 3 \(road, sky, car\), wanted"):
+    with pytest.raises(ValueError, match=r"has the classes 3 \(road, sky, car\), expected"):
         to_checkpoint(path, tmp_path / "a", config=config.to_dict())
     assert not saved
     config.data.classes, config.eval.image_size = NAMES, (64, 64)

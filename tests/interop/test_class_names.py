@@ -13,14 +13,14 @@ ZOO = {
 
 
 @pytest.mark.parametrize("count", ZOO)
-def test_the_number_of_classes_tells_the_dataset(count):
+def test_the_dataset_follows_from_the_number_of_classes(count):
     found = class_names(count)
     assert found.dataset == ZOO[count]
     assert len(found.names) == len(found.palette) == count
     assert found.origin == "from their number"
 
 
-def test_the_file_knows_best():
+def test_the_names_in_the_file_are_preferred():
     found = class_names(3, names=("a", "b", "c"), palette=((1, 2, 3),) * 3)
     assert (found.dataset, found.names) == ("custom", ("a", "b", "c"))
     assert found.palette == ((1, 2, 3),) * 3

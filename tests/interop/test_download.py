@@ -1,4 +1,4 @@
-"""Against a local server that does what servers and networks do."""
+"""Against a local server with the faults of servers and networks."""
 
 import hashlib
 import http.server
@@ -20,7 +20,7 @@ HALF = len(CONTENT) // 2
 
 
 class Server:
-    """Serves CONTENT as its script says, one entry per request; the last one stays."""
+    """Serves CONTENT as its script says, one entry per request; the last one repeats."""
 
     def __init__(self):
         self.script, self.ranges, self.paths, self.content = ["right"], [], [], CONTENT
@@ -117,7 +117,7 @@ def test_a_file_is_fetched_once(server, fetch):
     assert is_complete(fetch)
     fetch()
     assert server.ranges == [None]
-    assert "is there already" in fetch.said
+    assert "exists already" in fetch.said
 
 
 @pytest.mark.parametrize("fault", ["stalls", "truncates"])
@@ -126,20 +126,20 @@ def test_a_broken_connection_is_resumed_where_it_broke(server, fetch, fault):
     fetch()
     assert is_complete(fetch)
     assert server.ranges == [None, f"bytes={HALF}-"]
-    reason = {"stalls": "nothing came for 0 s", "truncates": "ended after 150,000 of 300,000 bytes"}
+    reason = {"stalls": "no data for 0 s", "truncates": "ended after 150,000 of 300,000 bytes"}
     assert reason[fault] in fetch.said
     assert "trying again" in fetch.said
 
 
 @pytest.mark.parametrize("fault", ["stalls at once", 503, 429])
-def test_a_passing_fault_is_waited_for(server, fetch, fault):
+def test_a_transient_fault_is_waited_for(server, fetch, fault):
     server.script = [fault, "right"]
     fetch()
     assert is_complete(fetch)
     assert server.ranges == [None, None]
 
 
-def test_a_file_begun_by_a_killed_command_is_gone_on_with(server, fetch):
+def test_a_killed_command_is_resumed(server, fetch):
     fetch.part.parent.mkdir()
     fetch.part.write_bytes(CONTENT[:1000])
     fetch()
@@ -155,7 +155,7 @@ def test_a_complete_part_only_needs_its_name(server, fetch):
     assert server.ranges == [f"bytes={len(CONTENT)}-"]
 
 
-def test_a_server_without_ranges_starts_anew(server, fetch):
+def test_a_server_without_ranges_starts_again(server, fetch):
     server.script = ["truncates", "right, no ranges"]
     fetch()
     assert is_complete(fetch)
@@ -169,7 +169,7 @@ def test_the_beginning_of_another_file_is_dropped(server, fetch, size):
     fetch()
     assert is_complete(fetch)
     assert server.ranges == [f"bytes={size}-", None]
-    assert "of different files; fetching it anew" in fetch.said
+    assert "of different files; fetching it again" in fetch.said
 
 
 def test_a_wrong_file_is_named_by_both_hashes_and_removed(server, fetch):
@@ -181,11 +181,11 @@ def test_a_wrong_file_is_named_by_both_hashes_and_removed(server, fetch):
     assert list(fetch.target.parent.iterdir()) == []
     fetch(sha256="")  # as the user insists
     assert fetch.target.read_bytes() == server.content
-    with pytest.raises(ValueError, match=r"a\.pth is there, but its SHA-256 is .* remove it"):
+    with pytest.raises(ValueError, match=r"a\.pth exists, but its SHA-256 is .* remove it"):
         fetch()
 
 
-def test_an_absent_file_is_said_at_once(server, fetch):
+def test_an_absent_file_is_reported_at_once(server, fetch):
     server.script = [404]
     with pytest.raises(
         ConnectionError, match=r"a\.pth: the server answered 404 Not Found\.\nFetch"
@@ -194,7 +194,7 @@ def test_an_absent_file_is_said_at_once(server, fetch):
     assert len(server.ranges) == 1
 
 
-def test_endless_faults_end_and_keep_what_came(server, fetch):
+def test_endless_faults_end_and_keep_what_arrived(server, fetch):
     server.script = ["truncates", 503]
     with pytest.raises(
         ConnectionError, match=r"answered 503 .* 150,000 bytes are kept in .*\.part"
@@ -207,16 +207,16 @@ def test_endless_faults_end_and_keep_what_came(server, fetch):
     assert is_complete(fetch)
 
 
-def test_a_server_that_always_truncates_and_knows_no_ranges_is_given_up(server, fetch):
+def test_a_server_without_ranges_that_always_truncates_is_given_up(server, fetch):
     server.script = ["truncates, no ranges"]
     with pytest.raises(ConnectionError, match="ended after 150,000 of 300,000"):
         fetch()
     assert len(server.ranges) == 1 + module.ATTEMPTS
 
 
-def test_another_part_than_asked_for_is_not_appended(server, fetch):
+def test_a_part_that_was_not_requested_is_not_appended(server, fetch):
     server.script = ["truncates", "another part"]
-    with pytest.raises(ConnectionError, match="another part of the file than it was asked for"):
+    with pytest.raises(ConnectionError, match="another part of the file than was requested"):
         fetch()
     assert fetch.part.read_bytes() == CONTENT[:HALF]
 
@@ -230,7 +230,7 @@ def test_without_a_network_the_advice_comes_at_once(fetch, server, monkeypatch):
     assert time.perf_counter() - begin < 5
 
 
-def test_the_proxy_of_the_environment_is_asked(server, tmp_path, monkeypatch):
+def test_the_proxy_of_the_environment_is_used(server, tmp_path, monkeypatch):
     monkeypatch.setenv("http_proxy", server.host)
     monkeypatch.setenv("no_proxy", "")
     url = "http://weights.example/a.pth"  # a name that only the proxy could know

@@ -9,23 +9,23 @@ from tests.interop.tiny_files import mmseg_state, write
 SHA = hashlib.sha256(b"weights").hexdigest()
 
 
-def test_a_right_name_needs_no_words():
+def test_a_right_name_gives_no_note():
     assert check_hash(f"fcn_hr18_x-{SHA[:8]}.pth", SHA) == ""
     assert check_hash("my_model.pth", SHA) == ""
 
 
 def test_a_wrong_name_shows_both_hashes_and_what_to_do():
-    with pytest.raises(ValueError, match=f"begins with 0badcafe, the file's is {SHA}") as error:
+    with pytest.raises(ValueError, match=f"begins with 0badcafe, but the file's is {SHA}") as error:
         check_hash("fcn_hr18_x-0badcafe.pth", SHA)
     for text in ("1.x's script", "--any-hash", "Download it again"):
         assert text in str(error.value)
 
 
-def test_an_explicit_wish_is_followed_and_noted(tmp_path):
+def test_another_hash_is_accepted_on_request_and_noted(tmp_path):
     path = write(tmp_path / "fcn-0badcafe.pth", mmseg_state())
     with pytest.raises(ValueError, match="0badcafe"):
         read_source(path)
-    assert "Used all the same, as asked" in read_source(path, any_hash=True).notes[0]
+    assert "Used anyway, as requested" in read_source(path, any_hash=True).notes[0]
 
 
 @pytest.mark.parametrize("digits", SUPERSEDED)
@@ -34,7 +34,7 @@ def test_superseded_uploads_are_known_by_name_and_by_content(digits):
     for name in (f"fcn_hr18_512x512_80k_ade20k_20200614-{digits}.pth", "renamed.pth"):
         note = check_hash(name, sha256)
         assert "first release of June 2020" in note
-        assert "took its place" in note
+        assert "it was replaced by" in note
     with pytest.raises(ValueError, match="first release"):
         check_hash(f"a-{digits}.pth", SHA)
 

@@ -6,10 +6,10 @@ import pytest
 
 from hrnet_jax.interop.infer import (
     check_classes,
-    check_looks,
+    check_network,
     classes_of,
-    listed,
     num_classes_of,
+    summarize,
     variant_of,
 )
 from hrnet_jax.interop.read import Source, read_source
@@ -18,7 +18,7 @@ from tests.interop.tiny_files import NAMES, backbone_state, mmseg_state, write
 
 
 def source_of(variant: str, num_classes: int) -> Source:
-    """Shapes only: what a file of this network looks like."""
+    """A file of this network, with the shapes of its tensors only."""
     shapes = {key: shape for key, (_, shape) in template(variant, num_classes).items()}
     tensors = {key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()}
     return Source(path=Path("file.pth"), sha256="", size=0, format="", family="", tensors=tensors,
@@ -26,19 +26,19 @@ def source_of(variant: str, num_classes: int) -> Source:
 
 
 @pytest.mark.parametrize(("variant", "classes"), [("hr18s", 150), ("tiny", 3)])
-def test_variant_and_classes_are_seen_in_the_tensors(variant, classes):
+def test_variant_and_classes_are_inferred_from_the_tensors(variant, classes):
     source = source_of(variant, classes)
     assert variant_of(source) == variant
     assert num_classes_of(source) == classes
-    check_looks(source, variant=variant, num_classes=classes)
+    check_network(source, variant=variant, num_classes=classes)
 
 
-def test_another_network_is_called_by_its_name():
+def test_another_network_is_named():
     source = source_of("hr18s", 150)
     with pytest.raises(ValueError, match="looks like hr18s with 150 classes, not hr48 with 19"):
-        check_looks(source, variant="hr48", num_classes=19)
+        check_network(source, variant="hr48", num_classes=19)
     with pytest.raises(ValueError, match="looks like hr18s with 150 classes, not hr18"):
-        check_looks(source, variant="hr18")
+        check_network(source, variant="hr18")
 
 
 def test_missing_tensors_do_not_hide_the_variant():
@@ -57,10 +57,10 @@ def test_another_width_is_refused():
 def test_classes_must_be_the_same_where_they_are_known(tmp_path):
     source = read_source(write(tmp_path / "a.pth", mmseg_state()))
     check_classes(source, NAMES)
-    with pytest.raises(ValueError, match=r"wanted are 3 \(a, b, c\). Use the head policy"):
+    with pytest.raises(ValueError, match=r"expected are 3 \(a, b, c\). Use the head policy"):
         check_classes(source, ("a", "b", "c"))
     check_classes(dataclasses.replace(source, classes=None), ("a", "b", "c"))
-    with pytest.raises(ValueError, match="wanted are 2"):
+    with pytest.raises(ValueError, match="expected are 2"):
         check_classes(dataclasses.replace(source, classes=None), ("a", "b"))
 
 
@@ -70,9 +70,9 @@ def test_a_backbone_has_no_classes(tmp_path):
     assert classes_of(source) is None
     check_classes(source, NAMES)
     with pytest.raises(ValueError, match="looks like an ImageNet backbone of tiny, not hr18"):
-        check_looks(source, variant="hr18", num_classes=19)
+        check_network(source, variant="hr18", num_classes=19)
 
 
 def test_long_lists_are_cut():
-    assert listed(("a", "b")) == "2 (a, b)"
-    assert listed(tuple("abcdef")) == "6 (a, b, c, ...)"
+    assert summarize(("a", "b")) == "2 (a, b)"
+    assert summarize(tuple("abcdef")) == "6 (a, b, c, ...)"

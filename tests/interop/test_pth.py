@@ -9,9 +9,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from hrnet_jax.interop import unpickle
-from hrnet_jax.interop.pth import read_pth, tensors_of
-from hrnet_jax.interop.unpickle import Placeholder
+from hrnet_jax.interop import pth, unpickle
+from hrnet_jax.interop.pth import read_pth
+from hrnet_jax.interop.read import tensors_of
 from hrnet_jax.interop.untrusted import CorruptFileError, UnsafeFileError
 from tests.interop import hostile
 
@@ -70,23 +70,15 @@ def test_meta_is_plain_and_config_text_stays_text(layout):
     assert meta["config"].startswith("import os\nos.system(")
 
 
-def test_shared_storages_share_memory_and_arrays_cannot_be_written():
-    state_dict = read_pth(GOLDEN / "state_dict_zip.pth").content["state_dict"]
-    assert np.shares_memory(state_dict["shared"], state_dict["transposed"])
-    assert not np.shares_memory(state_dict["shared"], state_dict["float32"])
-    with pytest.raises(ValueError, match="read-only"):
-        state_dict["shared"][0, 0] = 1
-
-
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_company_of_a_training_checkpoint_becomes_placeholders(layout):
+def test_other_objects_of_a_training_checkpoint_become_placeholders(layout):
     content = read_pth(GOLDEN / f"training_{layout}.pth").content
     assert content["state_dict"]["0.weight"].shape == (2, 1, 3, 3)
     momentum = content["optimizer"]["state"][0]["momentum_buffer"]
     assert momentum.shape == (2, 1, 3, 3)
-    company = content["message_hub"]
-    assert company["size"] == (2, 3)
-    names = {key: value.name for key, value in company.items() if key != "size"}
+    others = content["message_hub"]
+    assert others["size"] == (2, 3)
+    names = {key: value.name for key, value in others.items() if key != "size"}
     assert names["history"] == "mmengine.logging.history_buffer.HistoryBuffer"
     assert names["objects"] == "numpy._core.multiarray._reconstruct"
     assert names["bytes"] == "_codecs.encode"  # which is not called
@@ -105,10 +97,10 @@ def test_a_pickled_model_is_refused():
         read_pth(GOLDEN / "whole_model.pth")
 
 
-def test_the_canary_of_the_hostile_files_can_sing(tmp_path):
+def test_the_canary_of_the_hostile_files_works(tmp_path):
     canary = tmp_path / "canary"
     payload = hostile.call("posix", "system", hostile.plain(f"touch {canary}"))
-    pickle.loads(hostile.whole(payload))  # what the hostile files would do to Python's own reader
+    pickle.loads(hostile.whole(payload))  # as the hostile files would with Python's own reader
     assert canary.exists()
 
 
@@ -136,19 +128,10 @@ def test_an_endless_list_of_operations_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_giant_pickle_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(unpickle, "MAX_BYTES", 1000)
+    monkeypatch.setattr(pth, "MAX_PICKLE_BYTES", 1000)
     path = tmp_path / "a.pth"
     path.write_bytes(hostile.pth(hostile.plain("x" * 2000)))
-    with pytest.raises(CorruptFileError, match="ends early"):
-        read_pth(path)
-
-
-def test_many_tensors_over_one_storage_are_refused(tmp_path):
-    path = tmp_path / "a.pth"
-    size = 1 << 16
-    one = hostile.tensor(count=size, size=(size,), stride=(1,))
-    path.write_bytes(hostile.pth(hostile.tupled(*[one] * 20), data=bytes(4 * size)))
-    with pytest.raises(CorruptFileError, match="again and again"):
+    with pytest.raises(CorruptFileError, match="expected 2000 bytes"):
         read_pth(path)
 
 
@@ -192,7 +175,7 @@ def test_every_flip_in_the_tensors_of_a_zip_file_is_found(tmp_path):
         flipped = bytearray(whole)
         flipped[begin + bit // 8] ^= 1 << bit % 8
         path.write_bytes(flipped)
-        with pytest.raises(CorruptFileError, match="'a/data/0' fails its CRC-32"):
+        with pytest.raises(CorruptFileError, match="Bad CRC-32 for file 'a/data/0'"):
             read_pth(path)
 
 
@@ -206,20 +189,9 @@ def test_missing_files_folders_and_pipes_do_not_hang(tmp_path):
         read_pth(tmp_path / "pipe")
 
 
-def test_a_sparse_giant_is_refused_before_it_is_read(tmp_path):
+def test_a_giant_file_is_refused_before_it_is_read(tmp_path):
     path = tmp_path / "giant.pth"
     with path.open("wb") as file:
         file.truncate(1 << 40)
     with pytest.raises(CorruptFileError, match="over the limit"):
         read_pth(path)
-
-
-def test_a_state_dict_holds_nothing_but_tensors_by_name():
-    tensor = np.zeros(2)
-    assert tensors_of({"a": tensor}) == {"a": tensor}
-    with pytest.raises(UnsafeFileError, match=r"'b' is a numpy.dtype, which is not read"):
-        tensors_of({"a": tensor, "b": Placeholder("numpy.dtype")})
-    with pytest.raises(CorruptFileError, match=r"'b' is a dict, not a tensor by name"):
-        tensors_of({"a": tensor, "b": {}})
-    with pytest.raises(CorruptFileError, match=r"state dict's 3 is a ndarray"):
-        tensors_of({3: tensor})

@@ -5,8 +5,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from hrnet_jax.interop.pth import read_pth, tensors_of
+from hrnet_jax.interop.pth import read_pth
 from hrnet_jax.interop.pth_write import write_pth
+from hrnet_jax.interop.read import tensors_of
 
 
 def content():
@@ -45,6 +46,11 @@ def test_what_is_written_is_read_again(tmp_path):
     assert found == expected
     assert type(found["meta"]["ok"]) is bool
     assert np.shares_memory(tensors["float32"], tensors["tied"])
+
+
+def test_numbers_and_text_of_numpy_are_written_as_pythons(tmp_path):
+    write_pth(tmp_path / "a.pth", [np.float64(0.5), np.str_("a")])
+    assert [type(value) for value in read_pth(tmp_path / "a.pth").content] == [float, str]
 
 
 def test_the_same_content_makes_the_same_bytes(tmp_path):

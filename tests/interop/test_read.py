@@ -4,9 +4,11 @@ import json
 import numpy as np
 import pytest
 
+from hrnet_jax.interop.pickle_names import Placeholder
 from hrnet_jax.interop.pth_write import write_pth
-from hrnet_jax.interop.read import META_KEY, read_source
+from hrnet_jax.interop.read import META_KEY, read_source, tensors_of
 from hrnet_jax.interop.safetensors import write_safetensors
+from hrnet_jax.interop.untrusted import CorruptFileError, UnsafeFileError
 from hrnet_jax.interop.weights import load
 from hrnet_jax.runs.checkpoint import save_weights
 from hrnet_jax.runs.paths import to_path
@@ -108,6 +110,12 @@ def test_our_own_safetensors_name_their_classes(tmp_path):
     assert same(source.tensors)
 
 
+@pytest.mark.parametrize("text", ["{", 100_000 * "[", "[]"])
+def test_metadata_that_makes_no_sense_is_left_out(tmp_path, text):
+    write_safetensors(tmp_path / "a.safetensors", STATE, metadata={META_KEY: text})
+    assert read_source(tmp_path / "a.safetensors").classes is None
+
+
 def test_a_checkpoint_is_a_source_too(tmp_path):
     path = write(tmp_path / "a.pth", STATE)
     loaded = load(read_source(path))
@@ -124,8 +132,11 @@ OTHERS = {
         {"backbone.layer1.0.a": 0, "decode_head.1.object_context_block.x": 0},
         "is an OCRNet",
     ),
-    "ResNet": ({"conv1.weight": 0, "layer2.0.conv1.weight": 0}, "is no HRNet: it has no stages"),
-    "nothing": ({}, "is no HRNet"),
+    "ResNet": (
+        {"conv1.weight": 0, "layer2.0.conv1.weight": 0},
+        "is not an HRNet: it has no stages",
+    ),
+    "nothing": ({}, "is not an HRNet"),
 }
 
 
@@ -180,3 +191,14 @@ def test_a_damaged_file_in_a_bucket_is_named(bucket):
         read_source("gs://bucket/weights/a.safetensors")
     with pytest.raises(FileNotFoundError, match=r"no weight file or checkpoint gs://bucket/b\.pth"):
         read_source(to_path("gs://bucket/b.pth"))
+
+
+def test_a_state_dict_holds_nothing_but_tensors_by_name():
+    tensor = np.zeros(2)
+    assert tensors_of({"a": tensor}) == {"a": tensor}
+    with pytest.raises(UnsafeFileError, match=r"'b' is a numpy.dtype, which is not read"):
+        tensors_of({"a": tensor, "b": Placeholder("numpy.dtype")})
+    with pytest.raises(CorruptFileError, match=r"'b' is a dict, not a tensor by name"):
+        tensors_of({"a": tensor, "b": {}})
+    with pytest.raises(CorruptFileError, match=r"state dict's 3 is a ndarray"):
+        tensors_of({3: tensor})
