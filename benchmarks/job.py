@@ -22,11 +22,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from hrnet_jax.config.build import Setup
 from rich.table import Table
 
 from benchmarks.paired_timing import conditions
 from hrnet_jax.config import recipes
-from hrnet_jax.config.build import Setup
 from hrnet_jax.data import minicity
 from hrnet_jax.parallel.compiling import prepare_process
 from hrnet_jax.parallel.mesh import to_global

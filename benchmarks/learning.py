@@ -31,10 +31,10 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from absl import logging
+from hrnet_jax.config.build import Setup
 
 from hrnet_jax import models
 from hrnet_jax.commands.convert import to_file
-from hrnet_jax.config.build import Setup
 from hrnet_jax.config.defaults import from_json
 from hrnet_jax.data.pipeline import train_stream
 from hrnet_jax.runs.checkpoint import save_weights

@@ -32,12 +32,12 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import jax
+from hrnet_jax.config.build import Setup
 from rich.table import Table
 
 from benchmarks.startup_profile import Parts
 from hrnet_jax import train as loop
 from hrnet_jax.config import recipes
-from hrnet_jax.config.build import Setup
 from hrnet_jax.data import minicity
 from hrnet_jax.evaluation.evaluator import Evaluator
 from hrnet_jax.parallel.compiling import enable_compilation_cache, prepare_process, set_precision

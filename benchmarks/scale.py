@@ -22,12 +22,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from hrnet_jax.config.build import Setup
 from ml_collections import ConfigDict
 
 from hrnet_jax import zoo
 from hrnet_jax.commands.plan import CHIPS, Chip, Collective, Costs, bound, costs, simulate
 from hrnet_jax.config import recipes
-from hrnet_jax.config.build import Setup
 from hrnet_jax.config.defaults import dataset_of, from_dict
 from hrnet_jax.parallel.compiling import enable_compilation_cache, set_precision
 from hrnet_jax.parallel.mesh import batch_sharding, make_mesh, replicated

@@ -99,10 +99,10 @@ def main() -> None:
 def watch(parts: Parts, *, steps: int, finish: Callable[[], None]) -> None:
     """Wrap what a start consists of; call `finish` when so many steps are done."""
     import jax
+    from hrnet_jax.config.build import Setup
 
     from hrnet_jax import main as command
     from hrnet_jax import models, train
-    from hrnet_jax.config.build import Setup
     from hrnet_jax.parallel.compiling import Program
     from hrnet_jax.parallel.process_settings import gc_disabled
     from hrnet_jax.runs.checkpoint import Checkpoints

@@ -18,7 +18,7 @@ from rich.console import Console
 from hrnet_jax.commands.evaluate import evaluate, weights_hash
 from hrnet_jax.commands.predict import predict
 from hrnet_jax.commands.prepare import prepare
-from hrnet_jax.config.defaults import dataset_of
+from hrnet_jax.config.custom_data import dataset_of
 from hrnet_jax.runs.checkpoint import load_weights
 from hrnet_jax.runs.paths import to_path
 from hrnet_jax.runs.signals import Stopped

@@ -4,7 +4,7 @@ from rich.console import Console
 
 from hrnet_jax.commands.evaluate import evaluate
 from hrnet_jax.commands.predict import Predictor
-from hrnet_jax.config.defaults import describe_evaluation
+from hrnet_jax.config.build_evaluation import describe_protocol
 from hrnet_jax.runs.checkpoint import load_weights
 from hrnet_jax.runs.writer import Terminal
 from hrnet_jax.train import is_due, train
@@ -26,5 +26,5 @@ def test_a_workdir_may_be_text_and_begin_at_home(home, tiny_city):
     assert scores is not None
     assert again.summary() == scores.summary()
     said = terminal.console.file.getvalue()
-    assert said.count(f"Protocol: {describe_evaluation(config)}.") == 2  # of both
+    assert said.count(f"Protocol: {describe_protocol(config)}.") == 2  # of both
     assert len(Predictor.load("~/run").classes) == 19

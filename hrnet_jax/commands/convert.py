@@ -9,8 +9,9 @@ import numpy as np
 from rich.table import Table
 
 from hrnet_jax import models, zoo
-from hrnet_jax.config import defaults as configs
 from hrnet_jax.config import recipes
+from hrnet_jax.config.custom_data import dataset_of
+from hrnet_jax.config.stored import from_dict
 from hrnet_jax.data.datasets import DATASETS
 from hrnet_jax.interop.class_names import ClassNames, class_names
 from hrnet_jax.interop.infer import check_classes, check_looks, classes_of, listed, variant_of
@@ -54,7 +55,7 @@ def to_checkpoint(
     published = _published(source, variant=variant, names=names)
     wanted: ClassNames | None
     if config is None and published and names:
-        loaded, config = load(source), published[0].recipe()
+        loaded, config = load(source), recipes.of_row(published[0]).to_dict()
         wanted = class_names(len(names.names))
     elif config is None:
         loaded, wanted = load(source), names
@@ -130,7 +131,7 @@ def _for_config(
     source: Source, config: dict[str, Any], *, names: ClassNames | None, head: HeadPolicy
 ) -> tuple[Loaded, ClassNames | None]:
     """Fit a file to a config's variant and classes."""
-    dataset = configs.dataset_of(configs.from_dict(config))
+    dataset = dataset_of(from_dict(config))
     wanted = ClassNames(
         dataset=dataset.name,
         names=dataset.classes,

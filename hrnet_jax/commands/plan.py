@@ -7,11 +7,15 @@ from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import topologies
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.table import Table
 
-from hrnet_jax.config.build import Setup
-from hrnet_jax.config.defaults import protocol_of
+from hrnet_jax.config.build_data import open_split
+from hrnet_jax.config.build_evaluation import protocol_of
+from hrnet_jax.config.build_training import build_training
+from hrnet_jax.config.custom_data import dataset_of
+from hrnet_jax.config.stored import from_dict
 from hrnet_jax.data.decode import decode
 from hrnet_jax.data.pipeline import steps_per_epoch
 from hrnet_jax.evaluation.batching import count_programs
@@ -105,10 +109,8 @@ def plan(config: ConfigDict, *, devices: Sequence[jax.Device], terminal: Termina
 
     Nothing is read but the sizes of the validation images, if they are there; nothing runs.
     """
-    mesh = make_mesh(data=config.mesh.data, height=config.mesh.height, devices=devices)
-    setup = Setup(config, terminal=terminal, mesh=mesh)
-    setup.check_sizes()
-    found, _ = costs(setup)
+    mesh = make_mesh(height=config.mesh.height, devices=devices)
+    found, _ = costs(config, mesh=mesh, terminal=terminal)
     kind, shape = devices[0].device_kind, mesh.shape
     crop = "x".join(map(str, config.train.crop_size))
     terminal.line(
@@ -118,7 +120,7 @@ def plan(config: ConfigDict, *, devices: Sequence[jax.Device], terminal: Termina
         f"{found.images} crops of {crop} per step, accumulate {config.train.accumulate}, "
         f"remat {config.train.remat}"
     )
-    _data_lines(setup)
+    _data_lines(config, terminal)
     terminal.table(_step_table(found))
     terminal.table(_collective_table(found))
     terminal.table(_chip_table(found, config.model.dtype))
@@ -129,12 +131,14 @@ def plan(config: ConfigDict, *, devices: Sequence[jax.Device], terminal: Termina
     return found
 
 
-def simulate(devices: str) -> list[jax.Device]:
-    """The devices that `--devices` names: so many simulated CPUs, or a TPU topology.
+def simulate(devices: str | None) -> list[jax.Device]:
+    """The devices that `--devices` names: so many simulated CPUs, a TPU topology, or all there are.
 
     A topology such as v5e:4x4 needs libtpu (pip install "hrnet-jax[tpu]"), but no TPU. A number
     must be set before jax is used.
     """
+    if devices is None:
+        return jax.devices()
     if devices.isdigit() and int(devices):
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", int(devices))
@@ -155,31 +159,32 @@ def simulate(devices: str) -> list[jax.Device]:
     return list(topology.devices)
 
 
-def costs(setup: Setup) -> tuple[Costs, jax.stages.Compiled]:
-    """Compile the training step; return what it costs, and the program."""
-    terminal, shape = setup.terminal, setup.batch_shape()
-    optimizer, _ = setup.optimizer()
-    state = setup.state_shape(optimizer)
-    accumulate = setup.config.train.accumulate
+def costs(
+    config: ConfigDict, *, mesh: Mesh, terminal: Terminal
+) -> tuple[Costs, jax.stages.Compiled]:
+    """Compile the training step for a mesh; return what it costs, and the program."""
+    training = build_training(config, mesh=mesh)
+    state, batch = training.state_shape, training.batch_shape
     with terminal.announced("Counting the arithmetic"):
         # For one device and the batch at once: loops and shares would hide a part of it.
-        alone: Any = setup.train_step(
-            optimizer, mesh=make_mesh(devices=jax.devices()[:1]), accumulate=1
-        )
-        flops = alone.lower(state, shape).cost_analysis()["flops"]
-    with terminal.announced(f"Compiling the training step for {setup.mesh.size} devices"):
+        whole = from_dict(config.to_dict())
+        whole.train.accumulate = 1
+        alone: Any = build_training(whole, mesh=make_mesh(devices=jax.devices()[:1])).step
+        flops = alone.lower(state, batch).cost_analysis()["flops"]
+    with terminal.announced(f"Compiling the training step for {mesh.size} devices"):
         # Not `compile_program`: it is never called here, and may be a TPU's.
-        compiled = setup.train_step(optimizer).lower(state, shape).compile()
+        compiled = training.step.lower(state, batch).compile()
     memory: Any = compiled.memory_analysis()
     analysis: Any = compiled.cost_analysis()
     text = compiled.as_text() or ""
-    on_cpus = setup.mesh.devices.flat[0].platform == "cpu"
+    on_cpus = mesh.devices.flat[0].platform == "cpu"
     found = Costs(
-        parameters=state.weights.size,
-        images=setup.config.train.batch_size,
-        devices=setup.mesh.size,
+        parameters=training.parameters,
+        images=config.train.batch_size,
+        devices=mesh.size,
         flops=flops,
-        traffic=analysis["bytes accessed"] * accumulate,  # a loop's body is counted once
+        # A loop's body is counted once.
+        traffic=analysis["bytes accessed"] * config.train.accumulate,
         arguments=memory.argument_size_in_bytes + memory.output_size_in_bytes
         - memory.alias_size_in_bytes,
         temporary=memory.temp_size_in_bytes,
@@ -254,17 +259,17 @@ def bound(costs: Costs, chip: Chip, *, dtype: str) -> Bound | None:
     )
 
 
-def _data_lines(setup: Setup) -> None:
+def _data_lines(config: ConfigDict, terminal: Terminal) -> None:
     """Steps per epoch and programs to compile; the latter need the sizes of the images."""
-    config, terminal = setup.config, setup.terminal
-    count = setup.dataset.counts.get("train")
+    dataset = dataset_of(config)
+    count = dataset.counts.get("train")
     try:
-        count = len(setup.source)
-        total = len(setup.validation)
-        records = (setup.validation[index] for index in range(total))
-        examples = terminal.track(records, "Reading sizes", total=total)
+        count = len(open_split(config, "train", terminal=terminal))
+        validation = open_split(config, "val", terminal=terminal)
+        records = (validation[index] for index in range(len(validation)))
+        examples = terminal.track(records, "Reading sizes", total=len(validation))
         sizes: Iterable[tuple[int, ...]] = (
-            decode(record, setup.dataset)["label"].shape for record in examples
+            decode(record, dataset)["label"].shape for record in examples
         )
         evaluation = f"{count_programs(sizes, protocol=protocol_of(config))} of evaluation"
     except FileNotFoundError:

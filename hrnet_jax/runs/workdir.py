@@ -5,11 +5,9 @@ import datetime
 import json
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
-from ml_collections import ConfigDict
-
-from hrnet_jax.config.defaults import differences, from_json
 from hrnet_jax.runs.checkpoint import FOLDER
 from hrnet_jax.runs.paths import AnyPath, is_remote, lock, make_folder, write_json
 
@@ -63,25 +61,35 @@ def _owner(path: AnyPath) -> str:
         return "another run"
 
 
-def check_same_config(workdir: AnyPath, config: ConfigDict, *, tell: Callable[[str], None]) -> None:
+def check_same_config(
+    workdir: AnyPath,
+    config: Mapping[str, Any],
+    *,
+    differences: Callable[..., list[str]],  # (old, new, operational=False) -> fields that differ
+    tell: Callable[[str], None],
+) -> None:
     """Write the resolved config into the workdir; refuse one with checkpoints of another config.
 
     Changes of fields that do not touch the result are told and allowed.
+
+    Raises:
+        ValueError: lists the fields that differ and decide the result.
     """
     path = workdir / "config.json"
     if path.exists() and any((workdir / FOLDER).glob("[0-9]*")):
         try:
-            old = from_json(path.read_text())
+            old = dict(json.loads(path.read_text()))
+            changed, other = (differences(old, config, operational=kind) for kind in (False, True))
         except (ValueError, TypeError) as error:
             raise ValueError(
                 f"{path} is damaged ({error}); restore it, or give another --workdir."
             ) from error
-        if changed := differences(old, config):
+        if changed:
             listed = "\n  ".join(changed)
             raise ValueError(
                 f"{workdir} belongs to a run with another config:\n  {listed}\n"
-                "Give the old values to go on with it, or another --workdir to start anew."
+                "Give the old values to resume it, or another --workdir to start a new run."
             )
-        if changed := differences(old, config, operational=True):
-            tell(f"Changed since the last start: {'; '.join(changed)}.")
-    write_json(path, config.to_dict())
+        if other:
+            tell(f"Changed since the last start: {'; '.join(other)}.")
+    write_json(path, config)

@@ -19,14 +19,12 @@ from hrnet_jax.commands.plan import (
     plan,
     simulate,
 )
-from hrnet_jax.config.build import Setup
+from hrnet_jax.config.build_training import build_training
 from hrnet_jax.evaluation.batching import count_programs
 from hrnet_jax.evaluation.protocol import Protocol
 from hrnet_jax.parallel.mesh import make_mesh
 from hrnet_jax.runs.writer import Terminal
-from hrnet_jax.training.step import split
 from tests.command import ROOT, TINY, run
-from tests.tiny import Toy
 from tests.tiny_config import get_config
 
 
@@ -112,33 +110,19 @@ def test_a_bound_is_arithmetic_or_memory_then_exchanges():
     assert some_costs().memory == 1000
 
 
-class ToySetup(Setup):
-    """The small network in place of the one that the config names."""
-
-    @property
-    def _model(self):
-        return split(Toy(19))
-
-
 def toy_costs(**fields):
     config = get_config()
     config.train.crop_size = (64, 64)
     for field, value in fields.items():
         config[field].update(value)
     terminal = Terminal(Console(file=io.StringIO(), width=200))
-    return costs(ToySetup(config, terminal=terminal))[0]
+    mesh = make_mesh(height=config.mesh.height)
+    return costs(config, mesh=mesh, terminal=terminal)[0]
 
 
 def test_costs_are_those_of_the_compiled_step():
     plain, rows = toy_costs(), toy_costs(mesh={"height": 2})
-    assert (
-        plain.parameters
-        == rows.parameters
-        == sum(
-            leaf.size
-            for leaf in jax.tree.leaves(ToySetup(get_config(), terminal=Terminal())._model[1])
-        )
-    )
+    assert plain.parameters == rows.parameters == build_training(get_config()).parameters
     assert plain.flops == rows.flops
     # 3x3 convolutions at stride 2 and 4, 1x1 at 4; backward about twice as much as forward.
     forward = 2 * 8 * (32 * 32 * 27 * 8 + 16 * 16 * (72 * 8 + 8 * 19))

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from hrnet_jax.config import defaults as configs
 from hrnet_jax.config import recipes
+from hrnet_jax.config.checks import validate
+from hrnet_jax.config.custom_data import dataset_of
 
 FOLDER = Path(__file__).parents[2] / "configs"
 FILES = sorted(path.stem for path in FOLDER.glob("*.py"))
@@ -58,7 +59,7 @@ def test_every_config_file_loads_and_says_its_command(name):
     config = load(name)
     if name == "custom":
         config.data.classes = ("a",)
-    configs.validate(config)
+    validate(config)
     assert f"--config configs/{name}.py" in (FOLDER / f"{name}.py").read_text()
 
 
@@ -82,7 +83,7 @@ def test_a_published_run_has_its_settings(row):
     assert config.name == f"{name}_{schedule}"
     assert config.model.to_dict() == {"variant": name.partition("_")[0], "dtype": "float32"}
     assert config.data.name == name.partition("_")[2]
-    assert configs.dataset_of(config).num_classes == classes
+    assert dataset_of(config).num_classes == classes
     assert config.data.mean == (123.675, 116.28, 103.53)
     assert config.data.std == (58.395, 57.12, 57.375)
     assert (config.reference, config.init_from, config.seed) == ("v0", "", 0)
@@ -93,12 +94,11 @@ def test_a_published_run_has_its_settings(row):
         "ratio_range": (0.5, 2.0),
         "crop_size": crop_size,
         "class_weights": (),
-        "on_bad_step": "skip",
         "max_bad_steps": 10,
         "accumulate": 1,
         "remat": "none",
     }
-    assert config.mesh.to_dict() == {"data": -1, "height": 1, "timeout": 60}
+    assert config.mesh.to_dict() == {"height": 1, "timeout": 60}
     assert config.optim.to_dict() == {
         "lr": lr, "min_lr": 1e-4, "power": 0.9, "momentum": 0.9, "weight_decay": decay
     }  # fmt: skip
@@ -142,7 +142,7 @@ def test_a_recipe_is_found_here_else_in_the_installed_package(tmp_path, monkeypa
     installed = tmp_path / "site" / "hrnet_jax"
     (installed / "configs").mkdir(parents=True)
     (installed / "configs" / "hr18_ade20k.py").touch()
-    monkeypatch.setattr(recipes, "__file__", str(installed / "recipes.py"))
+    monkeypatch.setattr(recipes, "__file__", str(installed / "config" / "recipes.py"))
     (tmp_path / "home").mkdir()
     monkeypatch.chdir(tmp_path / "home")
     assert recipes.locate("configs/hr18_ade20k.py") == installed / "configs" / "hr18_ade20k.py"

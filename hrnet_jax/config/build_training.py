@@ -1,0 +1,165 @@
+"""From a config to training: the network, its first weights, the optimiser, the training step."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+from ml_collections import ConfigDict
+
+from hrnet_jax import models, zoo
+from hrnet_jax.config.checks import validate
+from hrnet_jax.config.custom_data import dataset_of
+from hrnet_jax.data.types import IGNORE_LABEL
+from hrnet_jax.interop.read import read_source
+from hrnet_jax.interop.weights import Loaded, start_from
+from hrnet_jax.parallel.compiling import set_precision
+from hrnet_jax.parallel.mesh import check_batch_size, check_height, make_mesh, replicate
+from hrnet_jax.runs.writer import Terminal
+from hrnet_jax.training.optim import poly_schedule, sgd
+from hrnet_jax.training.step import State, initial_state, make_train_step, split
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training:
+    """What a training run computes."""
+
+    structure: nnx.GraphDef  # the network without its arrays
+    random: Loaded  # fresh weights of the config's seed
+    dtype: DTypeLike  # of forward and backward pass
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule  # of the learning rate
+    mesh: Mesh
+    step: jax.stages.Wrapped  # (state, batch) -> (state, metrics); donates the state
+    batch_shape: dict[str, jax.ShapeDtypeStruct]  # of a global batch
+    meta: dict[str, Any]  # what a checkpoint tells of itself
+
+    @property
+    def parameters(self) -> int:
+        """Number of trained values."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.random.params))
+
+    def state(self, weights: Loaded) -> State:
+        """The state before the first step, on every device.
+
+        Weights are float64 if the computation is, else float32.
+        """
+        return replicate(self._state(weights.params, weights.stats), mesh=self.mesh)
+
+    @property
+    def state_shape(self) -> State:
+        """The shapes of a state, without its arrays."""
+        return jax.eval_shape(self._state, self.random.params, self.random.stats)
+
+    def _state(self, params: dict, stats: dict) -> State:
+        precise = jnp.promote_types(self.dtype, jnp.float32)
+        params, stats = jax.tree.map(lambda leaf: leaf.astype(precise), (params, stats))
+        return initial_state(params, stats, self.optimizer)
+
+
+def build_training(config: ConfigDict, *, mesh: Mesh | None = None) -> Training:
+    """Build the network, the optimiser and the training step; nothing is compiled or read.
+
+    Args:
+        config: of the run.
+        mesh: instead of all devices.
+
+    Raises:
+        ValueError: for a config that cannot work, or a batch or a crop that the mesh cannot share
+            equally.
+    """
+    validate(config)
+    set_precision(config.model.dtype)
+    train, optim = config.train, config.optim
+    mesh = mesh or make_mesh(height=config.mesh.height)
+    check_batch_size(
+        train.batch_size, field="config.train.batch_size", mesh=mesh, accumulate=train.accumulate
+    )
+    check_height(train.crop_size[0], field="config.train.crop_size", mesh=mesh)
+    structure, params, stats = build_network(config)
+    schedule = poly_schedule(
+        lr=optim.lr,
+        min_lr=optim.min_lr,
+        power=optim.power,
+        steps=train.steps,
+        reference=config.reference,
+    )
+    optimizer = sgd(schedule, momentum=optim.momentum, weight_decay=optim.weight_decay)
+    dtype = jnp.dtype(config.model.dtype)
+    size = (train.batch_size, *train.crop_size)
+    return Training(
+        structure=structure,
+        random=Loaded(params=params, stats=stats, origin=f"random weights, seed {config.seed}"),
+        dtype=dtype,
+        optimizer=optimizer,
+        schedule=schedule,
+        mesh=mesh,
+        step=make_train_step(
+            structure,
+            optimizer,
+            mesh=mesh,
+            dtype=dtype,
+            ignore_label=IGNORE_LABEL,
+            class_weights=train.class_weights,
+            reference=config.reference,
+            accumulate=train.accumulate,
+            remat=train.remat,
+        ),
+        batch_shape={
+            "image": jax.ShapeDtypeStruct((*size, 3), jnp.float32),
+            "label": jax.ShapeDtypeStruct(size, jnp.uint8),
+        },
+        meta=checkpoint_meta(config),
+    )
+
+
+def build_network(config: ConfigDict) -> tuple[nnx.GraphDef, dict, dict]:
+    """Build the network with random weights: its structure, parameters, batch statistics."""
+    classes = dataset_of(config).num_classes
+    return split(models.build(config.model.variant, num_classes=classes, seed=config.seed))
+
+
+def first_weights(config: ConfigDict, *, random: Loaded, terminal: Terminal) -> Loaded:
+    """What a new run starts from: the weights of `config.init_from`, else `random` ones.
+
+    Raises:
+        FileNotFoundError: the file or folder is not there.
+        ValueError: it does not fit the network; says what does not.
+    """
+    if config.init_from:
+        path = zoo.locate(config.init_from)
+        with terminal.announced_if_remote(path):
+            source = read_source(path)
+        return start_from(
+            source,
+            random.params,
+            random.stats,
+            variant=config.model.variant,
+            classes=dataset_of(config).classes,
+            head=config.init_head,
+        )
+    if config.data.name in zoo.DATASETS:
+        terminal.warn(
+            "training starts from random weights, but the published run started from the "
+            f"ImageNet backbone {zoo.IMAGENET.get(config.model.variant, 'of this variant')}: "
+            "expect a far lower mIoU, or give the file with --config.init_from=FILE."
+        )
+    return random
+
+
+def checkpoint_meta(config: ConfigDict) -> dict[str, Any]:
+    """What a checkpoint tells of itself, so that prediction needs no config."""
+    dataset = dataset_of(config)
+    return {
+        "variant": config.model.variant,
+        "dataset": dataset.name,
+        "classes": dataset.classes,
+        "palette": dataset.palette,
+        "mean": config.data.mean,
+        "std": config.data.std,
+        "config": config.to_dict(),
+    }
