@@ -106,12 +106,9 @@ def check_recipe(row: zoo.Row, command, *, root: Path, workdir: Path) -> None:
     assert set(losses) == {1, 2}
     assert all(math.isfinite(loss) for loss in losses.values())
     assert losses[1] != losses[2]
-    config, recipe = (
-        json.loads((workdir / "config.json").read_text()),
-        recipes.of_row(row).to_dict(),
-    )
-    assert config["optim"] == recipe["optim"]
-    assert config["train"]["batch_size"] == recipe["train"]["batch_size"]
+    config, recipe = json.loads((workdir / "config.json").read_text()), recipes.of_row(row)
+    assert config["optim"] == recipe.optim.to_dict()
+    assert config["train"]["batch_size"] == recipe.train.batch_size
     weights = load_weights(workdir)
     classes = DATASETS[row.dataset].classes
     assert (weights.step, weights.meta["variant"]) == (2, row.variant)

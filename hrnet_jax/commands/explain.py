@@ -37,6 +37,15 @@ _OUT_OF_MEMORY = {
     "eval": "Lower config.eval.batch_size, or label in windows with --config.eval.mode=slide.",
 }
 
+_REPLACED = {  # fields of older versions that were used by hand
+    **{
+        f"eval.{name}": f"--mode eval takes --{name}."
+        for name in ("split", "limit", "submission", "save_predictions")
+    },
+    "train.on_bad_step": "use --config.train.max_bad_steps=1.",
+    "mesh.data": "it is the number of devices over config.mesh.height.",
+}
+
 
 @contextlib.contextmanager
 def errors(*, mode: str, traceback: bool, can_resume: Callable[[], bool]) -> Iterator[None]:
@@ -99,6 +108,8 @@ def _unknown_field(argv: Sequence[str]) -> str | None:
     known = fields(default(name="", dataset="", variant=""))
     for argument in argv:
         match = re.match(r"--(?:no)?config\.([\w.]+)", argument)
+        if match and match[1] in _REPLACED:
+            return f"there is no field config.{match[1]}; {_REPLACED[match[1]]}"
         if match and match[1] not in known:
             # The end of a dotted name says more than its beginning.
             close = difflib.get_close_matches(match[1], known, n=1, cutoff=0.5)

@@ -37,7 +37,7 @@ def evaluated(folder, *, wrong=0.3, names=30, classes=CLASSES, protocol="whole",
 
 def printed(a, b):
     out = io.StringIO()
-    found = compare(a, b, terminal=Terminal(Console(file=out, width=120)))
+    found = compare([a, b], terminal=Terminal(Console(file=out, width=120)))
     return found, out.getvalue()
 
 
@@ -116,7 +116,7 @@ def test_other_images_other_classes_and_broken_folders_are_refused(tmp_path):
         ("nowhere", FileNotFoundError, r"There is no scores\.json in .*nowhere; --mode compare"),
     ):
         with pytest.raises(error, match=message):
-            compare(tmp_path / "a", tmp_path / name, terminal=Terminal())
+            compare([tmp_path / "a", tmp_path / name], terminal=Terminal())
 
 
 def test_the_table_has_a_row_for_each_class(tmp_path):

@@ -26,9 +26,8 @@ def test_a_row_is_a_recipe_with_its_figures(row, expected):
 @pytest.mark.parametrize("name", list_zoo.DOCUMENTS)
 def test_the_documents_say_what_the_program_says(name):
     text = (ROOT / name).read_text()
-    assert text == list_zoo.with_table(text, list_zoo.DOCUMENTS[name]()), (
-        "run: python -m hrnet_jax.commands.list_zoo"
-    )
+    written = list_zoo.with_table(text, list_zoo.DOCUMENTS[name]())
+    assert text == written, "run: python -m hrnet_jax.commands.list_zoo"
     with pytest.raises(ValueError, match=r"has no marks <!-- zoo --> and <!-- /zoo -->"):
         list_zoo.with_table("# A document\n<!-- zoo -->\n", "table")
 
