@@ -115,7 +115,9 @@ def published(tiny_city):
         config = recipes.of_row(W18)
         config.update_from_flattened_dict({"data.root": str(tiny_city), **changes})
         evaluation = build_evaluation(config, split=split, terminal=Terminal())
-        return dataclasses.replace(evaluation, source=Images(source=evaluation.source, count=images))
+        return dataclasses.replace(
+            evaluation, source=Images(source=evaluation.source, count=images)
+        )
 
     return build
 
