@@ -36,7 +36,10 @@ def _check_choices(config: ConfigDict) -> None:
     _one_of(config, "init_head", ("strict", "match", "new"))
     _one_of(config, "model.variant", tuple(VARIANTS))
     _one_of(config, "model.dtype", ("float32", "bfloat16", "float64"))
-    _one_of(config, "data.name", (*DATASETS, "custom"))
+    _one_of(
+        config, "data.name", (*DATASETS, "custom"),
+        advice="A dataset that a recipe defines is known where --config names that recipe.",
+    )  # fmt: skip
     _one_of(config, "eval.mode", ("whole", "slide"))
     _one_of(config, "train.remat", ("none", "block", "stage"))
     _one_of(config, "data.on_error", ("stop", "quarantine"))
@@ -123,11 +126,11 @@ def _in_range(config: ConfigDict, field: str) -> None:
             )
 
 
-def _one_of(config: ConfigDict, field: str, allowed: tuple[str, ...]) -> None:
+def _one_of(config: ConfigDict, field: str, allowed: tuple[str, ...], *, advice: str = "") -> None:
     value = get(config, field)
     if value not in allowed:
         guess = difflib.get_close_matches(str(value), allowed, n=1)
-        hint = f" Did you mean {guess[0]!r}?" if guess else ""
+        hint = f" Did you mean {guess[0]!r}?" if guess else f" {advice}".rstrip()
         raise ValueError(f"config.{field}={value!r} must be one of {', '.join(allowed)}.{hint}")
 
 
