@@ -23,6 +23,7 @@ def test_every_recipe_validates(config):
         ("model.variant", "hr18x", r"config.model.variant='hr18x' must be one of .*Did you mean"),
         ("model.dtype", "float16", r"must be one of float32, bfloat16, float64"),
         ("data.name", "minicty", r"Did you mean 'minicity'"),
+        ("data.name", "xyz", r"A dataset that a recipe defines is known where --config names tha"),
         (
             "train.crop_size",
             (512,),

@@ -7,6 +7,8 @@ import pytest
 from hrnet_jax.config import recipes
 from hrnet_jax.config.checks import validate
 from hrnet_jax.config.custom_data import dataset_of
+from hrnet_jax.data.dataset import folder_dataset
+from hrnet_jax.data.datasets import DATASETS
 
 FOLDER = Path(__file__).parents[2] / "configs"
 FILES = sorted(path.stem for path in FOLDER.glob("*.py"))
@@ -130,6 +132,19 @@ def test_an_unpublished_schedule_names_the_published_ones(name, schedule, allowe
 def test_pascal_context_has_two_numbers_of_classes():
     with pytest.raises(ValueError, match="has 60 classes, or 59 without background; not 33"):
         recipes.pascal_context(variant="hr48", schedule="40k", classes=33)
+
+
+def test_a_dataset_may_be_an_object(monkeypatch):
+    mine = folder_dataset(name="forest", classes=("tree", "path"))
+    monkeypatch.setitem(DATASETS, "forest", mine)  # as a recipe does that was read before
+    config = recipes.custom(variant="hr18", dataset=mine)
+    assert (config.name, config.data.name) == ("hr18_forest", "forest")
+    assert dataset_of(config) is mine
+    validate(config)
+    for name in ("forest", "cityscapes", "custom"):
+        other = folder_dataset(name=name, classes=("tree",))
+        with pytest.raises(ValueError, match=f"The name '{name}' is taken; give Dataset"):
+            recipes.custom(variant="hr18", dataset=other)
 
 
 def test_a_recipe_may_lie_in_the_home_folder(home):
