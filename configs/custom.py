@@ -13,8 +13,8 @@ with --config.data.x, where x is
     label_map                   which value is which class, as in 0:255,1-3:0-2 (255: ignored)
     palette                     colours for pictures, as in 804080,00008E,DC143C
 
-What these fields cannot say, a `Dataset` can: files in several folders, lists of names to leave out,
-labels elsewhere where the usual ones are missing. Copy this file and give it:
+What these fields cannot say, a `Dataset` can: files in several folders, names to leave out, labels
+elsewhere where the usual ones are missing. Copy this file and give it:
 
     from hrnet_jax.data.dataset import Dataset, Part
 
