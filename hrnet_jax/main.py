@@ -11,10 +11,9 @@ Modes:
   prepare  write the dataset of --config as ArrayRecord shards into --output, and check them;
            for Pascal Context make the label files first
   doctor   check every label and image of --config: faults, likely mistakes, class frequencies;
-           exit code 1 if there is anything to mend
+           exit code 1 if anything needs a fix
   plan     print what training --config on --devices will need and exchange, without running it
-  benchmark
-           measure the zoo's mem and fps for --config on this machine, without its data
+  benchmark  measure the zoo's mem and fps for --config on this machine, without its data
   samples  draw what training sees: augmented images and labels, into <workdir>/samples
   zoo      list the 25 published results, or those of some words: --mode zoo cityscapes hr18
 
@@ -163,10 +162,8 @@ def _dispatch(config: Any, words: Sequence[str], terminal: Terminal) -> None:
             )  # fmt: skip
         case "predict":
             output = _path(_OUTPUT) or workdir / "predict"
-            failures = predict(
-                weights, _INPUT.value, output=output, terminal=terminal,
-                probabilities=_PROBABILITIES.value,
-            )  # fmt: skip
+            failures = predict(weights, _INPUT.value, output=output, terminal=terminal,
+                               probabilities=_PROBABILITIES.value)  # fmt: skip
             if failures:
                 raise ValueError(f"{len(failures)} of the files could not be read; see above.")
         case "samples":

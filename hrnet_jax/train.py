@@ -95,7 +95,7 @@ def train(config: ConfigDict, *, workdir: str | AnyPath, terminal: Terminal) -> 
 
 
 class Start(NamedTuple):
-    """Where a run begins, or goes on."""
+    """Where a run starts or resumes."""
 
     step: int  # steps done
     state: State

@@ -13,7 +13,7 @@ from hrnet_jax.runs.paths import AnyPath, is_remote, to_path
 
 HOST = "https://download.openmmlab.com"
 WEIGHTS = Path("weights")  # folder of converted rows, below the current one
-# The folder `convert` lies within the package in a wheel, and beside it in a clone.
+# The folder `convert` is part of the package in a wheel, and next to it in a clone.
 CONVERT = "hrnet_jax.convert" if Path(__file__).with_name("convert").is_dir() else "convert"
 HARDWARE = (
     "mem: GB, the most that PyTorch held on one of 4 GPUs in training, with 2 (Cityscapes) or 4 "

@@ -15,7 +15,7 @@ from benchmarks import job, kernels, learning, scale, startup_profile
 from benchmarks import report as page
 from hrnet_jax import models, zoo
 from hrnet_jax.commands.list_zoo import with_table
-from hrnet_jax.commands.plan import Collective, collectives
+from hrnet_jax.commands.step_costs import Collective, collectives
 from hrnet_jax.models.hrnet import VARIANTS
 from hrnet_jax.parallel.compiling import compiler_options
 from hrnet_jax.parallel.mesh import make_mesh

@@ -104,7 +104,7 @@ def read_evaluation(path: str | AnyPath) -> Evaluation:
     right = np.array_equal(counts.intersection.sum(0, dtype=np.int64), np.diagonal(confusion))
     if counts.fingerprint() != data or not right:
         raise ValueError(
-            f"{folder / 'per_image.npz'} and scores.json beside it are not of one evaluation; "
+            f"{folder / 'per_image.npz'} and scores.json next to it are of different evaluations; "
             "evaluate again with --mode eval."
         )
     return Evaluation(folder, receipt, counts)

@@ -27,7 +27,7 @@ def locate_run(
         raise ValueError("--checkpoint is missing; give that, --workdir or --config.")
     place = to_path(name)
     source = given or place
-    # Results belong beside checkpoints, not among them or into one.
+    # Results belong next to the folder of checkpoints, not into it.
     if place.parent.name == FOLDER and place.name.isdigit():
         place = place.parent.parent
     elif name is given and place.name == FOLDER and not (place / FOLDER).is_dir():

@@ -6,7 +6,7 @@ from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from hrnet_jax.commands.plan import collectives
+from hrnet_jax.commands.step_costs import collectives
 from hrnet_jax.models.layers import BatchNorm, Conv, upsample
 from hrnet_jax.ops.rows import are_cut, rows_over
 from hrnet_jax.parallel.mesh import make_mesh

@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from hrnet_jax import models
-from hrnet_jax.commands.plan import collectives
+from hrnet_jax.commands.step_costs import collectives
 from hrnet_jax.models.layers import resize_bilinear
 from hrnet_jax.ops.rows import rows_over
 from hrnet_jax.parallel.compiling import compiler_options
