@@ -26,7 +26,8 @@ from ml_collections import ConfigDict
 
 from hrnet_jax import zoo
 from hrnet_jax.commands.list_zoo import with_table
-from hrnet_jax.commands.step_costs import CHIPS, Chip, Collective, Costs, bound, costs, simulate
+from hrnet_jax.commands.plan import simulate
+from hrnet_jax.commands.step_costs import CHIPS, Chip, Collective, Costs, bound, costs
 from hrnet_jax.config import recipes
 from hrnet_jax.config.build_training import build_training
 from hrnet_jax.config.custom_data import dataset_of

@@ -120,10 +120,9 @@ def _check_flags(words: Sequence[str]) -> None:
     for flag in (_SPLIT, _LIMIT, _SAVE_PREDICTIONS, _SUBMISSION):
         if flag.present and mode != "eval":
             raise ValueError(f"--{flag.name} is for --mode eval, not for --mode {mode}.")
-    for name, given in (
-        ("workdir", [_WORKDIR.value]), ("checkpoint", [_CHECKPOINT.value]),
-        ("output", [_OUTPUT.value]), ("input", _INPUT.value),
-    ):  # fmt: skip
+    paths = {"workdir": _WORKDIR, "checkpoint": _CHECKPOINT, "output": _OUTPUT, "input": _INPUT}
+    for name, flag in paths.items():
+        given = flag.value if name == "input" else [flag.value]
         if "" in given:  # an unset variable of the shell must not mean the current folder
             raise ValueError(f"--{name} is empty; give a path, or leave the option out.")
     if mode == "predict" and not _INPUT.value:
