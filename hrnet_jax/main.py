@@ -120,10 +120,9 @@ def _check_flags(words: Sequence[str]) -> None:
     for flag in (_SPLIT, _LIMIT, _SAVE_PREDICTIONS, _SUBMISSION):
         if flag.present and mode != "eval":
             raise ValueError(f"--{flag.name} is for --mode eval, not for --mode {mode}.")
-    paths = {"workdir": _WORKDIR, "checkpoint": _CHECKPOINT, "output": _OUTPUT, "input": _INPUT}
-    for name, flag in paths.items():
-        given = flag.value if name == "input" else [flag.value]
-        if "" in given:  # an unset variable of the shell must not mean the current folder
+    paths = {"workdir": _WORKDIR.value, "checkpoint": _CHECKPOINT.value, "output": _OUTPUT.value}
+    for name, given in {**paths, "input": "" if "" in _INPUT.value else None}.items():
+        if given == "":  # an unset variable of the shell must not mean the current folder
             raise ValueError(f"--{name} is empty; give a path, or leave the option out.")
     if mode == "predict" and not _INPUT.value:
         raise ValueError("--input is missing; give an image, a video, a folder or a pattern.")
