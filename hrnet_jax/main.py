@@ -46,7 +46,7 @@ from hrnet_jax.commands.doctor import doctor
 from hrnet_jax.commands.draw_minicity import draw_minicity
 from hrnet_jax.commands.evaluate import evaluate
 from hrnet_jax.commands.list_zoo import list_zoo
-from hrnet_jax.commands.locate_run import config_of, has_checkpoint, load_network, locate_run
+from hrnet_jax.commands.locate_run import has_checkpoint, load_network, locate_run
 from hrnet_jax.commands.plan import plan, simulate
 from hrnet_jax.commands.predict import predict
 from hrnet_jax.commands.prepare import prepare
@@ -55,6 +55,7 @@ from hrnet_jax.commands.start_process import keep_compiled_programs, start_proce
 from hrnet_jax.config import recipes
 from hrnet_jax.config.checks import validate
 from hrnet_jax.config.custom_data import dataset_of
+from hrnet_jax.config.stored import from_dict
 from hrnet_jax.parallel import processes
 from hrnet_jax.runs.paths import AnyPath, to_path
 from hrnet_jax.runs.writer import Terminal
@@ -143,7 +144,7 @@ def _dispatch(config: Any, words: Sequence[str], terminal: Terminal) -> None:
     workdir, checkpoint = _paths(config)
     if mode in ("eval", "predict"):
         weights = load_network(checkpoint, config=config, terminal=terminal)
-        config = config_of(weights)
+        config = from_dict(weights.meta["config"])
     if mode not in ("samples", "doctor", "prepare"):
         keep_compiled_programs(terminal)
     if mode == "eval" or mode in _DATA_MODES:

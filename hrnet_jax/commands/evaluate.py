@@ -36,10 +36,10 @@ def evaluate(
     weights: Weights,
     *,
     workdir: str | AnyPath,
-    split: str = "val",
+    split: str = "val",  # or train, or test, whose labels may be missing
     limit: int = 0,  # only the first so many images; 0: all
-    submission: Format | None = None,
-    save_predictions: bool = False,
+    submission: Format | None = None,  # also files for this test server, in eval/submission
+    save_predictions: bool = False,  # also class indices with palette, in eval/predictions
     terminal: Terminal,
 ) -> Scores:
     """Score weights on a split of the config's dataset, into the folder `eval` of the workdir.
@@ -47,16 +47,6 @@ def evaluate(
     It gets `scores.json` (the receipt), `report.html`, `per_image.npz` (what two evaluations are
     compared by), pictures, and the label maps that are asked for. Where no pixel has a label, the
     receipt has no scores.
-
-    Args:
-        config: says how, and where the data are.
-        weights: of the config's variant and classes.
-        workdir: maybe gs://...
-        split: val, train, or test, whose labels may be missing.
-        limit: for a quick look.
-        submission: also write label PNGs as a test server wants them, into `eval/submission`.
-        save_predictions: also write class indices with palette, into `eval/predictions`.
-        terminal: hears of it.
 
     Raises:
         ValueError: the weights or the data do not fit the config.

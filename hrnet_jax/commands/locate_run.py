@@ -5,7 +5,6 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from hrnet_jax import zoo
-from hrnet_jax.config.stored import from_dict
 from hrnet_jax.runs.checkpoint import FOLDER, Weights, load_weights
 from hrnet_jax.runs.paths import AnyPath, to_path
 from hrnet_jax.runs.writer import Terminal
@@ -41,12 +40,7 @@ def has_checkpoint(workdir: AnyPath) -> bool:
 
 
 def load_network(checkpoint: AnyPath, *, config: ConfigDict | None, terminal: Terminal) -> Weights:
-    """Load weights that can label images.
-
-    Args:
-        checkpoint: a workdir or one checkpoint.
-        config: by which they shall label, instead of that of their training.
-        terminal: hears of what takes long.
+    """Load weights that can label images, by `config` if it is given instead of their own.
 
     Raises:
         FileNotFoundError: there is no checkpoint.
@@ -62,8 +56,3 @@ def load_network(checkpoint: AnyPath, *, config: ConfigDict | None, terminal: Te
     if config is None:
         return weights
     return dataclasses.replace(weights, meta={**weights.meta, "config": config.to_dict()})
-
-
-def config_of(weights: Weights) -> ConfigDict:
-    """The config by which weights label images."""
-    return from_dict(weights.meta["config"])

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hrnet_jax.commands.locate_run import config_of, has_checkpoint, load_network, locate_run
+from hrnet_jax.commands.locate_run import has_checkpoint, load_network, locate_run
 from hrnet_jax.config import recipes
 from hrnet_jax.runs.checkpoint import save_weights
 from hrnet_jax.runs.writer import Terminal
@@ -57,9 +57,9 @@ def test_weights_label_by_their_own_config_or_by_the_one_that_is_given(saved):
     path, config = saved(["road"]), recipes.minicity(variant="hr18s")
     config.eval.mode = "slide"
     own = load_network(path, config=None, terminal=Terminal())
-    assert config_of(own).eval.mode == "whole"
+    assert own.meta["config"]["eval"]["mode"] == "whole"
     other = load_network(path, config=config, terminal=Terminal())
-    assert config_of(other).eval.mode == "slide"
+    assert other.meta["config"]["eval"]["mode"] == "slide"
 
 
 def test_a_backbone_labels_nothing(saved):
