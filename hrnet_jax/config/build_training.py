@@ -81,13 +81,7 @@ def build_training(config: ConfigDict, *, mesh: Mesh | None = None) -> Training:
     )
     check_height(train.crop_size[0], field="config.train.crop_size", mesh=mesh)
     structure, params, stats = build_network(config)
-    schedule = poly_schedule(
-        lr=optim.lr,
-        min_lr=optim.min_lr,
-        power=optim.power,
-        steps=train.steps,
-        reference=config.reference,
-    )
+    schedule = build_schedule(config)
     optimizer = sgd(schedule, momentum=optim.momentum, weight_decay=optim.weight_decay)
     dtype = jnp.dtype(config.model.dtype)
     size = (train.batch_size, *train.crop_size)
@@ -114,6 +108,17 @@ def build_training(config: ConfigDict, *, mesh: Mesh | None = None) -> Training:
             "label": jax.ShapeDtypeStruct(size, jnp.uint8),
         },
         meta=checkpoint_meta(config),
+    )
+
+
+def build_schedule(config: ConfigDict) -> optax.Schedule:
+    """Build step -> learning rate."""
+    return poly_schedule(
+        lr=config.optim.lr,
+        min_lr=config.optim.min_lr,
+        power=config.optim.power,
+        steps=config.train.steps,
+        reference=config.reference,
     )
 
 
