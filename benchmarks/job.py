@@ -25,10 +25,11 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks.paired_timing import conditions
+from hrnet_jax.commands.start_process import keep_compiled_programs, start_process
 from hrnet_jax.config import recipes
-from hrnet_jax.config.build import Setup
+from hrnet_jax.config.build_data import build_data
+from hrnet_jax.config.build_training import build_training
 from hrnet_jax.data import minicity
-from hrnet_jax.parallel.compiling import prepare_process
 from hrnet_jax.parallel.mesh import to_global
 from hrnet_jax.runs.metrics_log import read_metrics
 from hrnet_jax.runs.paths import write_json
@@ -98,7 +99,7 @@ def flags(case: str, root: Path, workdir: Path, *, steps: int) -> list[str]:
         f"--config=configs/{VARIANT}_minicity.py", f"--config.data.root={root}",
         f"--workdir={workdir}", f"--config.train.steps={steps}",
         f"--config.eval.every_steps={steps}", f"--config.checkpoint.every_steps={steps}",
-        f"--config.log.every_steps={every}", "--config.log.pictures=0", "--config.eval.limit=1",
+        f"--config.log.every_steps={every}", "--config.log.pictures=0",
         *(f"--config.train.{field}={value}" for field, value in CASES[case].items()),
     ]  # fmt: skip
 
@@ -131,17 +132,16 @@ def load(case: str, root: str, workdir: str) -> None:
     config = recipes.minicity(variant=VARIANT)
     config.data.root = root
     config.train.update(CASES[case])
-    config.train.steps = STEPS[case]  # so that it is the same program: the schedule is part of it
-    setup = Setup(config, terminal=Terminal())
-    optimizer, _ = setup.optimizer()
-    state = setup.initial_state(optimizer)
-    batches = setup.train_batches(0, workdir=Path(workdir))
+    config.train.steps = STEPS[case]  # the same program: it holds the schedule
+    training = build_training(config)
+    state = training.state(training.random)
+    batches = build_data(config, terminal=Terminal()).batches(0, workdir=Path(workdir))
     _loaded.update(
         batches=batches,
         batch_size=config.train.batch_size,
-        batch=to_global(next(batches), mesh=setup.mesh),
+        batch=to_global(next(batches), mesh=training.mesh),
         state=state,
-        step=compile_step(setup, optimizer, state),
+        step=compile_step(training, state, terminal=Terminal()),
     )
     steps(2)
 
@@ -167,10 +167,8 @@ def batches(count: int) -> float:
 
 def serve() -> None:
     """Do the jobs."""
-    prepare_process()  # as hrnet_jax.main does
-    from hrnet_jax import main as command
-
-    command._keep_compiled_programs(Terminal())
+    start_process()  # as hrnet_jax.main does
+    keep_compiled_programs(Terminal())
     jobs.serve(globals(), jobs.take_stdout())
 
 

@@ -19,7 +19,7 @@ from unittest.mock import patch
 import jax
 from flax import nnx
 
-from hrnet_jax.commands.plan import Chip
+from hrnet_jax.commands.step_costs import Chip
 from hrnet_jax.models import Segmentor
 
 LANES = 128  # of a TPU's registers, and of its matrix unit on either side

@@ -34,8 +34,8 @@ from absl import logging
 
 from hrnet_jax import models
 from hrnet_jax.commands.convert import to_file
-from hrnet_jax.config.build import Setup
-from hrnet_jax.config.defaults import from_json
+from hrnet_jax.config.build_data import Data, build_data
+from hrnet_jax.config.stored import from_json
 from hrnet_jax.data.pipeline import train_stream
 from hrnet_jax.models import split
 from hrnet_jax.runs.checkpoint import save_weights
@@ -70,7 +70,6 @@ def main() -> None:
     parser.add_argument("--crop", type=int, nargs=2, default=[256, 352], help="height and width")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=3, help="so many runs of each side")
-    parser.add_argument("--limit", type=int, default=0, help="validation images; 0: all")
     parser.add_argument("--no-docs", action="store_true", help="a trial: write no document")
     options = parser.parse_args()
     if options.steps % options.evaluations:
@@ -86,7 +85,6 @@ def main() -> None:
         "crop_size": options.crop,
         "image_size": IMAGE_SIZE,
         "batch_size": options.batch,
-        "limit": options.limit,
     }
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception ends the runs too
     options.folder = options.folder.absolute()
@@ -180,7 +178,6 @@ def run_ours(
         "train.crop_size": tuple(settings["crop_size"]),
         "eval.image_size": settings["image_size"],
         "eval.every_steps": every,
-        "eval.limit": settings["limit"],
         "checkpoint.every_steps": every,
         "log.every_steps": log_every(settings),
     }
@@ -193,23 +190,22 @@ def run_ours(
         sys.exit(ended.returncode)
     with terminal.announced("Making batches alone"):
         config = from_json((workdir / "config.json").read_text())
-        seconds = batch_seconds(Setup(config, terminal=terminal), batches=BATCHES)
+        seconds = batch_seconds(build_data(config, terminal=terminal), batches=BATCHES)
     return {"versions": {"jax": jax.__version__}, "CPU seconds of a batch": seconds}
 
 
-def batch_seconds(setup: Setup, *, batches: int) -> float:
+def batch_seconds(data: Data, *, batches: int) -> float:
     """CPU seconds of one batch, from the files to normalised float32, in one thread."""
     cv2.setNumThreads(0)
-    config = setup.config
     stream = train_stream(
-        setup.source,
-        setup.dataset,
-        transforms=setup.train_transforms(),
-        batch_size=config.train.batch_size,
-        seed=config.seed,
-        reference=config.reference,
+        data.source,
+        data.dataset,
+        transforms=data.transforms,
+        batch_size=data.batch_size,
+        seed=data.seed,
+        reference=data.reference,
     )
-    size = config.train.batch_size
+    size = data.batch_size
     for number in range(batches + 1):
         if number == 1:  # the first one warms up
             begin = time.process_time()
@@ -234,7 +230,7 @@ def run_peer(
         job = pool.submit(
             peer.call, "learn", folder=str(workdir), weights=str(weights), seed=seed, data=data,
             log_every=log_every(settings), threads=os.cpu_count(),
-            **{name: settings[name] for name in ("steps", "evaluations", "limit")},
+            steps=settings["steps"], evaluations=settings["evaluations"],
         )  # fmt: skip
         seen = len(read_metrics(metrics))  # of a run that was killed
         done = 0
@@ -338,14 +334,13 @@ def section(report: dict[str, Any]) -> tuple[list[str], str]:
         lines.append(f"| {side} | {finals} | {seconds:.2f} | {waiting:.4f} | {alone:.3f} |")
     height, width = settings["crop_size"]
     plural = "s" * (seeds > 1)
-    scored = f"the first {settings['limit']}" if settings["limit"] else "all"
     versions = [f"{name} {version}" for name, version in report["versions"].items()]
     lines += [
         "",
         f"Difference of the means {found['difference']:+.2f}, {judged}.",
         "",
         f"{seeds} seed{plural}, {settings['steps']} steps of {settings['batch_size']} crops of "
-        f"{height}x{width}, scored on {scored} validation images. Times are medians; both sides "
+        f"{height}x{width}, scored on all validation images. Times are medians; both sides "
         "read ahead as they do by default, ours in two threads, mmsegmentation in two processes. "
         f"The last column is that work alone: {BATCHES} batches one after the other in one thread, "
         "from the files to normalised float32. A run takes minutes, and the machine's speed "

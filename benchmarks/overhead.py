@@ -37,7 +37,7 @@ from rich.table import Table
 from benchmarks.startup_profile import Parts
 from hrnet_jax import train as loop
 from hrnet_jax.config import recipes
-from hrnet_jax.config.build import Setup
+from hrnet_jax.config.build_data import Data
 from hrnet_jax.data import minicity
 from hrnet_jax.evaluation.evaluator import Evaluator
 from hrnet_jax.parallel.compiling import enable_compilation_cache, prepare_process, set_precision
@@ -121,7 +121,7 @@ def measure(variant: str, count: int, *, folder: Path, terminal: Terminal) -> li
     config.checkpoint.every_steps, config.log.every_steps = SAVE_EVERY, SAVE_EVERY
     watch = StopWatch()
     compile_step, add, to_global = loop.compile_step, Monitor.add, loop.to_global
-    train_batches, block, settle = Setup.train_batches, jax.block_until_ready, Monitor._settle
+    train_batches, block, settle = Data.batches, jax.block_until_ready, Monitor._settle
 
     in_flight: list[Any] = []
 
@@ -131,8 +131,8 @@ def measure(variant: str, count: int, *, folder: Path, terminal: Terminal) -> li
         with watch.of("transfer"):
             return block(to_global(*args, **kwargs))
 
-    def timed_compile(*args: Any) -> Callable:
-        program = compile_step(*args)
+    def timed_compile(*args: Any, **kwargs: Any) -> Callable:
+        program = compile_step(*args, **kwargs)
 
         def step(state: Any, batch: Any) -> Any:
             with watch.of("dispatch"):
@@ -149,8 +149,8 @@ def measure(variant: str, count: int, *, folder: Path, terminal: Terminal) -> li
                     batch = next(batches)
                 yield batch
 
-    def timed_add(*args: Any) -> None:
-        add(*args)
+    def timed_add(*args: Any, **kwargs: Any) -> None:
+        add(*args, **kwargs)
         watch.end_step()
 
     def timed_settle(monitor: Monitor) -> None:
@@ -161,7 +161,7 @@ def measure(variant: str, count: int, *, folder: Path, terminal: Terminal) -> li
         for target, name, replacement in (
             (loop, "compile_step", timed_compile),
             (loop, "to_global", timed_transfer),
-            (Setup, "train_batches", timed_batches),
+            (Data, "batches", timed_batches),
             (Monitor, "add", timed_add),
             (Monitor, "_settle", timed_settle),
             (jax, "block_until_ready", watch.timed("device", block)),

@@ -30,7 +30,7 @@ from rich.table import Table
 from benchmarks.layers import Kernel, kernels_of
 from benchmarks.paired_timing import conditions, options_of, random_batch, write
 from hrnet_jax import models, ops
-from hrnet_jax.commands.plan import CHIPS, Chip
+from hrnet_jax.commands.step_costs import CHIPS, Chip
 from hrnet_jax.models import split
 from hrnet_jax.parallel.compiling import enable_compilation_cache, set_precision
 from hrnet_jax.parallel.mesh import make_mesh

@@ -25,10 +25,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from hrnet_jax import zoo
-from hrnet_jax.commands.plan import CHIPS, Chip, Collective, Costs, bound, costs, simulate
+from hrnet_jax.commands.list_zoo import with_table
+from hrnet_jax.commands.plan import simulate
+from hrnet_jax.commands.step_costs import CHIPS, Chip, Collective, Costs, bound, costs
 from hrnet_jax.config import recipes
-from hrnet_jax.config.build import Setup
-from hrnet_jax.config.defaults import dataset_of, from_dict
+from hrnet_jax.config.build_training import build_training
+from hrnet_jax.config.custom_data import dataset_of
 from hrnet_jax.parallel.compiling import enable_compilation_cache, set_precision
 from hrnet_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 from hrnet_jax.parallel.process_settings import forget_peak, peak_memory
@@ -85,9 +87,7 @@ def rows(config: ConfigDict, heights: list[int], terminal: Terminal) -> None:
     lines, first = [], 0
     for height in heights:
         mesh = make_mesh(height=height, devices=jax.devices()[:height])
-        setup = Setup(config, terminal=terminal, mesh=mesh)
-        setup.check_sizes()
-        found, _ = costs(setup)
+        found, _ = costs(config, mesh=mesh, terminal=terminal)
         first = first or found.temporary
         permuted = [c for c in found.collectives if c.kind == "collective-permute"]
         reduced = [c for c in found.collectives if c.kind == "all-reduce"]
@@ -127,7 +127,7 @@ def check(config: ConfigDict, terminal: Terminal) -> None:
 def chips(config: ConfigDict, terminal: Terminal) -> None:
     """Weak scaling: one image per device; strong: 64 images on all of them."""
     config.train.batch_size = 8
-    found, _ = costs(Setup(config, terminal=terminal, mesh=make_mesh()))
+    found, _ = costs(config, mesh=make_mesh(), terminal=terminal)
     for dtype in ("float32", "bfloat16"):
         # The compiled program is float32; we assume that bfloat16 moves half the bytes.
         there = found._replace(traffic=found.traffic * (1 if dtype == "float32" else 0.5))
@@ -155,17 +155,16 @@ def published(terminal: Terminal) -> None:
         config = getattr(recipes, dataset)(variant=variant, schedule="80k")
         config.train.batch_size = devices  # one image on each
         mesh = make_mesh(devices=jax.devices()[:devices])
-        setup = Setup(config, terminal=terminal, mesh=mesh)
-        found, _ = costs(setup)
+        found, _ = costs(config, mesh=mesh, terminal=terminal)
         alike = collections.Counter(found.collectives)
         grouped = [c._replace(times=c.times * count) for c, count in alike.items()]
         if variant == "hr48":
             like = [Collective(*c) for c in stored["hr18 cityscapes"]["collectives"]]
-            grouped = summed(setup.state_shape(setup.optimizer()[0]), like=like)
+            grouped = summed(build_training(config, mesh=mesh).state_shape, like=like)
         stored[name] = found._replace(collectives=grouped)._asdict()
         write_json(STEPS, stored)
     path = Path("docs/reproduce.md")
-    write_text(path, zoo.with_table(path.read_text(), times(stored), mark="times"))
+    write_text(path, with_table(path.read_text(), times(stored), mark="times"))
 
 
 def summed(state: TrainState, *, like: list[Collective]) -> list[Collective]:
@@ -193,7 +192,7 @@ def times(stored: dict[str, dict[str, Any]]) -> str:
     heads = [f"{devices} {chip.name}" for chip, devices in machines]
     lines = [f"| recipe | {' | '.join(heads)} |", f"|---|{'--:|' * len(heads)}"]
     for row in zoo.ROWS:
-        config = from_dict(row.recipe())
+        config = recipes.of_row(row)
         if f"{row.variant} cityscapes" not in kinds:
             continue  # not compiled yet
         found, cells = _scaled(config, kinds), []
@@ -254,10 +253,9 @@ def _measure(config: ConfigDict, terminal: Terminal) -> tuple[Costs, float, int]
     a process adds for good: pages of code, threads and their heaps.
     """
     mesh = make_mesh(devices=jax.devices()[:1])
-    setup = Setup(config, terminal=terminal, mesh=mesh)
-    found, program = costs(setup)
-    optimizer, shape = setup.optimizer()[0], setup.batch_shape()
-    host = jax.device_get(setup.initial_state(optimizer, resuming=True))
+    found, program = costs(config, mesh=mesh, terminal=terminal)
+    training = build_training(config, mesh=mesh)
+    shape, host = training.batch_shape, jax.device_get(training.state(training.random))
     rng = np.random.default_rng(0)
     batch: Any = {
         "image": rng.standard_normal(shape["image"].shape, np.float32),

@@ -102,29 +102,31 @@ def watch(parts: Parts, *, steps: int, finish: Callable[[], None]) -> None:
 
     from hrnet_jax import main as command
     from hrnet_jax import models, train
-    from hrnet_jax.config.build import Setup
+    from hrnet_jax.config.build_data import Data
+    from hrnet_jax.config.build_training import Training
     from hrnet_jax.parallel.process_settings import gc_disabled
     from hrnet_jax.runs.checkpoint import Checkpoints
     from hrnet_jax.training.monitor import Monitor
 
     for owner, function, name in (
         (jax, "devices", "finding the devices"),
-        (command, "_draw_minicity", "data: list and check"),
-        (Setup, "check_training", "data: list and check"),
+        (command, "draw_minicity", "data: list and check"),
+        (train, "build_data", "data: list and check"),
+        (train, "build_evaluation", "data: list and check"),
+        (train, "check_some_examples", "data: list and check"),
         (models, "build", "random weights"),
-        (Setup, "initial_state", "weights on the devices"),
+        (Training, "state", "weights on the devices"),
         (Checkpoints, "__init__", "checkpoints: open"),
         (Checkpoints, "restore_latest", "checkpoints: restore"),
-        (Setup, "train_batches", "data: first batch"),
-        (Monitor, "next_batch", "data: first batch"),
+        (Data, "batches", "data: first batch"),
         (train, "to_global", "first step"),
     ):
         setattr(owner, function, parts.timed(name, getattr(owner, function)))
 
-    def compile_step(setup: Setup, optimizer: Any, state: Any) -> Callable:
-        with setup.terminal.announced("Compiling the training step"), gc_disabled():
+    def compile_step(training: Training, state: Any, *, terminal: Any) -> Callable:
+        with terminal.announced("Compiling the training step"), gc_disabled():
             with parts.of("step: trace"):
-                traced = setup.train_step(optimizer).trace(state, setup.batch_shape())
+                traced = training.step.trace(state, training.batch_shape)
             with parts.of("step: lower"):
                 lowered = traced.lower()
             with parts.of("step: compile, or read from the cache"):
@@ -139,8 +141,8 @@ def watch(parts: Parts, *, steps: int, finish: Callable[[], None]) -> None:
     train.compile_step = compile_step
     done, add = [0], Monitor.add
 
-    def add_and_count(monitor: Monitor, step: int, metrics: Any) -> None:
-        add(monitor, step, metrics)
+    def add_and_count(monitor: Monitor, *args: Any, **kwargs: Any) -> None:
+        add(monitor, *args, **kwargs)
         done[0] += 1
         if done[0] == steps:
             finish()

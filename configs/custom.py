@@ -12,6 +12,19 @@ with --config.data.x, where x is
     list_file                   names without suffix, one a line, as in {split}.txt
     label_map                   which value is which class, as in 0:255,1-3:0-2 (255: ignored)
     palette                     colours for pictures, as in 804080,00008E,DC143C
+
+What these fields cannot say, a `Dataset` can: files in several folders, names to leave out, labels
+elsewhere where the usual ones are missing. Copy this file and give it:
+
+    from hrnet_jax.data.dataset import Dataset, Part
+
+    FOREST = Dataset(name="forest", classes=("tree", "path"), ...)
+
+    def get_config(variant: str = "hr18s"):
+        return recipes.custom(variant=variant, dataset=FOREST)
+
+`hrnet_jax/data/datasets/` has examples. Its checkpoints label images by themselves; `--mode eval`
+needs this file as --config, because it says where images and labels are.
 """
 
 from hrnet_jax.config import recipes

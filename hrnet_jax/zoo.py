@@ -1,32 +1,20 @@
-"""The 25 published results: what was measured, where the weights are, and which of them are here.
-
-    python -m hrnet_jax.zoo    # writes the tables of README.md, configs/ and docs/
+"""The 25 published results: what was measured, and where the weights are.
 
 Weights of a row are looked for in `weights/<name of the row>`, where its `fetch_command` puts them.
 """
 
-import contextlib
 import dataclasses
 import difflib
-import itertools
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from rich.table import Table
-
-from hrnet_jax.config import recipes
-from hrnet_jax.config.defaults import from_dict, protocol_of
-from hrnet_jax.evaluation.protocol import MULTI_SCALE, Protocol
 from hrnet_jax.runs.checkpoint import FOLDER
-from hrnet_jax.runs.paths import AnyPath, is_remote, to_path, write_text
+from hrnet_jax.runs.paths import AnyPath, is_remote, to_path
 
 HOST = "https://download.openmmlab.com"
 WEIGHTS = Path("weights")  # folder of converted rows, below the current one
-# The folder `convert` lies within the package in a wheel, and beside it in a clone.
+# The folder `convert` is part of the package in a wheel, and next to it in a clone.
 CONVERT = "hrnet_jax.convert" if Path(__file__).with_name("convert").is_dir() else "convert"
-TOLERANCE = 0.05  # of mIoU in percent: how near the same weights are expected to come
 HARDWARE = (
     "mem: GB, the most that PyTorch held on one of 4 GPUs in training, with 2 (Cityscapes) or 4 "
     "images each. fps: images per second on one V100, one image at a time as evaluation sees it "
@@ -110,17 +98,6 @@ class Row:
     @property
     def _folder(self) -> str:
         return f"{HOST}/mmsegmentation/v0.5/hrnet/{self.name}"
-
-    def recipe(self) -> dict[str, Any]:
-        """The resolved config of `config`, as a dict."""
-        if self.dataset.startswith("pascal_context"):
-            return recipes.pascal_context(
-                variant=self.variant,
-                schedule=self.schedule,
-                classes=59 if self.dataset.endswith("_59") else 60,
-            ).to_dict()
-        recipe = getattr(recipes, self.dataset)
-        return recipe(variant=self.variant, schedule=self.schedule).to_dict()
 
 
 ROWS = (
@@ -214,178 +191,3 @@ def locate(name: str | AnyPath) -> AnyPath:
             f"{name} is not in {WEIGHTS.absolute()} yet; get it with: {row.fetch_command}"
         )
     return folder
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """A measured mIoU beside the published one of the same weights and protocol, in percent."""
-
-    file: str  # that was published
-    protocol: str  # whole, slide or ms+flip
-    published: float
-    measured: float
-
-    def describe(self) -> str:
-        """Say it in one line: "78.80 published (whole), 78.79 measured, within 0.05"."""
-        gap = round(round(self.measured, 2) - self.published, 2)
-        verdict = f"within {TOLERANCE}"
-        if abs(gap) > TOLERANCE:
-            verdict = f"{abs(gap):.2f} {'above' if gap > 0 else 'below'} it"
-        return (
-            f"{self.published:.2f} published ({self.protocol}), {self.measured:.2f} measured, "
-            f"{verdict}"
-        )
-
-
-def compare(row: Row, upload: Upload, *, protocol: Protocol, measured: float) -> Comparison | None:
-    """Compare an mIoU (percent) of published weights on the full validation split.
-
-    Returns None where no number was published for `protocol`.
-    """
-    plain = protocol_of(from_dict(row.recipe()))
-    if not protocol.averages:  # at one scale 0.x and 1.x are the same
-        protocol = dataclasses.replace(protocol, reference=plain.reference)
-    several = dataclasses.replace(plain, ratios=MULTI_SCALE, flip=True)
-    for kind, name, value in (
-        (plain, plain.mode, upload.miou),
-        (several, "ms+flip", upload.miou_ms_flip),
-    ):
-        if protocol.describe() == kind.describe():
-            return Comparison(
-                file=row.file(upload), protocol=name, published=value, measured=measured
-            )
-    return None
-
-
-def here(row: Row, *, folder: AnyPath) -> str:
-    """Say what `folder` has of a row: nothing, "converted", or the mIoU that was measured."""
-    weights = folder / row.name
-    if not (weights / FOLDER).is_dir():
-        return ""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        result = json.loads((weights / "eval" / "scores.json").read_text())["published"]
-        return f"{result['measured']:.2f} ({result['protocol']})"
-    return "converted"
-
-
-def table(rows: Iterable[Row], *, folder: AnyPath) -> Table:
-    """Lay out rows for a terminal; the last column is what `folder` has of them."""
-    layout = Table(caption=HARDWARE, caption_justify="left")
-    layout.add_column("name", overflow="fold")
-    for column in ("mIoU", "ms+flip", "mem", "fps"):
-        layout.add_column(column, justify="right")
-    layout.add_column(f"in {folder}")
-    for row in rows:
-        layout.add_row(row.name, *_figures(row), here(row, folder=folder))
-    return layout
-
-
-def describe(row: Row) -> str:
-    """Say of one row where its files are and how to get and score it."""
-    lines = [
-        row.name,
-        f"  weights  {row.url}",
-        f"  log      {row.log_url}",
-        f"  get      {row.fetch_command}",
-        f"  score    python -m hrnet_jax.main --mode eval --checkpoint {row.name}",
-        f"  train    python -m hrnet_jax.main --config {row.config}",
-    ]
-    for old in row.older:
-        lines.append(
-            f"  older    {row.file(old)}: mIoU {old.miou:.2f}, ms+flip {old.miou_ms_flip:.2f}"
-        )
-    return "\n".join(lines)
-
-
-def _figures(row: Row) -> tuple[str, str, str, str]:
-    return (
-        f"{row.upload.miou:.2f}",
-        f"{row.upload.miou_ms_flip:.2f}",
-        "" if row.memory is None else f"{row.memory:.1f}",
-        "" if row.fps is None else f"{row.fps:.2f}",
-    )
-
-
-def overview() -> str:
-    """All mIoU in one small table: the README's."""
-    lines = [
-        "| published mIoU (ms+flip), by steps | W18-Small | W18 | W48 |",
-        "|---|--:|--:|--:|",
-    ]
-    groups = itertools.groupby(ROWS, key=lambda row: (row.dataset, row.schedule))
-    for (dataset, schedule), group in groups:
-        cells = {
-            row.variant: f"{row.upload.miou:.2f} ({row.upload.miou_ms_flip:.2f})" for row in group
-        }
-        values = " | ".join(cells.get(variant, "") for variant in BACKBONES)
-        lines.append(f"| {DATASETS[dataset]}, {schedule} | {values} |")
-    return "\n".join(lines)
-
-
-def markdown() -> str:
-    """All rows with their files: the table of configs/README.md."""
-    lines = []
-    for dataset, group in itertools.groupby(ROWS, key=lambda row: row.dataset):
-        lines += [
-            f"## {DATASETS[dataset]}",
-            "",
-            "| backbone | `--config` | mIoU | ms+flip | mem | fps | `--zoo` | files |",
-            "|---|---|--:|--:|--:|--:|---|---|",
-        ]
-        for row in group:
-            lines.append(
-                f"| {BACKBONES[row.variant]} | `{row.config}` | {' | '.join(_figures(row))} "
-                f"| `{row.name}` | [model]({row.url}) [log]({row.log_url}) |"
-            )
-        lines.append("")
-    lines += [
-        HARDWARE,
-        "",
-        "Uploaded again in August 2021, under the same name with other figures:",
-        "",
-    ]
-    for row in ROWS:
-        for old in row.older:
-            lines.append(
-                f"- `{row.file(old)}` had {old.miou:.2f} ({old.miou_ms_flip:.2f}),\n"
-                f"  `{row.file()}` has {row.upload.miou:.2f} ({row.upload.miou_ms_flip:.2f})."
-            )
-    return "\n".join(lines)
-
-
-def commands() -> str:
-    """Every run with what it should reach: the table of docs/reproduce.md."""
-    lines = [
-        "| published mIoU (ms+flip) | recipe | `--config.init_from=` | steps of images |",
-        "|--:|---|---|--:|",
-    ]
-    for row in ROWS:
-        train = row.recipe()["train"]
-        backbone = IMAGENET[row.variant].rpartition("/")[2]
-        lines.append(
-            f"| {row.upload.miou:.2f} ({row.upload.miou_ms_flip:.2f}) | `--config {row.config}` "
-            f"| `{backbone}` | {train['steps']:,} of {train['batch_size']} |"
-        )
-    return "\n".join(lines)
-
-
-def with_table(text: str, content: str, *, mark: str = "zoo") -> str:
-    """Put `content` between the marks of a document: <!-- zoo --> and <!-- /zoo -->."""
-    begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
-    head, _, rest = text.partition(begin)
-    _, found, tail = rest.partition(end)
-    if not found:
-        raise ValueError(f"The document has no marks {begin} and {end}.")
-    return f"{head}{begin}\n{content}\n{end}{tail}"
-
-
-DOCUMENTS = {
-    "README.md": overview,
-    "configs/README.md": markdown,
-    "docs/reproduce.md": commands,
-}
-
-
-if __name__ == "__main__":
-    for name, make in DOCUMENTS.items():
-        write_text(name, with_table(Path(name).read_text(), make()))

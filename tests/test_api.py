@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from hrnet_jax import models, zoo
+from hrnet_jax.config import recipes
 from hrnet_jax.data.datasets import DATASETS
 from hrnet_jax.models import split
 from hrnet_jax.runs.checkpoint import save_weights
@@ -34,7 +35,7 @@ def home(tmp_path, monkeypatch):
     """A folder with a photo, and a small network in the place of the zoo's row."""
     monkeypatch.chdir(tmp_path)
     _, params, stats = split(models.build("tiny", num_classes=19))
-    config = ROW.recipe()
+    config = recipes.of_row(ROW).to_dict()
     config["eval"]["image_size"] = (32, 64)
     dataset = DATASETS["cityscapes"]
     meta = {

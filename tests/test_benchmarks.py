@@ -14,7 +14,8 @@ import pytest
 from benchmarks import job, kernels, learning, scale, startup_profile
 from benchmarks import report as page
 from hrnet_jax import models, zoo
-from hrnet_jax.commands.plan import Collective, collectives
+from hrnet_jax.commands.list_zoo import with_table
+from hrnet_jax.commands.step_costs import Collective, collectives
 from hrnet_jax.models import VARIANTS, split
 from hrnet_jax.parallel.compiling import compiler_options
 from hrnet_jax.parallel.mesh import make_mesh
@@ -82,7 +83,7 @@ def report(*, ours: list[float], theirs: list[float]) -> dict:
         ]
         for side, finals in (("ours", ours), ("mmseg", theirs))
     }  # fmt: skip
-    settings = {"steps": 4, "batch_size": 4, "crop_size": [64, 96], "limit": 0}
+    settings = {"steps": 4, "batch_size": 4, "crop_size": [64, 96]}
     return {
         "day": "2026-01-01", "machine": "abacus", "versions": {"jax": "1"}, "settings": settings,
         "runs": runs, "verdict": learning.verdict(ours, theirs),
@@ -119,7 +120,7 @@ def test_the_predicted_hours_are_those_of_the_stored_costs():
     table = scale.times(stored)
     compiled = [row.config for row in zoo.ROWS if f"{row.variant} cityscapes" in stored]
     assert re.findall("`(configs/.*?)`", table) == compiled
-    assert text == zoo.with_table(text, table, mark="times"), "python -m benchmarks.scale zoo"
+    assert text == with_table(text, table, mark="times"), "python -m benchmarks.scale zoo"
 
 
 def test_a_part_within_another_counts_for_itself_only():

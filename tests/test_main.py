@@ -1,6 +1,5 @@
 """The command line from end to end, in its own processes, as a user starts it."""
 
-import io
 import itertools
 import os
 import re
@@ -8,15 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
-from types import SimpleNamespace
 
+import numpy as np
 import pytest
-from ml_collections import ConfigDict
-from rich.console import Console
 
 from hrnet_jax import main
 from hrnet_jax.config import recipes
-from hrnet_jax.runs.terminal import Terminal
+from hrnet_jax.runs.checkpoint import save_weights
 from tests.command import ROOT, TINY, run, run_each
 
 MISTAKES = {
@@ -81,6 +78,24 @@ MISTAKES = {
         ["--config", "configs/hr18s_minicity.py", "--config.optim.power=nan"],
         "config.optim.power=nan: nan is no finite number",
     ),
+    "a flag of another mode": (
+        ["--config=configs/hr18s_minicity.py", "--split=test"],
+        "--split is for --mode eval, not for --mode train.",
+    ),
+    "another flag of another mode": (
+        ["--mode=predict", "--nosave_predictions"],
+        "--save_predictions is for --mode eval, not for --mode predict.",
+    ),
+    "no such split": (["--mode=eval", "--split=tset"], "--split=tset: value should be one of"),
+    "a negative limit": (["--mode=eval", "--limit=-1"], "--limit=-1: "),
+    "a field that became a flag": (
+        ["--config=configs/hr18s_minicity.py", "--mode=eval", "--config.eval.split=test"],
+        "there is no field config.eval.split; --mode eval takes --split.",
+    ),
+    "a field that was removed": (
+        ["--config=configs/hr18s_minicity.py", "--config.train.on_bad_step=stop"],
+        "there is no field config.train.on_bad_step; use --config.train.max_bad_steps=1.",
+    ),
     "empty input": (
         ["--mode=predict", "--checkpoint=x", "--input", ""],
         "--input is empty; give a path, or leave the option out.",
@@ -127,25 +142,6 @@ def test_a_recipe_that_does_not_run_is_one_clear_error(tmp_path):
         assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("flags", "workdir"),
-    [
-        ({"checkpoint": "runs/x"}, "runs/x"),
-        ({"checkpoint": "runs/x/checkpoints"}, "runs/x"),
-        ({"checkpoint": "runs/x/checkpoints/40"}, "runs/x"),
-        ({"checkpoint": "runs/x/checkpoints", "workdir": "runs/y"}, "runs/y"),
-        ({"workdir": "big/checkpoints"}, "big/checkpoints"),
-        ({"workdir": "big/checkpoints/hr18"}, "big/checkpoints/hr18"),
-    ],
-)
-def test_results_lie_beside_the_checkpoints(flags, workdir, monkeypatch):
-    for name in ("checkpoint", "workdir"):
-        monkeypatch.setattr(main, f"_{name.upper()}", SimpleNamespace(value=flags.get(name)))
-    found, checkpoint = main._paths(None)
-    assert str(found) == workdir
-    assert str(checkpoint) == flags.get("checkpoint", workdir)
-
-
 def test_missing_cityscapes_names_the_way_out(mistaken):
     done = mistaken["no dataset"]
     for text in ("leftImg8bit_trainvaltest.zip", "--config.data.root=", "hr18s_minicity.py"):
@@ -174,26 +170,6 @@ def test_doctor_answers_scripts_with_its_exit_code(tiny_city, tmp_path):
     assert done.stderr == ""
 
 
-def test_minicity_is_drawn_once_and_says_so(tmp_path, monkeypatch):
-    drawn = []
-
-    def write(root, *, train, val, track):
-        assert len(list(track([None] * (train + val)))) == 250
-        root.mkdir()
-        drawn.append(root)
-
-    monkeypatch.setattr(main.minicity, "write", write)
-    config = recipes.minicity(variant="hr18s")
-    config.data.root = str(tmp_path / "city")
-    terminal = Terminal(Console(file=io.StringIO(), soft_wrap=True))
-    for _ in range(2):
-        main._draw_minicity(config, terminal)
-    assert drawn == [tmp_path / "city"]
-    before, after = terminal.console.file.getvalue().splitlines()
-    assert before == f"Drawing 250 scenes into {tmp_path / 'city'} ..."
-    assert after.startswith(f"Drew 250 scenes into {tmp_path / 'city'} in ")
-
-
 def test_samples_are_drawn(tiny_city, tmp_path):
     run(
         "--config=configs/hr18s_minicity.py", f"--config.data.root={tiny_city}",
@@ -211,7 +187,7 @@ import jax
 from absl import app
 from hrnet_jax import main, train
 from tests import tiny
-def compile_step(*_):
+def compile_step(*_, **__):
     raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate.")
 train.compile_step = compile_step
 app.run(main.main, flags_parser=main.parse_flags)
@@ -224,67 +200,6 @@ app.run(main.main, flags_parser=main.parse_flags)
     assert "Traceback" not in done.stderr
     for text in ("Out of memory while", "config.train.batch_size", "config.train.crop_size"):
         assert text in done.stderr
-
-
-@pytest.fixture
-def given(monkeypatch):
-    """Give flags in this process: given(mode="predict")."""
-    names = ("config", "workdir", "checkpoint", "output", "input")
-    flags = dict.fromkeys(names) | {"mode": "train"}
-
-    def give(**changes):
-        for name, value in (flags | changes).items():
-            monkeypatch.setattr(main, f"_{name.upper()}", SimpleNamespace(value=value))
-
-    return give
-
-
-def test_a_faulty_config_of_a_checkpoint_is_named_before_anything_is_drawn(
-    given, tmp_path, monkeypatch
-):
-    config = recipes.minicity(variant="hr18s")
-    config.eval.ratios, config.data.root = (), str(tmp_path / "minicity")
-    meta = {"classes": ["road"], "config": config.to_dict()}
-    weights = SimpleNamespace(meta=meta, path=tmp_path / "run")
-    monkeypatch.setattr(main, "load_weights", lambda _: weights)
-    monkeypatch.setattr(main, "_keep_compiled_programs", lambda _: None)
-    given(mode="eval", checkpoint=str(tmp_path / "run"))
-    with pytest.raises(ValueError, match=r"config\.eval\.ratios is empty"):
-        main._use_weights(None, Terminal(Console(quiet=True)))
-    assert not list(tmp_path.iterdir())
-
-
-def test_the_advice_of_predict_fits_what_it_takes(given):
-    given(mode="predict")
-    advice = main._out_of_memory("RESOURCE_EXHAUSTED: Out of memory")
-    assert "with --config (the recipe) --config.eval.mode=slide" in advice
-    assert "batch_size" not in advice
-    given(mode="benchmark")
-    advice = main._out_of_memory("RESOURCE_EXHAUSTED: Out of memory")
-    assert "lower config.train.batch_size (a quarter of it is measured)" in advice
-
-
-def test_an_interrupt_promises_a_checkpoint_only_if_there_is_one(given, tmp_path, monkeypatch):
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(main, "_run", interrupted)
-    monkeypatch.setattr(main, "prepare_process", lambda: None)
-    monkeypatch.setattr(main.processes, "join", lambda **_: None)
-    monkeypatch.setattr(main.configs, "validate", lambda _: None)
-    monkeypatch.setattr(main.logging, "set_verbosity", lambda _: None)
-    given(config=ConfigDict({"name": "x", "mesh": {"timeout": 1}}), workdir=str(tmp_path))
-    for name, said in (
-        ("3.incomplete", "Stopped.\n"),
-        ("3", "Stopped. The same command goes on from the last checkpoint.\n"),
-    ):
-        (tmp_path / "checkpoints" / name).mkdir(parents=True)
-        console = Console(file=io.StringIO(), width=200)
-        monkeypatch.setattr(main, "Terminal", lambda console=console: Terminal(console))
-        with pytest.raises(SystemExit) as left:
-            main.main([""])
-        assert left.value.code == 130
-        assert console.file.getvalue() == said
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
@@ -313,6 +228,7 @@ def test_help_teaches():
     done = run("--help", check=False)
     text = done.stdout + done.stderr
     assert "predict  label the images in --input" in text
+    assert "--split train or test, --limit so many images" in text
     for mode in main._MODES:
         assert re.search(rf"^ *{mode}(  |$)", text, flags=re.MULTILINE), mode
 
@@ -323,6 +239,16 @@ def test_what_prepare_writes_is_a_root_to_train_from(tiny_city, tmp_path):
     assert f"Use it with --config.data.root={tmp_path}/minicity/1.0.0" in done.stdout
     assert "val: 4 examples, every CRC-32 right" in done.stdout
     assert "Downloading" not in done.stdout + done.stderr
+
+
+def test_a_faulty_config_of_a_checkpoint_is_named_before_anything_is_drawn(tmp_path):
+    config = recipes.minicity(variant="hr18s")
+    config.eval.ratios, config.data.root = (), str(tmp_path / "minicity")
+    meta = {"source": {}, "classes": ["road"], "config": config.to_dict()}
+    save_weights(tmp_path / "run", {"a": np.zeros(1)}, {"b": np.zeros(1)}, meta=meta)
+    done = run("--mode=eval", f"--checkpoint={tmp_path / 'run'}", check=False)
+    assert done.stderr.startswith("Error: config.eval.ratios is empty")
+    assert not (tmp_path / "minicity").exists()
 
 
 def test_the_zoo_needs_no_config(tmp_path):

@@ -15,16 +15,14 @@ import pytest
 from absl import flags
 
 from hrnet_jax import main, models, zoo
-from hrnet_jax.config import defaults as configs
-from hrnet_jax.config.build import Setup
+from hrnet_jax.config import recipes
+from hrnet_jax.config.build_training import build_training
 from hrnet_jax.data.datasets import DATASETS
-from hrnet_jax.models import split
 from hrnet_jax.parallel import processes
 from hrnet_jax.parallel.mesh import make_mesh
 from hrnet_jax.runs.checkpoint import load_weights
 from hrnet_jax.runs.terminal import Terminal
 from hrnet_jax.train import compile_step
-from hrnet_jax.training.state import initial_state
 from tests import standins
 from tests.command import run
 from tests.models.test_hrnet import PARAMETERS
@@ -108,9 +106,9 @@ def check_recipe(row: zoo.Row, command, *, root: Path, workdir: Path) -> None:
     assert set(losses) == {1, 2}
     assert all(math.isfinite(loss) for loss in losses.values())
     assert losses[1] != losses[2]
-    config, recipe = json.loads((workdir / "config.json").read_text()), row.recipe()
-    assert config["optim"] == recipe["optim"]
-    assert config["train"]["batch_size"] == recipe["train"]["batch_size"]
+    config, recipe = json.loads((workdir / "config.json").read_text()), recipes.of_row(row)
+    assert config["optim"] == recipe.optim.to_dict()
+    assert config["train"]["batch_size"] == recipe.train.batch_size
     weights = load_weights(workdir)
     classes = DATASETS[row.dataset].classes
     assert (weights.step, weights.meta["variant"]) == (2, row.variant)
@@ -145,14 +143,13 @@ def test_every_recipe_runs_with_its_own_network(row, standin, tmp_path):
 def test_the_step_of_full_size_compiles_and_its_memory_is_known(row, record_property):
     """The program of one device for the recipe's batch, crop and classes; it does not run."""
     mesh = make_mesh(devices=jax.devices()[:1])
-    setup = Setup(configs.from_dict(row.recipe()), terminal=Terminal(), mesh=mesh)
-    optimizer, _ = setup.optimizer()
-    model = models.build(row.variant, num_classes=setup.dataset.num_classes)
-    state = jax.eval_shape(lambda: initial_state(*split(model)[1:], optimizer))
-    memory = compile_step(setup, optimizer, state).compiled.memory_analysis()
+    training = build_training(recipes.of_row(row), mesh=mesh)
+    state = training.state_shape
+    program = compile_step(training, state, terminal=Terminal())
+    memory = program.compiled.memory_analysis()
     sizes = {
         name: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-        for name, tree in (("state", state), ("batch", setup.batch_shape()))
+        for name, tree in (("state", state), ("batch", training.batch_shape))
     }
     # The new state replaces the old one, and nothing else is kept between steps.
     assert memory.argument_size_in_bytes == pytest.approx(sum(sizes.values()), rel=0.01)

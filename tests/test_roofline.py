@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import roofline
 from benchmarks.layers import Kernel, group_of, kernels_of
-from hrnet_jax.commands.plan import Chip
+from hrnet_jax.commands.step_costs import Chip
 
 BYTES = 4
 

@@ -18,7 +18,8 @@ from rich.console import Console
 from hrnet_jax.commands.evaluate import evaluate, weights_hash
 from hrnet_jax.commands.predict import predict
 from hrnet_jax.commands.prepare import prepare
-from hrnet_jax.config.defaults import dataset_of
+from hrnet_jax.config import checks
+from hrnet_jax.config.custom_data import dataset_of
 from hrnet_jax.runs.checkpoint import load_weights
 from hrnet_jax.runs.metrics_log import read_metrics
 from hrnet_jax.runs.paths import to_path
@@ -342,10 +343,47 @@ def test_training_on_own_folders(config, tmp_path):
     assert tuple(load_weights(tmp_path / "run").meta["classes"]) == classes
 
 
+RECIPE = """
+import dataclasses
+
+from hrnet_jax.config import recipes
+from hrnet_jax.data.datasets import DATASETS
+from tests import tiny_config
+
+FOREST = dataclasses.replace(DATASETS["minicity"], name="forest")
+
+
+def get_config():
+    config = tiny_config.get_config()
+    mine = recipes.custom(variant="toy", dataset=FOREST)
+    config.name, config.data.name, config.train.steps = mine.name, mine.data.name, 2
+    return config
+"""
+
+
+def test_training_on_a_dataset_that_the_recipe_defines(tiny_city, tmp_path):
+    """Its checkpoints are evaluated with the recipe, and label images without."""
+    recipe, workdir = tmp_path / "mine.py", tmp_path / "run"
+    recipe.write_text(RECIPE)
+    given = (f"--config={recipe}", f"--config.data.root={tiny_city}", f"--workdir={workdir}")
+    module = ("-m", "tests.tiny")
+    assert "forest: 8 train and 4 val images" in run(*given, module=module).stdout
+    scored = run(*given, "--mode=eval", "--limit=2", module=module)
+    assert "the first 2 images only" in scored.stdout
+    receipt = json.loads((workdir / "eval" / "scores.json").read_text())
+    assert (receipt["dataset"], receipt["images"]) == ("forest", 2)
+    lost = run("--mode=eval", f"--checkpoint={workdir}", module=module, check=False)
+    assert "config.data.name='forest' must be one of" in lost.stderr
+    assert "A dataset that a recipe defines is known where --config names that" in lost.stderr
+    image = next((tiny_city / "leftImg8bit" / "val").rglob("*.png"))
+    run("--mode=predict", f"--checkpoint={workdir}", f"--input={image}", module=module)
+    assert len(list((workdir / "predict").glob("*_label.png"))) == 1
+
+
 def test_images_that_poison_every_step_stop_the_run_and_nothing_is_saved(
     config, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("hrnet_jax.config.build.validate", lambda _: None)  # it refuses such a std
+    monkeypatch.setitem(checks._RANGES, "data.std", (0, 1e4))  # such a std is refused
     config.data.std, config.train.max_bad_steps = (1e-30, 1e-30, 1e-30), 2
     config.eval.every_steps = config.checkpoint.every_steps = 4
     with pytest.raises(FloatingPointError, match="nothing of them was kept"):

@@ -1,13 +1,19 @@
 import io
 
+import jax
+import numpy as np
+import pytest
 from rich.console import Console
 
 from hrnet_jax.commands.evaluate import evaluate
 from hrnet_jax.commands.predict import Predictor
-from hrnet_jax.config.defaults import describe_evaluation
-from hrnet_jax.runs.checkpoint import load_weights
+from hrnet_jax.config.build_data import build_data
+from hrnet_jax.config.build_evaluation import build_evaluation, describe_protocol
+from hrnet_jax.config.build_training import build_training
+from hrnet_jax.runs.checkpoint import Checkpoints, load_weights
 from hrnet_jax.runs.terminal import Terminal
-from hrnet_jax.train import is_due, train
+from hrnet_jax.train import introduction, is_due, start_or_resume, train
+from tests import tiny  # noqa: F401 -- adds the variant "toy"
 from tests.tiny_config import get_config
 
 
@@ -26,5 +32,42 @@ def test_a_workdir_may_be_text_and_begin_at_home(home, tiny_city):
     assert scores is not None
     assert again.summary() == scores.summary()
     said = terminal.console.file.getvalue()
-    assert said.count(f"Protocol: {describe_evaluation(config)}.") == 2  # of both
+    assert said.count(f"Protocol: {describe_protocol(config)}.") == 2  # of both
     assert len(Predictor.load("~/run").classes) == 19
+
+
+def test_a_run_introduces_itself(tiny_city):
+    config, terminal = get_config(), Terminal(Console(file=io.StringIO()))
+    config.data.root = str(tiny_city)
+    text = introduction(
+        config,
+        build_training(config),
+        build_data(config, terminal=terminal),
+        build_evaluation(config, terminal=terminal),
+        origin="from random weights, seed 0",
+    )
+    for part in (
+        "toy_minicity: toy, ",
+        "19 classes", "float32, from random weights, seed 0", "minicity: 8 train and 4 val",
+        "4 steps of 8 crops of 32x64 (4.0 epochs)", "8 cpu devices",
+    ):  # fmt: skip
+        assert part in text, part
+
+
+def test_only_a_new_run_reads_the_weights_that_it_starts_from(tmp_path):
+    config, terminal = get_config(), Terminal(Console(file=io.StringIO()))
+    config.init_from = "/nowhere.pth"
+    training = build_training(config)
+    state = training.state(training.random)
+    with Checkpoints(tmp_path, keep_newest=2, warn=pytest.fail) as checkpoints:
+        options = {"checkpoints": checkpoints, "terminal": terminal}
+        with pytest.raises(FileNotFoundError, match=r"/nowhere.pth"):
+            start_or_resume(config, training, **options)
+        for step, scored in ((1, True), (2, False)):  # the second should have been evaluated
+            checkpoints.save(step, state, meta={"monitor": {"bad_steps": step, "good": []}})
+            checkpoints.wait()
+            start = start_or_resume(config, training, **options)
+            assert (start.step, start.scored) == (step, scored)
+            assert start.origin == f"resumed at step {step}"
+            assert start.monitor == {"bad_steps": step, "good": []}
+            jax.tree.map(np.testing.assert_array_equal, start.state, state)

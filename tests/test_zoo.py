@@ -1,17 +1,9 @@
-import dataclasses
-import io
-import json
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from hrnet_jax import zoo
-from hrnet_jax.config import defaults as configs
-from hrnet_jax.evaluation.protocol import MULTI_SCALE
-from tests.config.test_recipes import ROWS, load
 
-ROOT = Path(__file__).parent.parent
 W18 = zoo.get("fcn_hr18_512x1024_160k_cityscapes")
 
 # As published, separate from the table under test: name, end of the file's name.
@@ -85,24 +77,6 @@ def test_the_addresses_are_the_published_ones():
     )
 
 
-@pytest.mark.parametrize(("row", "expected"), list(zip(zoo.ROWS, ROWS, strict=True)))
-def test_a_row_is_a_recipe_with_its_figures(row, expected):
-    name, schedule, *_, miou, miou_ms_flip = expected
-    assert row.config == f"configs/{name}.py:{schedule}"
-    assert row.recipe() == load(name, schedule).to_dict()
-    assert (row.upload.miou, row.upload.miou_ms_flip) == (float(miou), float(miou_ms_flip))
-    height, width = row.recipe()["train"]["crop_size"]
-    assert f"_{height}x{width}_" in row.name
-
-
-@pytest.mark.parametrize("name", zoo.DOCUMENTS)
-def test_the_documents_say_what_the_program_says(name):
-    text = (ROOT / name).read_text()
-    assert text == zoo.with_table(text, zoo.DOCUMENTS[name]()), "run: python -m hrnet_jax.zoo"
-    with pytest.raises(ValueError, match=r"has no marks <!-- zoo --> and <!-- /zoo -->"):
-        zoo.with_table("# A document\n<!-- zoo -->\n", "table")
-
-
 @pytest.mark.parametrize(
     ("words", "count"),
     [
@@ -136,44 +110,6 @@ def test_a_file_is_known_by_its_content_and_by_its_name():
     assert zoo.find(file="a.pth", sha256="0" * 64) is None
 
 
-def printed(rows, folder) -> str:
-    console = Console(file=io.StringIO(), width=120)
-    console.print(zoo.table(rows, folder=folder))
-    return console.file.getvalue()
-
-
-def test_the_table_says_what_is_here(tmp_path):
-    scored, converted, broken, absent = zoo.ROWS[:4]
-    for row in (scored, converted, broken):
-        (tmp_path / row.name / "checkpoints").mkdir(parents=True)
-    for row, text in (
-        (scored, json.dumps({"published": {"measured": 73.854, "protocol": "whole"}})),
-        (broken, json.dumps({"mIoU": 1.0})),  # of another measurement
-        (absent, json.dumps({"published": {"measured": 1.0, "protocol": "whole"}})),
-    ):
-        (tmp_path / row.name / "eval").mkdir(parents=True)
-        (tmp_path / row.name / "eval" / "scores.json").write_text(text)
-    here = [zoo.here(row, folder=tmp_path) for row in zoo.ROWS[:4]]
-    assert here == ["73.85 (whole)", "converted", "converted", ""]
-    text = printed(zoo.ROWS, tmp_path)
-    assert sum("fcn_" in line for line in text.splitlines()) == 25
-    (line,) = [line for line in text.splitlines() if f" {scored.name} " in line]
-    assert [cell.strip() for cell in line.split("│")[1:-1]] == [
-        scored.name, "73.86", "75.91", "1.7", "23.74", "73.85 (whole)"
-    ]  # fmt: skip
-    assert "one V100" in text
-
-
-def test_one_row_is_described_with_its_addresses():
-    row = zoo.get("fcn_hr18_512x512_80k_ade20k")
-    text = zoo.describe(row)
-    for part in (
-        row.url, row.log_url, f"--zoo {row.name}", f"--checkpoint {row.name}",
-        "--config configs/hr18_ade20k.py:80k", "20200614_185145-66f20cb7.pth: mIoU 35.51",
-    ):  # fmt: skip
-        assert part in text
-
-
 def test_a_name_stands_for_its_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert zoo.locate("runs/x") == Path("runs/x")
@@ -183,52 +119,3 @@ def test_a_name_stands_for_its_folder(tmp_path, monkeypatch):
     assert zoo.locate(W18.name) == Path("weights") / W18.name
     (tmp_path / W18.name).mkdir()  # an existing folder comes first
     assert zoo.locate(W18.name) == Path(W18.name)
-
-
-def protocol(row, **changes):
-    plain = configs.protocol_of(configs.from_dict(row.recipe()))
-    return dataclasses.replace(plain, **changes)
-
-
-@pytest.mark.parametrize(
-    ("changes", "measured", "text"),
-    [
-        ({}, 78.794, "78.80 published (whole), 78.79 measured, within 0.05"),
-        ({"reference": "v1"}, 78.85, "78.80 published (whole), 78.85 measured, within 0.05"),
-        ({"crop_size": (32, 32)}, 78.854, "78.80 published (whole), 78.85 measured, within 0.05"),
-        ({}, 78.86, "78.80 published (whole), 78.86 measured, 0.06 above it"),
-        ({}, 70.0, "78.80 published (whole), 70.00 measured, 8.80 below it"),
-        ({"ratios": MULTI_SCALE, "flip": True}, 80.74,
-         "80.74 published (ms+flip), 80.74 measured, within 0.05"),
-    ],
-)  # fmt: skip
-def test_a_published_protocol_is_compared(changes, measured, text):
-    found = zoo.compare(W18, W18.upload, protocol=protocol(W18, **changes), measured=measured)
-    assert found.describe() == text
-    assert found.file == W18.file()
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"flip": True},
-        {"ratios": MULTI_SCALE},
-        {"ratios": (0.5, 1.0), "flip": True},
-        {"ratios": MULTI_SCALE, "flip": True, "reference": "v1"},
-        {"mode": "slide"},
-        {"image_size": (512, 1024)},
-    ],
-)
-def test_another_protocol_is_not(changes):
-    changed = protocol(W18, **changes)
-    assert zoo.compare(W18, W18.upload, protocol=changed, measured=78.8) is None
-
-
-def test_windows_and_older_files_have_figures_of_their_own():
-    context = zoo.ROWS[-1]
-    found = zoo.compare(context, context.upload, protocol=protocol(context), measured=50.0)
-    assert found.describe() == "51.12 published (slide), 50.00 measured, 1.12 below it"
-    row = zoo.get("fcn_hr18s_512x512_20k_voc12aug")
-    found = zoo.compare(row, row.older[0], protocol=protocol(row), measured=65.2)
-    assert found.published == 65.2
-    assert found.file.endswith("56e36088.pth")

@@ -10,8 +10,11 @@ from ml_collections import ConfigDict
 from rich.table import Table
 
 from hrnet_jax import zoo
-from hrnet_jax.config.build import Setup
-from hrnet_jax.config.defaults import from_dict, protocol_of
+from hrnet_jax.commands.published import costs_of
+from hrnet_jax.config.build_evaluation import build_evaluator, protocol_of
+from hrnet_jax.config.build_training import Training, build_training
+from hrnet_jax.config.custom_data import dataset_of
+from hrnet_jax.config.stored import from_dict
 from hrnet_jax.data.order import REFERENCE_GPUS
 from hrnet_jax.data.transforms import ResizeViews, Size
 from hrnet_jax.data.types import Batch, Example
@@ -34,7 +37,7 @@ _SIZES = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What was measured on one device, beside what was published for it; None where nothing was."""
+    """What was measured on one device, and what was published for it; None where nothing was."""
 
     config: str
     device: str
@@ -87,29 +90,30 @@ def benchmark(config: ConfigDict, *, images: int, workdir: AnyPath, terminal: Te
             f"--images={images} leaves nothing to time: the first {_WARM_UP} are warm-up; the "
             "published speeds are of 200."
         )
-    setup = _for_one_device(config, terminal)
-    setup.check_sizes()
-    device = setup.mesh.devices.flat[0]
+    alone, device = for_one_device(config), jax.devices()[0]
+    training = build_training(alone, mesh=make_mesh(devices=[device]))
+    classes = dataset_of(config).num_classes
     terminal.line(
-        f"{config.name}: {config.model.variant}, {setup.dataset.num_classes} classes, "
-        f"{config.model.dtype}, random weights, on one {device.device_kind} device"
+        f"{config.name}: {config.model.variant}, {classes} classes, {config.model.dtype}, random "
+        f"weights, on one {device.device_kind} device"
     )
-    size = _SIZES.get(setup.dataset.name, tuple(config.eval.image_size))
-    memory = training_memory(setup)  # comes first: a device's peak is that of the whole process
-    published_memory, published_fps = _published(config)
+    size = _SIZES.get(config.data.name, tuple(config.eval.image_size))
+    # Memory first: a device's peak is that of the whole process.
+    memory = training_memory(training, num_classes=classes, terminal=terminal)
+    published = costs_of(config)
     measured = Measured(
         config=config.name,
         device=device.device_kind,
         dtype=config.model.dtype,
-        batch_size=setup.config.train.batch_size,
+        batch_size=alone.train.batch_size,
         crop_size=config.train.crop_size,
         memory=None if memory is None else memory / _GB,
-        published_memory=published_memory,
+        published_memory=published.memory,
         image_size=size,
         protocol=protocol_of(config).describe(),
         images=images,
-        fps=images_per_second(setup, size=size, images=images),
-        published_fps=published_fps,
+        fps=images_per_second(alone, training, size=size, images=images, terminal=terminal),
+        published_fps=published.fps,
     )
     terminal.table(measured.table())
     terminal.line(
@@ -122,25 +126,23 @@ def benchmark(config: ConfigDict, *, images: int, workdir: AnyPath, terminal: Te
     return measured
 
 
-def training_memory(setup: Setup) -> int | None:
-    """Bytes that training steps held at most on the device of `setup`: state, batch, temporaries.
+def training_memory(training: Training, *, num_classes: int, terminal: Terminal) -> int | None:
+    """Bytes that training steps held at most on the one device: state, batch, temporaries.
 
     Devices with an allocator of their own know it; it is their peak since the process began. On
     CPUs it is how far the resident memory of the process grows beyond what it was after compiling.
     None where the system does not tell.
     """
-    terminal, device = setup.terminal, setup.mesh.devices.flat[0]
-    optimizer, _ = setup.optimizer()
     with terminal.announced("Compiling the training step"):
-        shapes = setup.state_shape(optimizer), setup.batch_shape()
-        step = compile_program(setup.train_step(optimizer), *shapes)
+        step = compile_program(training.step, training.state_shape, training.batch_shape)
     before = forget_peak()
-    state = setup.initial_state(optimizer, resuming=True)  # nothing is to be learned: no weights
-    batch = to_global(_noise(setup), mesh=setup.mesh)
+    state = training.state(training.random)
+    noise = _noise(training.batch_shape, num_classes=num_classes)
+    batch = to_global(noise, mesh=training.mesh)
     for _ in terminal.track(range(_STEPS), "Training", total=_STEPS):
         state, metrics = step(state, batch)
         jax.block_until_ready(metrics)
-    return most_held(device.memory_stats(), before=before)
+    return most_held(training.mesh.devices.flat[0].memory_stats(), before=before)
 
 
 def most_held(known: dict[str, int] | None, *, before: int | None) -> int | None:
@@ -151,26 +153,29 @@ def most_held(known: dict[str, int] | None, *, before: int | None) -> int | None
     return None if before is None or after is None else after - before
 
 
-def images_per_second(setup: Setup, *, size: Size, images: int) -> float:
+def images_per_second(
+    config: ConfigDict, training: Training, *, size: Size, images: int, terminal: Terminal
+) -> float:
     """Label an image of `size` again and again; return the rate after the warm-up.
 
     Within the time: the normalised image to the device, its network's passes, the way to the pixels
     of the original, the label map back to the host. Before it: normalisation, part of reading.
     """
-    optimizer, _ = setup.optimizer()
-    state = setup.initial_state(optimizer, resuming=True)
-    params, stats = replicate((state.params, state.batch_stats), mesh=setup.mesh)
-    evaluator = setup.evaluator()
+    state = training.state(training.random)
+    params, stats = replicate((state.params, state.batch_stats), mesh=training.mesh)
+    evaluator = build_evaluator(
+        config, structure=training.structure, mesh=training.mesh, terminal=terminal
+    )
     rng = np.random.default_rng(0)
     plain: Example = {
         "id": "noise",
         "image": rng.integers(0, 256, (*size, 3), np.uint8),
         "label": np.zeros(size, np.uint8),
     }
-    example = ResizeViews(sizes=protocol_of(setup.config).view_sizes).map(plain)
+    example = ResizeViews(sizes=protocol_of(config).view_sizes).map(plain)
     batch = evaluator.assemble([example])
     seconds = 0.0
-    for number in setup.terminal.track(range(images), "Labelling", total=images):
+    for number in terminal.track(range(images), "Labelling", total=images):
         begin = time.perf_counter()
         np.asarray(evaluator.run(params, stats, batch)[0])
         if number >= _WARM_UP:
@@ -178,42 +183,22 @@ def images_per_second(setup: Setup, *, size: Size, images: int) -> float:
     return (images - _WARM_UP) / seconds
 
 
-def _for_one_device(config: ConfigDict, terminal: Terminal) -> Setup:
+def for_one_device(config: ConfigDict) -> ConfigDict:
     """The config with what one of the published GPUs had to do."""
     alone = from_dict(config.to_dict())
     share = -(-config.train.batch_size // REFERENCE_GPUS)
     unit = config.train.accumulate
     alone.train.batch_size = -(-share // unit) * unit
     alone.eval.batch_size = 1
-    return Setup(alone, terminal=terminal, mesh=make_mesh(devices=jax.devices()[:1]))
+    return alone
 
 
-def _noise(setup: Setup) -> Batch:
+def _noise(shape: dict[str, jax.ShapeDtypeStruct], *, num_classes: int) -> Batch:
     """A training batch without a dataset."""
-    rng, shape = np.random.default_rng(0), setup.batch_shape()
+    rng = np.random.default_rng(0)
     image = rng.standard_normal(shape["image"].shape, np.float32)
-    label = rng.integers(0, setup.dataset.num_classes, shape["label"].shape, np.uint8)
+    label = rng.integers(0, num_classes, shape["label"].shape, np.uint8)
     return {"id": np.array(["noise"] * len(image)), "image": image, "label": label}
-
-
-def _published(config: ConfigDict) -> tuple[float | None, float | None]:
-    """Published memory and speed, each if this config does the same work.
-
-    They were published for one schedule of each dataset, and do not depend on it.
-    """
-    for row in zoo.ROWS:
-        if row.memory and (row.variant, row.dataset) == (config.model.variant, config.data.name):
-            usual = from_dict(row.recipe())
-            trains_alike = all(
-                config.train[field] == usual.train[field]
-                for field in ("batch_size", "crop_size", "accumulate", "remat")
-            )
-            # Without averaging, what `reference` switches makes no difference.
-            ours, theirs = (
-                dataclasses.replace(protocol_of(c), reference="v0") for c in (config, usual)
-            )
-            return row.memory if trains_alike else None, row.fps if ours == theirs else None
-    return None, None
 
 
 def _how(device: Any) -> str:

@@ -1,6 +1,7 @@
 """Two evaluations of the same images -> what differs, and how sure that is."""
 
 import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,9 +41,19 @@ class Difference(NamedTuple):
         return self.low > 0 or self.high < 0
 
 
-def compare(a: AnyPath, b: AnyPath, *, terminal: Terminal) -> list[Difference]:
-    """Print how the classes' IoU differ between two eval folders; returns what it prints."""
-    one, two = read_evaluation(a), read_evaluation(b)
+def compare(folders: Sequence[str | AnyPath], *, terminal: Terminal) -> list[Difference]:
+    """Print how the classes' IoU differ between two eval folders; returns what it prints.
+
+    Raises:
+        FileNotFoundError: where there is none.
+        ValueError: they are not two, or not of the same images and classes.
+    """
+    if len(folders) != 2:
+        raise ValueError(
+            f"--mode compare needs two folders that --mode eval wrote, not {len(folders)}; as in "
+            "--mode compare runs/a runs/b."
+        )
+    one, two = map(read_evaluation, folders)
     check_comparable(one, two)
     found = differences(one.counts, two.counts, classes=one.receipt["classes"])
     for name, evaluation in (("A", one), ("B", two)):
@@ -61,7 +72,7 @@ def compare(a: AnyPath, b: AnyPath, *, terminal: Terminal) -> list[Difference]:
     return found
 
 
-def read_evaluation(path: AnyPath) -> Evaluation:
+def read_evaluation(path: str | AnyPath) -> Evaluation:
     """Read an eval folder, given as itself, as its workdir or as its `scores.json`.
 
     Raises:
@@ -93,7 +104,7 @@ def read_evaluation(path: AnyPath) -> Evaluation:
     right = np.array_equal(counts.intersection.sum(0, dtype=np.int64), np.diagonal(confusion))
     if counts.fingerprint() != data or not right:
         raise ValueError(
-            f"{folder / 'per_image.npz'} and scores.json beside it are not of one evaluation; "
+            f"{folder / 'per_image.npz'} and scores.json next to it are of different evaluations; "
             "evaluate again with --mode eval."
         )
     return Evaluation(folder, receipt, counts)

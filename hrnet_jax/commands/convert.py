@@ -9,8 +9,9 @@ import numpy as np
 from rich.table import Table
 
 from hrnet_jax import models, zoo
-from hrnet_jax.config import defaults as configs
 from hrnet_jax.config import recipes
+from hrnet_jax.config.custom_data import dataset_of
+from hrnet_jax.config.stored import from_dict
 from hrnet_jax.data.datasets import DATASETS
 from hrnet_jax.interop.class_names import ClassNames, class_names
 from hrnet_jax.interop.infer import check_classes, check_network, classes_of, summarize, variant_of
@@ -116,7 +117,7 @@ def _fitted(
     if config is not None:
         loaded, names = _for_config(source, config, names=names, head=head)
     elif published and names:
-        loaded, config = load(source), published[0].recipe()
+        loaded, config = load(source), recipes.of_row(published[0]).to_dict()
         names = class_names(len(names.names))
     else:
         loaded, config = load(source), _recipe(variant, names)
@@ -136,7 +137,7 @@ def _for_config(
     source: Source, config: dict[str, Any], *, names: ClassNames | None, head: HeadPolicy
 ) -> tuple[Loaded, ClassNames | None]:
     """Fit a file to a config's variant and classes."""
-    dataset = configs.dataset_of(configs.from_dict(config))
+    dataset = dataset_of(from_dict(config))
     wanted = ClassNames(
         dataset=dataset.name,
         names=dataset.classes,

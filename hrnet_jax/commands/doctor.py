@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.table import Table
 
-from hrnet_jax.config.defaults import dataset_of
+from hrnet_jax.config.custom_data import dataset_of
 from hrnet_jax.data.dataset import Dataset
 from hrnet_jax.data.decode import decode
 from hrnet_jax.data.examine import Statistics, class_weights, examine, spread

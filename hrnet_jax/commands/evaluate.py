@@ -13,18 +13,19 @@ import jax
 from ml_collections import ConfigDict
 
 import hrnet_jax
-from hrnet_jax import zoo
-from hrnet_jax.config.build import Setup
-from hrnet_jax.config.defaults import describe_evaluation, protocol_of
+from hrnet_jax.commands.published import compare_scores
+from hrnet_jax.config.build_evaluation import Evaluation, build_evaluation
+from hrnet_jax.config.checks import validate
+from hrnet_jax.config.custom_data import dataset_of
+from hrnet_jax.data.dataset import Dataset
 from hrnet_jax.data.types import Example, Label
 from hrnet_jax.evaluation.evaluator import OnPrediction, class_table
 from hrnet_jax.evaluation.gallery import Gallery
 from hrnet_jax.evaluation.metrics import Scores
 from hrnet_jax.evaluation.per_image import ImageCounts, PerImage, confusion_of
 from hrnet_jax.evaluation.report import write_report
-from hrnet_jax.evaluation.submission import Predictions, Submission
+from hrnet_jax.evaluation.submission import Format, Predictions, Submission
 from hrnet_jax.parallel import processes
-from hrnet_jax.parallel.mesh import replicate
 from hrnet_jax.runs.checkpoint import Weights
 from hrnet_jax.runs.checksums import leaf_checksums
 from hrnet_jax.runs.paths import AnyPath, make_folder, to_path, write_json
@@ -32,41 +33,47 @@ from hrnet_jax.runs.terminal import Terminal
 
 
 def evaluate(
-    config: ConfigDict, weights: Weights, *, workdir: str | AnyPath, terminal: Terminal
+    config: ConfigDict,
+    weights: Weights,
+    *,
+    workdir: str | AnyPath,
+    split: str = "val",  # or train, or test, whose labels may be missing
+    limit: int = 0,  # only the first so many images; 0: all
+    submission: Format | None = None,  # also files for this test server, in eval/submission
+    save_predictions: bool = False,  # also class indices with palette, in eval/predictions
+    terminal: Terminal,
 ) -> Scores:
     """Score weights on a split of the config's dataset, into the folder `eval` of the workdir.
 
     It gets `scores.json` (the receipt), `report.html`, `per_image.npz` (what two evaluations are
-    compared by), pictures, and the label maps that the config asks for. Where no pixel has a
-    label, the receipt has no scores.
+    compared by), pictures, and the label maps that are asked for. Where no pixel has a label, the
+    receipt has no scores.
+
+    Raises:
+        ValueError: the weights or the data do not fit the config.
     """
-    setup = Setup(config, terminal=terminal)
-    check_weights_fit(weights, setup)
+    validate(config)
+    dataset = dataset_of(config)
+    check_weights_fit(weights, variant=config.model.variant, dataset=dataset)
+    evaluation = build_evaluation(config, split=split, limit=limit, terminal=terminal)
     folder = to_path(workdir) / "eval"
-    results = Results(setup, folder=folder)
+    results = Results(
+        evaluation, folder=folder, submission=submission, save_predictions=save_predictions
+    )
     terminal.line(
-        f"Evaluating {weights.path} on {len(setup.validation)} {config.eval.split} images of "
-        f"{setup.dataset.name}"
+        f"Evaluating {weights.path} on {len(evaluation.source)} {split} images of {dataset.name}"
     )
-    params, stats = replicate((weights.params, weights.stats), mesh=setup.own_mesh)
     begin = time.perf_counter()
-    scores = setup.evaluator()(
-        params,
-        stats,
-        setup.validation_examples(),
-        total=setup.validation_share,
-        on_prediction=results,
-    )
+    scores = evaluation.score(weights.params, weights.stats, on_prediction=results)
     results.write(scores, weights=weights, seconds=time.perf_counter() - begin)
     if scores.confusion.any():
-        terminal.table(class_table(scores, setup.dataset))
+        terminal.table(class_table(scores, dataset))
     else:
         terminal.warn(
-            f"no pixel of {setup.dataset.name} {config.eval.split} has a label; there are label "
-            "maps, but no scores."
+            f"no pixel of {dataset.name} {split} has a label; there are label maps, but no scores."
         )
-    terminal.line(f"Protocol: {describe_evaluation(config)}.")
-    if comparison := beside_published(scores, weights=weights, setup=setup):
+    terminal.line(f"Protocol: {evaluation.description}.")
+    if comparison := compare_scores(scores, weights=weights, evaluation=evaluation):
         terminal.line(f"mIoU: {comparison.describe()}.")
     terminal.line(f"Report: {folder / 'report.html'}    Scores: {folder / 'scores.json'}")
     results.describe_label_maps(terminal)
@@ -76,23 +83,31 @@ def evaluate(
 class Results:
     """Takes the label maps of an evaluation one by one, and writes what becomes of them.
 
-    Pictures and label maps are written as they come, numbers at the end and each file in one
-    piece: an evaluation that was killed leaves the numbers of the one before.
+    Pictures and label maps are written as they come, numbers at the end and each file atomically:
+    an evaluation that was killed leaves the numbers of the one before.
     """
 
-    def __init__(self, setup: Setup, *, folder: AnyPath):
-        self._setup, self._folder = setup, folder
-        dataset, options = setup.dataset, setup.config.eval
+    def __init__(
+        self,
+        evaluation: Evaluation,
+        *,
+        folder: AnyPath,
+        submission: Format | None = None,
+        save_predictions: bool = False,
+    ):
+        self._evaluation, self._folder = evaluation, folder
+        dataset = evaluation.dataset
         self._counts = ImageCounts(dataset.num_classes)
         self._gallery = Gallery(dataset)
         self._writers: list[OnPrediction] = []
         if processes.is_first():
-            self._writers.append(setup.pictures(folder / "pictures"))
-        if options.save_predictions:
+            self._writers.append(evaluation.pictures(folder / "pictures"))
+        self._saves_predictions = save_predictions
+        if save_predictions:
             self._writers.append(Predictions(folder / "predictions", dataset))
         self._submission: Submission | None = None
-        if options.submission:
-            self._submission = Submission(folder / "submission", dataset, options.submission)
+        if submission:
+            self._submission = Submission(folder / "submission", dataset, submission)
             self._writers.append(self._submission)
         make_folder(folder)
 
@@ -101,7 +116,7 @@ class Results:
         for write in self._writers:
             write(example, predicted)
         label = example["label"]
-        confusion = confusion_of(label, predicted, num_classes=self._setup.dataset.num_classes)
+        confusion = confusion_of(label, predicted, num_classes=self._evaluation.dataset.num_classes)
         self._counts.add(example["id"], label.shape, confusion)
         self._gallery.add(example, predicted, confusion)
 
@@ -116,7 +131,7 @@ class Results:
         write_report(
             self._folder / "report.html",
             receipt=receipt,
-            dataset=self._setup.dataset,
+            dataset=self._evaluation.dataset,
             per_image=counts,
             gallery=self._gallery.groups(),
         )
@@ -125,7 +140,7 @@ class Results:
 
     def describe_label_maps(self, terminal: Terminal) -> None:
         """Say where label maps are, and whether a submission is not only of this evaluation."""
-        if self._setup.config.eval.save_predictions:
+        if self._saves_predictions:
             terminal.line(f"Label maps: {self._folder / 'predictions'}")
         if self._submission is not None:
             folder = self._folder / "submission"
@@ -139,21 +154,21 @@ class Results:
     def _receipt(
         self, scores: Scores, counts: PerImage, *, weights: Weights, seconds: float
     ) -> dict[str, Any]:
-        setup = self._setup
+        evaluation = self._evaluation
         receipt = {
             "checkpoint": str(weights.path),
             "step": weights.step,
             "weights": weights_hash(weights),
-            "dataset": setup.dataset.name,
-            "split": setup.config.eval.split,
+            "dataset": evaluation.dataset.name,
+            "split": evaluation.split,
             "images": len(counts.ids),
             "data": counts.fingerprint(),
-            "classes": setup.dataset.classes,
-            "protocol": describe_evaluation(setup.config),
-            "dtype": setup.config.model.dtype,
+            "classes": evaluation.dataset.classes,
+            "protocol": evaluation.description,
+            "dtype": evaluation.dtype,
             "seconds": seconds,  # compilation included
             "images_per_second": len(counts.ids) / seconds,
-            "devices": dict(collections.Counter(d.device_kind for d in setup.mesh.devices.flat)),
+            "devices": dict(collections.Counter(d.device_kind for d in jax.devices())),
             "versions": {
                 "python": platform.python_version(),
                 "jax": jax.__version__,
@@ -164,37 +179,13 @@ class Results:
         if scores.confusion.any():
             receipt |= {
                 **scores.summary(),
-                "iou": dict(zip(setup.dataset.classes, scores.iou_percent(), strict=True)),
+                "iou": dict(zip(evaluation.dataset.classes, scores.iou_percent(), strict=True)),
                 "confusion": scores.confusion.tolist(),
             }
-        if comparison := beside_published(scores, weights=weights, setup=setup):
+        if comparison := compare_scores(scores, weights=weights, evaluation=evaluation):
             text = {"text": comparison.describe()}
             receipt["published"] = dataclasses.asdict(comparison) | text
         return receipt
-
-
-def beside_published(scores: Scores, *, weights: Weights, setup: Setup) -> zoo.Comparison | None:
-    """Put a score beside the published one, if there is one of exactly this measurement.
-
-    That is: of unchanged published weights, on every image of the validation split, computed in
-    float32 from images normalised as published, by a published protocol.
-    """
-    config, dataset = setup.config, setup.dataset
-    found = zoo.find(file=weights.meta["zoo"]["file"]) if "zoo" in weights.meta else None
-    if found is None or not scores.confusion.any():
-        return None
-    row, upload = found
-    usual = row.recipe()["data"]
-    if (
-        dataset.name != row.dataset
-        or config.eval.split != "val"
-        or len(setup.validation) != dataset.counts["val"]
-        or config.model.dtype != "float32"
-        or (config.data.mean, config.data.std) != (usual["mean"], usual["std"])
-    ):
-        return None
-    measured = scores.summary()["mIoU"]
-    return zoo.compare(row, upload, protocol=protocol_of(config), measured=measured)
 
 
 def weights_hash(weights: Weights) -> str:
@@ -203,17 +194,17 @@ def weights_hash(weights: Weights) -> str:
     return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
 
 
-def check_weights_fit(weights: Weights, setup: Setup) -> None:
+def check_weights_fit(weights: Weights, *, variant: str, dataset: Dataset) -> None:
     """Refuse weights of another variant or of other classes than the config describes."""
-    variant, classes = weights.meta["variant"], tuple(weights.meta["classes"])
-    if variant != setup.config.model.variant:
+    held, classes = weights.meta["variant"], tuple(weights.meta["classes"])
+    if held != variant:
         raise ValueError(
-            f"{weights.path} holds {variant}, but config.model.variant={setup.config.model.variant}"
-            f"; use --config.model.variant={variant} or another --checkpoint."
+            f"{weights.path} holds {held}, but config.model.variant={variant}; use "
+            f"--config.model.variant={held} or another --checkpoint."
         )
-    if classes != setup.dataset.classes:
+    if classes != dataset.classes:
         raise ValueError(
             f"{weights.path} was trained for {len(classes)} classes ({', '.join(classes[:3])}, "
-            f"...), but {setup.dataset.name} has {setup.dataset.num_classes} "
-            f"({', '.join(setup.dataset.classes[:3])}, ...); use the config of that dataset."
+            f"...), but {dataset.name} has {dataset.num_classes} "
+            f"({', '.join(dataset.classes[:3])}, ...); use the config of that dataset."
         )

@@ -1,103 +1,23 @@
 """What a config will cost on some devices, read from the compiled program before anything runs."""
 
-import math
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax.experimental import topologies
 from ml_collections import ConfigDict
 from rich.table import Table
 
-from hrnet_jax.config.build import Setup
-from hrnet_jax.config.defaults import protocol_of
+from hrnet_jax.commands.step_costs import CHIPS, Costs, bound, costs
+from hrnet_jax.config.build_data import open_split
+from hrnet_jax.config.build_evaluation import protocol_of
+from hrnet_jax.config.custom_data import dataset_of
 from hrnet_jax.data.decode import decode
 from hrnet_jax.data.order import steps_per_epoch
 from hrnet_jax.evaluation.batching import count_programs
 from hrnet_jax.parallel.mesh import make_mesh
 from hrnet_jax.runs.terminal import Terminal
-
-_BITS = {"pred": 8, "bf16": 16, "f32": 32, "f64": 64, "u8": 8, "s32": 32, "u32": 32, "s64": 64}
-_KINDS = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter|collective-broadcast"
-_OPERATION = re.compile(rf"= (.+?) ({_KINDS})(?:-start)?\((.*)")
-_TRANSPOSED = re.compile(
-    r"= (\w+)\[([\d,]+)\]\S* convolution\(.*window=\{size=(\d+)x(\d+)\b.*lhs_dilate=(\d+)x(\d+)"
-)
-_ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
-
-
-class Collective(NamedTuple):
-    """One exchange between devices, in every step."""
-
-    kind: str  # "all-reduce", "collective-permute", ...
-    bytes: int  # of its result, per device
-    devices: int  # that take part together; 0 where each has its own partners
-    times: int  # per step, more than 1 in a loop
-
-
-class Chip(NamedTuple):
-    """What a manufacturer says of one device. Rates per second."""
-
-    name: str
-    flops: dict[str, float]  # by config.model.dtype
-    memory: float  # bytes
-    bandwidth: float  # bytes from and to its memory
-    link: float  # bytes to other devices, one way
-    latency: float  # seconds of one small collective; our assumption
-
-
-# TPUs: cloud.google.com/tpu/docs/v5e and /v5p; links are half of the bidirectional figure. float32
-# at highest precision is six passes in bfloat16. H100 SXM: NVIDIA's data sheet, dense, NVLink
-# within 8 GPUs; float32 without TF32. Latencies are assumptions: 5 us on an ICI torus, 10 for NCCL.
-CHIPS = (
-    Chip("TPU v5e", {"bfloat16": 197e12, "float32": 197e12 / 6}, 16e9, 819e9, 200e9, 5e-6),
-    Chip("TPU v5p", {"bfloat16": 459e12, "float32": 459e12 / 6}, 95e9, 2765e9, 600e9, 5e-6),
-    Chip("H100", {"bfloat16": 989e12, "float32": 67e12}, 80e9, 3350e9, 450e9, 10e-6),
-)
-
-
-class Costs(NamedTuple):
-    """Of one training step. Bytes in memory and over the network are those of each device."""
-
-    parameters: int
-    images: int  # per step
-    devices: int
-    flops: float  # of all devices
-    traffic: float  # bytes that the compiled program reads and writes in memory
-    arguments: int  # state and batch, bytes
-    temporary: int  # bytes that exist only during a step, by the compiler's analysis
-    workspace: int  # bytes of convolutions, which that analysis leaves out
-    collectives: list[Collective]
-
-    @property
-    def memory(self) -> int:
-        """Bytes that a device needs; the new state takes the place of the old one."""
-        return self.arguments + self.temporary + self.workspace
-
-    @property
-    def exchanges(self) -> int:
-        """Collectives per step."""
-        return sum(c.times for c in self.collectives)
-
-
-class Bound(NamedTuple):
-    """The least time of each part of a step on a chip, in seconds."""
-
-    compute: float
-    memory: float
-    latency: float  # of collectives one after the other
-    transfer: float  # of their bytes
-
-    @property
-    def step(self) -> float:
-        """Arithmetic and memory overlap; what waits for others does not."""
-        return max(self.compute, self.memory) + self.latency + self.transfer
-
-    @property
-    def first(self) -> str:
-        """The part that takes longest."""
-        return max(self._fields, key=lambda part: getattr(self, part))
 
 
 def plan(config: ConfigDict, *, devices: Sequence[jax.Device], terminal: Terminal) -> Costs:
@@ -105,10 +25,8 @@ def plan(config: ConfigDict, *, devices: Sequence[jax.Device], terminal: Termina
 
     Nothing is read but the sizes of the validation images, if they are there; nothing runs.
     """
-    mesh = make_mesh(data=config.mesh.data, height=config.mesh.height, devices=devices)
-    setup = Setup(config, terminal=terminal, mesh=mesh)
-    setup.check_sizes()
-    found, _ = costs(setup)
+    mesh = make_mesh(height=config.mesh.height, devices=devices)
+    found, _ = costs(config, mesh=mesh, terminal=terminal)
     kind, shape = devices[0].device_kind, mesh.shape
     crop = "x".join(map(str, config.train.crop_size))
     terminal.line(
@@ -118,7 +36,7 @@ def plan(config: ConfigDict, *, devices: Sequence[jax.Device], terminal: Termina
         f"{found.images} crops of {crop} per step, accumulate {config.train.accumulate}, "
         f"remat {config.train.remat}"
     )
-    _data_lines(setup)
+    _data_lines(config, terminal)
     terminal.table(_step_table(found))
     terminal.table(_collective_table(found))
     terminal.table(_chip_table(found, config.model.dtype))
@@ -129,12 +47,14 @@ def plan(config: ConfigDict, *, devices: Sequence[jax.Device], terminal: Termina
     return found
 
 
-def simulate(devices: str) -> list[jax.Device]:
-    """The devices that `--devices` names: so many simulated CPUs, or a TPU topology.
+def simulate(devices: str | None) -> list[jax.Device]:
+    """The devices that `--devices` names: so many simulated CPUs, a TPU topology, or all there are.
 
     A topology such as v5e:4x4 needs libtpu (pip install "hrnet-jax[tpu]"), but no TPU. A number
     must be set before jax is used.
     """
+    if devices is None:
+        return jax.devices()
     if devices.isdigit() and int(devices):
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", int(devices))
@@ -155,116 +75,17 @@ def simulate(devices: str) -> list[jax.Device]:
     return list(topology.devices)
 
 
-def costs(setup: Setup) -> tuple[Costs, jax.stages.Compiled]:
-    """Compile the training step; return what it costs, and the program."""
-    terminal, shape = setup.terminal, setup.batch_shape()
-    optimizer, _ = setup.optimizer()
-    state = setup.state_shape(optimizer)
-    accumulate = setup.config.train.accumulate
-    with terminal.announced("Counting the arithmetic"):
-        # For one device and the batch at once: loops and shares would hide a part of it.
-        alone: Any = setup.train_step(
-            optimizer, mesh=make_mesh(devices=jax.devices()[:1]), accumulate=1
-        )
-        flops = alone.lower(state, shape).cost_analysis()["flops"]
-    with terminal.announced(f"Compiling the training step for {setup.mesh.size} devices"):
-        # Not `compile_program`: it is never called here, and may be a TPU's.
-        compiled = setup.train_step(optimizer).lower(state, shape).compile()
-    memory: Any = compiled.memory_analysis()
-    analysis: Any = compiled.cost_analysis()
-    text = compiled.as_text() or ""
-    on_cpus = setup.mesh.devices.flat[0].platform == "cpu"
-    found = Costs(
-        parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-        images=setup.config.train.batch_size,
-        devices=setup.mesh.size,
-        flops=flops,
-        traffic=analysis["bytes accessed"] * accumulate,  # a loop's body is counted once
-        arguments=memory.argument_size_in_bytes + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes,
-        temporary=memory.temp_size_in_bytes,
-        workspace=workspace(text) if on_cpus else 0,
-        collectives=collectives(text),
-    )  # fmt: skip
-    return found, compiled
-
-
-def collectives(program: str) -> list[Collective]:
-    """Find the exchanges between devices in the text of a compiled program (HLO)."""
-    repeats = dict(re.findall(r'body=%?([\w.-]+).*?"known_trip_count":\{"n":"(\d+)"', program))
-    found, times = [], 1
-    for line in program.splitlines():
-        if line and not line[0].isspace():  # a computation begins
-            name = line.removeprefix("ENTRY ").removeprefix("%").split(" ")[0]
-            times = int(repeats.get(name, 1))
-        elif match := _OPERATION.search(line):
-            result, kind, rest = match.groups()
-            sizes = [_size(*array) for array in _ARRAY.findall(result)]
-            # An asynchronous permute names its operand, its result and flags; a combined
-            # all-reduce all its results.
-            total = sum(sizes) if kind in ("all-reduce", "all-to-all") else max(sizes)
-            found.append(Collective(kind, total, _group(rest), times))
-    return found
-
-
-def workspace(program: str) -> int:
-    """Bytes of the largest matrix that a transposed convolution makes on CPUs, from HLO text.
-
-    It is the backward pass of a convolution of stride 2, which XLA's CPU runtime computes as one
-    product of the input's pixels with the whole kernel, before it adds up where windows overlap.
-    It allocates that product itself: it is in no memory analysis.
-    """
-    largest = 0
-    for dtype, shape, *window in _TRANSPOSED.findall(program):
-        rows, columns, *dilation = map(int, window)
-        inputs = _size(dtype, shape) // math.prod(dilation)  # of as many channels as the output
-        largest = max(largest, inputs * rows * columns)
-    return largest
-
-
-def _size(dtype: str, shape: str) -> int:
-    return math.prod(map(int, filter(None, shape.split(",")))) * _BITS.get(dtype, 32) // 8
-
-
-def _group(attributes: str) -> int:
-    if match := re.search(r"replica_groups=\[\d+,(\d+)\]", attributes):
-        return int(match[1])
-    if match := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
-        return match[1].count(",") + 1
-    if match := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", attributes):
-        sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
-        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", match[2]))
-    return 0
-
-
-def bound(costs: Costs, chip: Chip, *, dtype: str) -> Bound | None:
-    """The least time of a step on a chip; None where it does not compute in `dtype`."""
-    if dtype not in chip.flops:
-        return None
-    transfer = 0.0
-    for c in costs.collectives:
-        # A ring sends each byte of a sum around twice, but for the device's own share.
-        share = 2 * (c.devices - 1) / c.devices if c.kind == "all-reduce" and c.devices else 1
-        transfer += c.times * c.bytes * share / chip.link
-    return Bound(
-        compute=costs.flops / costs.devices / chip.flops[dtype],
-        memory=costs.traffic / chip.bandwidth,
-        latency=costs.exchanges * chip.latency,
-        transfer=transfer,
-    )
-
-
-def _data_lines(setup: Setup) -> None:
+def _data_lines(config: ConfigDict, terminal: Terminal) -> None:
     """Steps per epoch and programs to compile; the latter need the sizes of the images."""
-    config, terminal = setup.config, setup.terminal
-    count = setup.dataset.counts.get("train")
+    dataset = dataset_of(config)
+    count = dataset.counts.get("train")
     try:
-        count = len(setup.source)
-        total = len(setup.validation)
-        records = (setup.validation[index] for index in range(total))
-        examples = terminal.track(records, "Reading sizes", total=total)
+        count = len(open_split(config, "train", terminal=terminal))
+        validation = open_split(config, "val", terminal=terminal)
+        records = (validation[index] for index in range(len(validation)))
+        examples = terminal.track(records, "Reading sizes", total=len(validation))
         sizes: Iterable[tuple[int, ...]] = (
-            decode(record, setup.dataset)["label"].shape for record in examples
+            decode(record, dataset)["label"].shape for record in examples
         )
         evaluation = f"{count_programs(sizes, protocol=protocol_of(config))} of evaluation"
     except FileNotFoundError:

@@ -17,7 +17,8 @@ from PIL import Image as PILImage
 from rich.console import Console
 
 from hrnet_jax import models, zoo
-from hrnet_jax.config.defaults import describe_protocol, from_dict, protocol_of
+from hrnet_jax.config.build_evaluation import describe_protocol, protocol_of
+from hrnet_jax.config.stored import from_dict
 from hrnet_jax.data.decode import decode_image
 from hrnet_jax.data.transforms import Channels, ResizeViews, normalize
 from hrnet_jax.data.types import IGNORE_LABEL, Example, Image, Label, NormalizedImage

@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image as PILImage
 
-from hrnet_jax.config.build import Setup
+from hrnet_jax.config.build_data import build_data
 from hrnet_jax.data.dataset import Dataset
 from hrnet_jax.data.photometric import PhotometricDistortion
 from hrnet_jax.data.pipeline import train_stream
@@ -29,28 +29,28 @@ def samples(config: ConfigDict, *, workdir: AnyPath, terminal: Terminal) -> list
 
     They are those that training begins with at step 0, pixel by pixel.
     """
-    setup = Setup(config, terminal=terminal)
+    data = build_data(config, terminal=terminal)
     folder = workdir / "samples"
     make_folder(folder)
     transforms: list[Transform] = [
         Observed(transform) if isinstance(transform, grain.transforms.RandomMap) else transform
-        for transform in setup.train_transforms()
+        for transform in data.transforms
     ]
     stream = train_stream(
-        setup.source,
-        setup.dataset,
+        data.source,
+        data.dataset,
         transforms=transforms,
-        batch_size=config.train.batch_size,
-        seed=config.seed,
-        reference=config.reference,
-        replace=config.data.on_error == "quarantine",
+        batch_size=data.batch_size,
+        seed=data.seed,
+        reference=data.reference,
+        replace=data.quarantine,
     )
     paths = []
     count = config.log.pictures
     for position in terminal.track(range(count), "Drawing", total=count):
         path = folder / f"{position:03}.png"
         drawing = picture(
-            stream[position], setup.dataset, mean=config.data.mean, std=config.data.std
+            stream[position], data.dataset, mean=config.data.mean, std=config.data.std
         )
         write_png(path, drawing)
         paths.append(path)
@@ -93,7 +93,7 @@ def drawn(transform: Transform, example: Example, rng: np.random.Generator) -> d
 
 
 def picture(example: Example, dataset: Dataset, *, mean: Channels, std: Channels) -> PILImage.Image:
-    """The image that the network gets beside the same with its labels, and what was drawn."""
+    """The image that the network gets, the same with its labels, and what was drawn."""
     image, label = restore(example["image"], mean=mean, std=std), example["label"]
     draws = ", ".join(f"{name} {value}" for name, value in example["draws"].items())
     ignored = float((label == IGNORE_LABEL).mean())
@@ -113,5 +113,5 @@ def picture(example: Example, dataset: Dataset, *, mean: Channels, std: Channels
 
 
 def restore(image: NormalizedImage, *, mean: Channels, std: Channels) -> Image:
-    """Undo `normalize`: the exact bytes; where `Pad` has filled up, the mean colour."""
+    """Undo `normalize`: the exact bytes; the mean colour where `Pad` has added pixels."""
     return np.rint(image * np.asarray(std) + np.asarray(mean)).astype(np.uint8)

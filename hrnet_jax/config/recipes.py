@@ -1,11 +1,16 @@
 """One training recipe per dataset: what its published runs changed from the defaults."""
 
 import difflib
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from hrnet_jax import zoo
 from hrnet_jax.config.defaults import default
+from hrnet_jax.data.dataset import Dataset
+from hrnet_jax.data.datasets import DATASETS
 from hrnet_jax.runs.paths import to_local_path
 
 _SCHEDULES = {"20k": 20_000, "40k": 40_000, "80k": 80_000, "160k": 160_000}
@@ -76,12 +81,45 @@ def minicity(*, variant: str) -> ConfigDict:
     return config
 
 
-def custom(*, variant: str) -> ConfigDict:
-    """Your own folders: crops of 512x512 from images with a short side of 512."""
-    config = default(name=f"{variant}_custom", dataset="custom", variant=variant)
+def custom(*, variant: str, dataset: Dataset | None = None) -> ConfigDict:
+    """Your own data: crops of 512x512 from images with a short side of 512.
+
+    Args:
+        variant: of the network.
+        dataset: as an object, from now on one of `data.datasets.DATASETS`; without one the fields
+            of `config.data` describe it.
+
+    Raises:
+        ValueError: the name of the dataset is taken.
+    """
+    name = "custom" if dataset is None else dataset.name
+    if dataset is not None and (name == "custom" or DATASETS.setdefault(name, dataset) != dataset):
+        raise ValueError(f"The name {name!r} is taken; give Dataset(name=...) another one.")
+    config = default(name=f"{variant}_{name}", dataset=name, variant=variant)
     config.train.image_size = config.eval.image_size = (512, 2048)
     config.train.crop_size = (512, 512)
     return config
+
+
+def of_row(row: zoo.Row) -> ConfigDict:
+    """Return the recipe of a published result, that of `row.config`."""
+    if row.dataset.startswith("pascal_context"):
+        classes = 59 if row.dataset.endswith("_59") else 60
+        return pascal_context(variant=row.variant, schedule=row.schedule, classes=classes)
+    recipe = {"cityscapes": cityscapes, "ade20k": ade20k, "voc12aug": voc12aug}[row.dataset]
+    return recipe(variant=row.variant, schedule=row.schedule)
+
+
+def with_located(argv: Sequence[str]) -> list[str]:
+    """Replace the recipe that --config names by its file; ml_collections finds no other.
+
+    Raises:
+        FileNotFoundError, ValueError: see `locate`.
+    """
+    text = "\0".join(argv)  # which no argument can hold
+    if match := re.search(r"(?:^|\0)--?config[=\0]([^:\0]*)", text):
+        text = f"{text[: match.start(1)]}{locate(match[1])}{text[match.end(1) :]}"
+    return text.split("\0")
 
 
 def locate(name: str) -> Path:
@@ -94,14 +132,14 @@ def locate(name: str) -> Path:
         FileNotFoundError: there is neither; names the files that were probably meant.
         ValueError: it is no Python file.
     """
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     for path in (to_local_path(name), package / name):
         if path.is_file() and path.suffix == ".py":
             return path
         if path.is_file():
             raise ValueError(
-                f"{path} is no recipe, which is a file in Python as those in configs/. What a run "
-                "was set to comes with its checkpoint: leave --config out and give --checkpoint."
+                f"{path} is no recipe, which is a file in Python as those in configs/. A "
+                "checkpoint holds the config of its run: leave --config out, give --checkpoint."
             )
     here = Path("configs")
     folder = here if here.is_dir() else package / "configs"

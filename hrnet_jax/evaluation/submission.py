@@ -66,16 +66,16 @@ def submitted_values(dataset: Dataset, form: Format) -> UInt8[np.ndarray, "256"]
     if form == "ade20k":
         if dataset.num_classes != 150:
             raise ValueError(
-                f"config.eval.submission='ade20k' is for its 150 classes, but {dataset.name} has "
-                f"{dataset.num_classes}; use '' or the config of that dataset."
+                f"--submission=ade20k is for its 150 classes, but {dataset.name} has "
+                f"{dataset.num_classes}; leave it out, or use the config of that dataset."
             )
         table[:150] = np.arange(1, 151)
         return table
     inverse = {index: raw for raw, index in dataset.label_map.items() if index != IGNORE_LABEL}
     if len(set(dataset.label_map)) != 34 or len(inverse) != 19:
         raise ValueError(
-            f"config.eval.submission='cityscapes' is for the 34 ids and 19 classes of its label "
-            f"files, but {dataset.name} has {len(dataset.label_map)} and {len(inverse)}; use '' or "
+            f"--submission=cityscapes is for the 34 ids and 19 classes of its label files, but "
+            f"{dataset.name} has {len(dataset.label_map)} and {len(inverse)}; leave it out, or use "
             "the config of that dataset."
         )
     table[list(inverse)] = list(inverse.values())

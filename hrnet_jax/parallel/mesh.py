@@ -20,33 +20,27 @@ _STRIDE = 32  # of the coarsest branch
 Tree = TypeVar("Tree")
 
 
-def make_mesh(
-    *, data: int = -1, height: int = 1, devices: Sequence[jax.Device] | None = None
-) -> Mesh:
+def make_mesh(*, height: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """All devices of all hosts along two axes: `data` and `height`.
 
     Args:
-        data: groups of devices that take different images; -1: as many as there are.
         height: devices that share the rows of an image.
         devices: instead of all.
 
     Raises:
-        ValueError: the two do not multiply to the number of devices, or rows would be shared
-            between processes.
+        ValueError: `height` does not divide the number of devices, or rows would be shared between
+            processes.
     """
     devices = jax.devices() if devices is None else devices
     count = len(devices)
-    if data == -1 and count % height == 0:
-        data = count // height
-    if data * height != count:
+    if count % height:
         fit = ", ".join(str(n) for n in range(1, count + 1) if count % n == 0)
-        product = f"config.mesh.data={data} x " if data != -1 else ""
         raise ValueError(
-            f"{product}config.mesh.height={height} does not give the {count} devices there are; "
-            f"heights that divide them: {fit} (with config.mesh.data=-1 for all that remain)."
+            f"config.mesh.height={height} does not divide the {count} devices there are; use one "
+            f"of {fit}."
         )
     # In the order of their hosts (jax.make_mesh may choose another): an image stays on one.
-    grid = np.array(devices).reshape(data, height)
+    grid = np.array(devices).reshape(-1, height)
     if any(len({device.process_index for device in row}) > 1 for row in grid):
         own = sum(device.process_index == devices[0].process_index for device in devices)
         raise ValueError(

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import optax
 
-from hrnet_jax.data.types import Batch
 from hrnet_jax.evaluation.metrics import Scores
 from hrnet_jax.parallel.processes import gather
 from hrnet_jax.runs.metrics_log import MetricsWriter
@@ -25,7 +24,6 @@ class Monitor:
 
     def __init__(
         self,
-        batches: Iterator[Batch],
         *,
         schedule: optax.Schedule,
         batch_size: int,  # over all hosts, for images per second
@@ -33,30 +31,31 @@ class Monitor:
         writer: MetricsWriter,
         live: LiveLine,
         terminal: Terminal,
-        resumed: Mapping[str, Any] | None = None,  # the `state()` of the run that is gone on with
+        resumed: Mapping[str, Any] | None = None,  # the `state()` of the run that is resumed
     ):
-        self._batches, self._schedule, self._batch_size = batches, schedule, batch_size
+        self._schedule, self._batch_size = schedule, batch_size
         self._max_bad_steps = max_bad_steps
         self._bad_steps = resumed["bad_steps"] if resumed else 0  # in a row
         self._good: list[dict[str, float]] = list(resumed["good"]) if resumed else []
         self._writer, self._live, self._terminal = writer, live, terminal
         self._pending: list[tuple[int, Metrics, list[str]]] = []
-        self._ids: list[str] = []
         self._begin, self._waited = time.perf_counter(), 0.0
 
-    def next_batch(self) -> Batch:
-        """Take the next batch and note how long it let the device wait."""
-        # One step at work, one waiting: more would only hide who waits for whom.
-        jax.block_until_ready([metrics for _, metrics, _ in self._pending[:-1][-1:]])
+    @contextlib.contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        """Measure how long the next batch lets the device wait."""
+        # One step at work, one queued: more would only hide who waits for whom.
+        jax.block_until_ready([metrics for _, metrics, _ in self._pending[-2:-1]])
         asked = time.perf_counter()
-        batch = next(self._batches)
+        yield
         self._waited += time.perf_counter() - asked
-        self._ids = [str(name) for name in batch["id"]]
-        return batch
 
-    def add(self, step: int, metrics: Metrics) -> None:
-        """Note a step that has been started; its metrics may still be on their way."""
-        self._pending.append((step, metrics, self._ids))
+    def add(self, done: int, metrics: Metrics, *, ids: list[str]) -> None:
+        """Note that step number `done`, counted from 1, was started with the images `ids`.
+
+        Its metrics may still be on their way.
+        """
+        self._pending.append((done, metrics, ids))
         self._live.advance()
 
     @contextlib.contextmanager
@@ -99,15 +98,15 @@ class Monitor:
         self._good, self._waited, self._begin = [], 0.0, time.perf_counter()
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run must know to report what an unbroken one would; JSON."""
+        """What a resumed run needs in order to report what an unbroken one would; JSON."""
         self._settle()
         return {"bad_steps": self._bad_steps, "good": self._good}
 
     def _settle(self) -> None:
-        """Wait for the metrics of all steps begun, and judge them."""
-        for step, metrics, ids in self._pending:
+        """Wait for the metrics of all started steps, and check them."""
+        for done, metrics, ids in self._pending:
             values = jax.device_get(metrics)
-            self._check(step, values, ids)
+            self._check(done, values, ids)
             if values.finite:
                 self._good.append({name: float(getattr(values, name)) for name in _REPORTED})
         self._pending = []
@@ -117,16 +116,16 @@ class Monitor:
         self._writer.write(done, scores.summary())
         self._terminal.line(f"step {done}/{self._live.total}  {scores}")
 
-    def _check(self, step: int, metrics: Metrics, ids: list[str]) -> None:
+    def _check(self, done: int, metrics: Metrics, ids: list[str]) -> None:
         if metrics.finite:
             self._bad_steps = 0
             return
         self._bad_steps += 1
         ids = [name for part in gather(json.dumps(ids).encode()) for name in json.loads(part)]
         values = {"loss": float(metrics.loss), "grad_norm": float(metrics.grad_norm)}
-        path = self._writer.write_bad_step(step + 1, values, ids=ids)
+        path = self._writer.write_bad_step(done, values, ids=ids)
         what = (
-            f"step {step + 1}: loss {values['loss']:.4g}, gradient norm "
+            f"step {done}: loss {values['loss']:.4g}, gradient norm "
             f"{values['grad_norm']:.4g} are not both finite"
         )
         shown = ", ".join(ids[:4]) + (f", ... (all in {path})" if len(ids) > 4 else "")
@@ -136,6 +135,6 @@ class Monitor:
             raise FloatingPointError(
                 f"{what}{as_before}; nothing of {'them' if before else 'it'} was kept. The batch "
                 f"was {shown}. Lower config.optim.lr, or look at these images; the same command "
-                "goes on from the last checkpoint."
+                "resumes from the last checkpoint."
             )
-        self._terminal.warn(f"{what}; the update was left out. The batch was {shown}.")
+        self._terminal.warn(f"{what}; this update was skipped. The batch was {shown}.")

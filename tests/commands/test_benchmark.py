@@ -3,14 +3,20 @@ import io
 import json
 from types import SimpleNamespace
 
+import jax
 import pytest
 from rich.console import Console
 
 from hrnet_jax.commands import benchmark as module
-from hrnet_jax.commands.benchmark import benchmark, images_per_second, most_held
-from hrnet_jax.config import recipes
+from hrnet_jax.commands.benchmark import (
+    benchmark,
+    for_one_device,
+    images_per_second,
+    most_held,
+)
+from hrnet_jax.config.build_training import build_training
 from hrnet_jax.evaluation.evaluator import Evaluator
-from hrnet_jax.evaluation.protocol import MULTI_SCALE
+from hrnet_jax.parallel.mesh import make_mesh
 from hrnet_jax.runs.terminal import Terminal
 from tests.tiny_config import get_config
 
@@ -55,45 +61,19 @@ def test_speed_is_that_after_the_warm_up_and_of_the_network_alone(terminal, monk
     monkeypatch.setattr(Evaluator, "assemble", assemble)
     monkeypatch.setattr(Evaluator, "run", run)
     monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
-    setup = module._for_one_device(get_config(), terminal)
-    assert images_per_second(setup, size=(20, 30), images=9) == 2
+    config = for_one_device(get_config())
+    training = build_training(config, mesh=make_mesh(devices=jax.devices()[:1]))
+    speed = images_per_second(config, training, size=(20, 30), images=9, terminal=terminal)
+    assert speed == 2
     assert len(calls) == 9
 
 
 @pytest.mark.parametrize(("fields", "share"), [((8, 1), 2), ((16, 1), 4), ((2, 1), 1), ((8, 4), 4)])
-def test_training_is_that_of_one_of_four_gpus(terminal, fields, share):
+def test_training_is_that_of_one_of_four_gpus(fields, share):
     config = get_config()
     config.train.batch_size, config.train.accumulate = fields
-    setup = module._for_one_device(config, terminal)
-    assert (setup.config.train.batch_size, setup.mesh.size) == (share, 1)
+    assert for_one_device(config).train.batch_size == share
     assert config.train.batch_size == fields[0]
-
-
-def changed(config, **fields):
-    for name, value in fields.items():
-        section, field = name.split("__")
-        config[section][field] = value
-    return config
-
-
-CITY = {"variant": "hr18", "schedule": "80k"}
-
-
-@pytest.mark.parametrize(
-    ("config", "expected"),
-    [
-        (recipes.cityscapes(**CITY), (2.9, 12.97)),  # published with 40k
-        (recipes.pascal_context(variant="hr48", schedule="80k"), (6.1, 8.86)),
-        (recipes.pascal_context(variant="hr48", schedule="80k", classes=59), (None, None)),
-        (changed(recipes.cityscapes(**CITY), train__batch_size=16), (None, 12.97)),
-        (changed(recipes.cityscapes(**CITY), train__remat="block"), (None, 12.97)),
-        (changed(recipes.cityscapes(**CITY), eval__ratios=MULTI_SCALE), (2.9, None)),
-        (changed(recipes.cityscapes(**CITY), model__dtype="bfloat16"), (2.9, 12.97)),
-        (recipes.minicity(variant="hr18"), (None, None)),
-    ],
-)
-def test_published_figures_stand_beside_the_same_work_only(config, expected):
-    assert module._published(config) == expected
 
 
 def test_an_allocator_is_asked_first():

@@ -37,7 +37,7 @@ def evaluated(folder, *, wrong=0.3, names=30, classes=CLASSES, protocol="whole",
 
 def printed(a, b):
     out = io.StringIO()
-    found = compare(a, b, terminal=Terminal(Console(file=out, width=120)))
+    found = compare([a, b], terminal=Terminal(Console(file=out, width=120)))
     return found, out.getvalue()
 
 
@@ -110,13 +110,13 @@ def test_other_images_other_classes_and_broken_folders_are_refused(tmp_path):
         ("fewer", ValueError, r"different images \(30 and 29, 1 of them in one only, first '29'\)"),
         ("relabelled", ValueError, "the same names, but other sizes or labels"),
         ("renamed", ValueError, r"3 classes and .* 3, first '\[b\]car\[/b\]' and 'lorry'"),
-        ("mixed", ValueError, "are not of one evaluation; evaluate again"),
+        ("mixed", ValueError, "are of different evaluations; evaluate again"),
         ("half", ValueError, r"scores\.json cannot be read .*; evaluate again"),
         ("unlabelled", ValueError, r"has no scores: its split 'test' has no labels"),
         ("nowhere", FileNotFoundError, r"There is no scores\.json in .*nowhere; --mode compare"),
     ):
         with pytest.raises(error, match=message):
-            compare(tmp_path / "a", tmp_path / name, terminal=Terminal())
+            compare([tmp_path / "a", tmp_path / name], terminal=Terminal())
 
 
 def test_the_table_has_a_row_for_each_class(tmp_path):

@@ -174,7 +174,7 @@ def test_a_file_of_the_zoo_is_known_whatever_its_name(saved, tiny_row, tmp_path)
     row = tiny_row(read_pth(path).sha256)
     report = to_checkpoint(path, tmp_path / "a")
     assert saved["zoo"] == {"name": row.name, "file": row.file()}
-    assert saved["config"] == row.recipe()
+    assert saved["config"] == recipes.of_row(row).to_dict()
     assert (saved["dataset"], saved["classes"][:2]) == ("cityscapes", ("road", "sidewalk"))
     assert report["published"] == "fcn_tiny_512x1024_80k_cityscapes: mIoU 3.00, ms+flip 4.00"
 
@@ -199,7 +199,7 @@ def test_a_name_of_the_zoo_on_another_network_is_not_believed(saved, tiny_row, t
 def test_with_another_head_the_published_figures_mean_nothing(saved, tiny_row, tmp_path):
     path = write(tmp_path / "a.pth", mmseg_state(19), CLASSES=None)
     row = tiny_row(read_pth(path).sha256)
-    config = row.recipe()
+    config = recipes.of_row(row).to_dict()
     to_checkpoint(path, tmp_path / "a", config=config)
     assert saved.pop("zoo")["name"] == row.name
     to_checkpoint(path, tmp_path / "a", config=config, head="new")

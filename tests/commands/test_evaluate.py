@@ -10,11 +10,12 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from hrnet_jax import models, zoo
+from hrnet_jax import models
 from hrnet_jax.commands.compare import read_evaluation
-from hrnet_jax.commands.evaluate import Results, beside_published, evaluate, weights_hash
-from hrnet_jax.config import defaults as configs
-from hrnet_jax.config.build import Setup
+from hrnet_jax.commands.evaluate import Results, evaluate, weights_hash
+from hrnet_jax.config.build_evaluation import build_evaluation
+from hrnet_jax.config.build_training import checkpoint_meta
+from hrnet_jax.config.custom_data import dataset_of
 from hrnet_jax.data.decode import decode
 from hrnet_jax.evaluation.metrics import Scores
 from hrnet_jax.evaluation.per_image import PerImage, confusion_of
@@ -33,7 +34,7 @@ def config(tiny_city):
 
 def weights_of(config, **changes) -> Weights:
     _, params, stats = split(models.build("toy", num_classes=19))
-    meta = Setup(config, terminal=Terminal()).meta() | changes
+    meta = checkpoint_meta(config) | changes
     return Weights(params=params, stats=stats, meta=meta, step=3, path=Path("/weights/3"))
 
 
@@ -75,12 +76,13 @@ def test_weights_of_something_else_are_refused(config, tmp_path, changes, messag
 NO_WEIGHTS = Weights(params={}, stats={}, meta={}, step=0, path=Path("/weights/0"))
 
 
-def labelled_perfectly(config, folder, *, write=True):
+def labelled_perfectly(config, folder, *, write=True, split="val", limit=0, **options):
     """Give the labels themselves as predictions; no network is needed for what follows."""
-    setup = Setup(config, terminal=Terminal(Console(file=io.StringIO(), width=200)))
-    results, total = Results(setup, folder=folder), np.zeros((19, 19), np.int64)
-    for index in range(len(setup.validation)):
-        example = decode(setup.validation[index], setup.dataset)
+    evaluation = build_evaluation(config, split=split, limit=limit, terminal=Terminal())
+    results = Results(evaluation, folder=folder, **options)
+    total = np.zeros((19, 19), np.int64)
+    for index in range(len(evaluation.source)):
+        example = decode(evaluation.source[index], evaluation.dataset)
         predicted = np.where(example["label"] == 255, 0, example["label"])
         results(example, predicted)
         total += confusion_of(example["label"], predicted, num_classes=19)
@@ -94,12 +96,14 @@ def files(folder):
 
 
 def test_label_maps_and_submissions_are_written_on_demand(config, tiny_city, tmp_path):
-    config.log.pictures, config.eval.limit = 0, 3
-    config.eval.submission, config.eval.save_predictions = "cityscapes", True
+    config.log.pictures = 0
     (tmp_path / "submission").mkdir()
     (tmp_path / "submission" / "older.png").touch()
     terminal = Terminal(Console(file=io.StringIO(), width=200))
-    labelled_perfectly(config, tmp_path).describe_label_maps(terminal)
+    results = labelled_perfectly(
+        config, tmp_path, limit=3, submission="cityscapes", save_predictions=True
+    )
+    results.describe_label_maps(terminal)
     said = terminal.console.file.getvalue()
     assert f"Label maps: {tmp_path / 'predictions'}" in said
     assert "1 files in" in said
@@ -117,7 +121,7 @@ def test_label_maps_and_submissions_are_written_on_demand(config, tiny_city, tmp
     raw = next((tiny_city / "gtFine" / "val").rglob(
         submitted[0].name.replace("_leftImg8bit", "_gtFine_labelIds")))  # fmt: skip
     raw, written = (np.asarray(Image.open(path)) for path in (raw, submitted[0]))
-    has_class = Setup(config, terminal=Terminal()).dataset.lookup_table()[0][raw] != 255
+    has_class = dataset_of(config).lookup_table()[0][raw] != 255
     np.testing.assert_array_equal(written[has_class], raw[has_class])
 
 
@@ -140,9 +144,8 @@ def test_a_killed_evaluation_leaves_the_numbers_of_the_one_before(config, tmp_pa
 def test_a_split_without_labels_gives_label_maps_and_no_scores(config, tiny_city, tmp_path):
     source = tiny_city / "leftImg8bit" / "val"
     shutil.copytree(source, tmp_path / "city" / "leftImg8bit" / "test")
-    config.data.root, config.eval.split = str(tmp_path / "city"), "test"
-    config.eval.submission = "cityscapes"
-    labelled_perfectly(config, tmp_path / "eval")
+    config.data.root = str(tmp_path / "city")
+    labelled_perfectly(config, tmp_path / "eval", split="test", submission="cityscapes")
     receipt = json.loads((tmp_path / "eval" / "scores.json").read_text())
     assert not {"mIoU", "iou", "confusion"} & set(receipt)
     assert "on the test split" in receipt["protocol"]
@@ -154,8 +157,9 @@ def test_a_split_without_labels_gives_label_maps_and_no_scores(config, tiny_city
 
 def test_a_folder_that_cannot_be_written_is_found_first(config, tmp_path, monkeypatch):
     monkeypatch.setattr("os.access", lambda *_: False)
+    evaluation = build_evaluation(config, terminal=Terminal())
     with pytest.raises(OSError, match=r"eval cannot be written to .*choose another .*--workdir"):
-        Results(Setup(config, terminal=Terminal()), folder=tmp_path / "eval")
+        Results(evaluation, folder=tmp_path / "eval")
 
 
 def test_a_hash_knows_weights_by_their_values(config):
@@ -165,73 +169,3 @@ def test_a_hash_knows_weights_by_their_values(config):
     changed = jax.tree.map(np.array, weights.params)
     changed["first"]["conv"]["kernel"][0, 0, 0, 0] += 1e-3
     assert weights_hash(weights) != weights_hash(dataclasses.replace(weights, params=changed))
-
-
-ROW = zoo.get("fcn_hr18_512x1024_160k_cityscapes")
-PUBLISHED = Weights(
-    params={},
-    stats={},
-    meta={"zoo": {"name": ROW.name, "file": ROW.file()}},
-    step=0,
-    path=Path("/weights/0"),
-)
-HALF = Scores(np.kron(np.eye(10, dtype=np.int64), np.array([[1, 0], [1, 0]]))[:19, :19])
-
-
-def published_setup(images=500, **changes):
-    config = configs.from_dict(ROW.recipe())
-    config.update_from_flattened_dict(changes)
-    setup = Setup(config, terminal=Terminal())
-    setup.__dict__["validation"] = range(images)  # no files are needed
-    return setup
-
-
-def test_weights_of_the_zoo_are_put_beside_their_published_figure():
-    found = beside_published(HALF, weights=PUBLISHED, setup=published_setup())
-    measured = HALF.summary()["mIoU"]
-    assert (found.published, found.measured, found.file) == (78.8, measured, ROW.file())
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"images": 499},
-        {"eval.split": "train", "images": 500},
-        {"model.dtype": "bfloat16"},
-        {"data.mean": (0.0, 0.0, 0.0)},
-        {"eval.image_size": (512, 1024)},
-        {"eval.flip": True},
-        {"data.name": "minicity"},
-    ],
-    ids=str,
-)
-def test_any_other_measurement_is_not(changes):
-    setup = published_setup(**changes)
-    assert beside_published(HALF, weights=PUBLISHED, setup=setup) is None
-
-
-def test_weights_of_other_origin_are_not():
-    for meta in ({}, {"zoo": {"name": "fcn_hr99", "file": "fcn_hr99-00000000.pth"}}):
-        weights = dataclasses.replace(PUBLISHED, meta=meta)
-        assert beside_published(HALF, weights=weights, setup=published_setup()) is None
-    nothing = Scores(np.zeros((19, 19), np.int64))
-    assert beside_published(nothing, weights=PUBLISHED, setup=published_setup()) is None
-
-
-def test_receipt_and_report_say_it(tiny_city, tmp_path):
-    setup = published_setup(**{"data.root": str(tiny_city), "log.pictures": 0})
-    results = Results(setup, folder=tmp_path)
-    setup.validation = Setup(setup.config, terminal=Terminal()).validation
-    example = decode(setup.validation[0], setup.dataset)
-    results(example, np.zeros_like(example["label"]))
-    setup.__dict__["validation"] = range(500)
-    results.write(HALF, weights=PUBLISHED, seconds=1.0)
-    receipt = json.loads((tmp_path / "scores.json").read_text())["published"]
-    assert receipt["text"].startswith("78.80 published (whole), ")
-    assert receipt["measured"] == HALF.summary()["mIoU"]
-    assert receipt["text"] in (tmp_path / "report.html").read_text()
-    folder = tmp_path / ROW.name
-    (folder / "checkpoints").mkdir(parents=True)
-    (folder / "eval").mkdir()
-    (tmp_path / "scores.json").rename(folder / "eval" / "scores.json")
-    assert zoo.here(ROW, folder=tmp_path) == f"{receipt['measured']:.2f} (whole)"

@@ -7,7 +7,7 @@ from PIL import Image as PILImage
 from rich.console import Console
 
 from hrnet_jax.commands.samples import Observed, restore, samples
-from hrnet_jax.config.build import Setup
+from hrnet_jax.config.build_data import build_data
 from hrnet_jax.data.photometric import PhotometricDistortion
 from hrnet_jax.data.transforms import (
     RandomFlip,
@@ -43,8 +43,8 @@ def test_restoring_undoes_normalisation_for_every_byte():
 
 def test_the_pictures_are_what_training_sees_pixel_by_pixel(config, tmp_path):
     paths = samples(config, workdir=tmp_path, terminal=terminal())
-    setup = Setup(config, terminal=terminal())
-    batches = setup.train_batches(0, workdir=tmp_path)
+    data = build_data(config, terminal=terminal())
+    batches = data.batches(0, workdir=tmp_path)
     first, second = next(batches), next(batches)
     batches.close()
     seen = {key: np.concatenate([first[key], second[key]]) for key in first}
@@ -53,7 +53,7 @@ def test_the_pictures_are_what_training_sees_pixel_by_pixel(config, tmp_path):
         image = restore(normalised, mean=config.data.mean, std=config.data.std)
         page = np.asarray(PILImage.open(path))
         assert contains(page, image), path
-        assert contains(page, overlay(image, label, setup.dataset.palette)), path
+        assert contains(page, overlay(image, label, data.dataset.palette)), path
 
 
 def contains(page, image):

@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from hrnet_jax.config import defaults as configs
 from hrnet_jax.config import recipes
+from hrnet_jax.config.checks import validate
+from hrnet_jax.config.custom_data import dataset_of
+from hrnet_jax.data.dataset import folder_dataset
+from hrnet_jax.data.datasets import DATASETS
 
 FOLDER = Path(__file__).parents[2] / "configs"
 FILES = sorted(path.stem for path in FOLDER.glob("*.py"))
@@ -58,7 +61,7 @@ def test_every_config_file_loads_and_says_its_command(name):
     config = load(name)
     if name == "custom":
         config.data.classes = ("a",)
-    configs.validate(config)
+    validate(config)
     assert f"--config configs/{name}.py" in (FOLDER / f"{name}.py").read_text()
 
 
@@ -82,7 +85,7 @@ def test_a_published_run_has_its_settings(row):
     assert config.name == f"{name}_{schedule}"
     assert config.model.to_dict() == {"variant": name.partition("_")[0], "dtype": "float32"}
     assert config.data.name == name.partition("_")[2]
-    assert configs.dataset_of(config).num_classes == classes
+    assert dataset_of(config).num_classes == classes
     assert config.data.mean == (123.675, 116.28, 103.53)
     assert config.data.std == (58.395, 57.12, 57.375)
     assert (config.reference, config.init_from, config.seed) == ("v0", "", 0)
@@ -93,12 +96,11 @@ def test_a_published_run_has_its_settings(row):
         "ratio_range": (0.5, 2.0),
         "crop_size": crop_size,
         "class_weights": (),
-        "on_bad_step": "skip",
         "max_bad_steps": 10,
         "accumulate": 1,
         "remat": "none",
     }
-    assert config.mesh.to_dict() == {"data": -1, "height": 1, "timeout": 60}
+    assert config.mesh.to_dict() == {"height": 1, "timeout": 60}
     assert config.optim.to_dict() == {
         "lr": lr, "min_lr": 1e-4, "power": 0.9, "momentum": 0.9, "weight_decay": decay
     }  # fmt: skip
@@ -132,6 +134,19 @@ def test_pascal_context_has_two_numbers_of_classes():
         recipes.pascal_context(variant="hr48", schedule="40k", classes=33)
 
 
+def test_a_dataset_may_be_an_object(monkeypatch):
+    mine = folder_dataset(name="forest", classes=("tree", "path"))
+    monkeypatch.setitem(DATASETS, "forest", mine)  # as a recipe does that was read before
+    config = recipes.custom(variant="hr18", dataset=mine)
+    assert (config.name, config.data.name) == ("hr18_forest", "forest")
+    assert dataset_of(config) is mine
+    validate(config)
+    for name in ("forest", "cityscapes", "custom"):
+        other = folder_dataset(name=name, classes=("tree",))
+        with pytest.raises(ValueError, match=f"The name '{name}' is taken; give Dataset"):
+            recipes.custom(variant="hr18", dataset=other)
+
+
 def test_a_recipe_may_lie_in_the_home_folder(home):
     (home / "mine.py").touch()
     assert recipes.locate("~/mine.py") == home / "mine.py"
@@ -142,7 +157,7 @@ def test_a_recipe_is_found_here_else_in_the_installed_package(tmp_path, monkeypa
     installed = tmp_path / "site" / "hrnet_jax"
     (installed / "configs").mkdir(parents=True)
     (installed / "configs" / "hr18_ade20k.py").touch()
-    monkeypatch.setattr(recipes, "__file__", str(installed / "recipes.py"))
+    monkeypatch.setattr(recipes, "__file__", str(installed / "config" / "recipes.py"))
     (tmp_path / "home").mkdir()
     monkeypatch.chdir(tmp_path / "home")
     assert recipes.locate("configs/hr18_ade20k.py") == installed / "configs" / "hr18_ade20k.py"

@@ -7,7 +7,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from hrnet_jax import ops
-from hrnet_jax.commands.plan import collectives
+from hrnet_jax.commands.step_costs import collectives
 from hrnet_jax.models.layers import BatchNorm, Conv
 from hrnet_jax.parallel.mesh import make_mesh
 

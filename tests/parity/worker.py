@@ -494,7 +494,7 @@ def _photographs(
 
 
 def learn(
-    folder: str, weights: str, seed: int, steps: int, evaluations: int, limit: int, log_every: int,
+    folder: str, weights: str, seed: int, steps: int, evaluations: int, log_every: int,
     threads: int, data: dict,
 ) -> None:  # fmt: skip
     """Train on a folder of photographs as the released config does, with the real Runner.
@@ -508,8 +508,7 @@ def learn(
         seed: of order and augmentation.
         steps: of the schedule.
         evaluations: at equal distances, the last one at the end.
-        limit: validation images; 0 is all.
-        log_every: steps per entry.
+        log_every: so many steps.
         threads: of PyTorch in this process; two more processes read, as in the released config.
         data: `root` (with {img_dir,ann_dir}/{train,val}), `classes` (names), `variant`,
             `batch_size`, `crop_size` (height, width), `image_size` (short and long side before the
@@ -519,7 +518,6 @@ def learn(
     _loaded(data["variant"], len(data["classes"]), weights, "float32")  # strict, unlike the Runner
     config = _photographs(**data)
     config.val_dataloader.num_workers = 2
-    config.val_dataloader.dataset.indices = limit or None
     config.train_cfg.update(max_iters=steps, val_interval=steps // evaluations)
     config.param_scheduler[0].end = steps
     config.default_hooks.pop("visualization")

@@ -4,7 +4,6 @@ import json
 import time
 
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from rich.console import Console
 
@@ -20,21 +19,15 @@ def metrics(loss=1.0, finite=True):
 
 @contextlib.contextmanager
 def watching(tmp_path, *, start=0, max_bad_steps=2, resumed=None):
-    """A monitor of batches that take 20 ms each, and what it printed and wrote."""
+    """A monitor, and what it printed and wrote."""
     out = io.StringIO()
     terminal = Terminal(Console(file=out, width=300))
     writer = MetricsWriter(tmp_path, start=start)
 
-    def batches():
-        while True:
-            time.sleep(0.02)
-            yield {"id": np.array(["aachen/1", "bonn/2"])}
-
     with terminal.live("Training", total=10) as live:
         monitor = Monitor(
-            batches(), schedule=lambda step: 0.1 * step, batch_size=2,
-            max_bad_steps=max_bad_steps, writer=writer, live=live, terminal=terminal,
-            resumed=resumed,
+            schedule=lambda step: 0.1 * step, batch_size=2, max_bad_steps=max_bad_steps,
+            writer=writer, live=live, terminal=terminal, resumed=resumed,
         )  # fmt: skip
         yield monitor, out, lambda: [json.loads(x) for x in writer.path.read_text().splitlines()]
     writer.close()
@@ -46,15 +39,17 @@ def watched(tmp_path):
         yield watched
 
 
-def step(monitor, number, **values):
-    monitor.next_batch()
-    monitor.add(number, metrics(**values))
+def step(monitor, done, **values):
+    """A step whose batch takes 20 ms."""
+    with monitor.waiting_for_data():
+        time.sleep(0.02)
+    monitor.add(done, metrics(**values), ids=["aachen/1", "bonn/2"])
 
 
 def test_a_report_means_over_its_steps(watched):
     monitor, out, entries = watched
-    step(monitor, 0, loss=1.0)
-    step(monitor, 1, loss=3.0)
+    step(monitor, 1, loss=1.0)
+    step(monitor, 2, loss=3.0)
     monitor.report(2)
     (entry,) = entries()
     assert entry["step"] == 2
@@ -67,7 +62,7 @@ def test_a_report_means_over_its_steps(watched):
 
 def test_time_out_for_evaluation_does_not_count(watched):
     monitor, _, entries = watched
-    step(monitor, 0)
+    step(monitor, 1)
     with monitor.paused():
         time.sleep(0.5)
     monitor.report(1)
@@ -76,8 +71,8 @@ def test_time_out_for_evaluation_does_not_count(watched):
 
 def test_a_bad_step_is_told_with_its_images_and_left_out_of_the_mean(watched):
     monitor, out, entries = watched
-    step(monitor, 0, loss=2.0)
-    step(monitor, 1, loss=float("nan"), finite=False)
+    step(monitor, 1, loss=2.0)
+    step(monitor, 2, loss=float("nan"), finite=False)
     monitor.report(2)
     assert "step 2: loss nan" in out.getvalue()
     assert "aachen/1, bonn/2" in out.getvalue()
@@ -86,7 +81,7 @@ def test_a_bad_step_is_told_with_its_images_and_left_out_of_the_mean(watched):
 
 def test_too_many_bad_steps_in_a_row_stop_the_run(watched):
     monitor, _, _ = watched
-    for number, finite in enumerate([False, True, False, False]):
+    for number, finite in enumerate([False, True, False, False], 1):
         step(monitor, number, finite=finite)
     with pytest.raises(FloatingPointError, match=r"step 4: .* as in the 1 step before it"):
         monitor.report(4)
@@ -94,7 +89,7 @@ def test_too_many_bad_steps_in_a_row_stop_the_run(watched):
 
 def test_a_bad_step_is_listed_with_all_its_images(watched, tmp_path):
     monitor, _, _ = watched
-    step(monitor, 0, loss=float("inf"), finite=False)
+    step(monitor, 1, loss=float("inf"), finite=False)
     monitor.report(1)
     (line,) = (tmp_path / "bad_steps.jsonl").read_text().splitlines()
     assert json.loads(line) == {
@@ -104,7 +99,7 @@ def test_a_bad_step_is_listed_with_all_its_images(watched, tmp_path):
 
 def test_the_first_bad_step_stops_a_run_that_asks_for_it(tmp_path):
     with watching(tmp_path, max_bad_steps=1) as (monitor, _, _):
-        step(monitor, 0, finite=False)
+        step(monitor, 1, finite=False)
         told = r"step 1: .* are not both finite; nothing of it was kept\. The batch was aachen/1"
         with pytest.raises(FloatingPointError, match=told):
             monitor.report(1)
@@ -117,16 +112,16 @@ def test_a_run_stopped_between_two_reports_reports_what_an_unbroken_one_would(tm
         (tmp_path / name).mkdir()
     with watching(tmp_path / "unbroken") as (monitor, _, unbroken):
         for number, loss in enumerate(losses):
-            step(monitor, number, loss=loss, finite=finite[number])
+            step(monitor, number + 1, loss=loss, finite=finite[number])
         monitor.report(5)
         (expected,) = unbroken()
     with watching(tmp_path / "broken") as (monitor, _, _):
         for number in range(2):
-            step(monitor, number, loss=losses[number])
+            step(monitor, number + 1, loss=losses[number])
         state = json.loads(json.dumps(monitor.state()))
     with watching(tmp_path / "broken", start=2, resumed=state) as (monitor, _, broken):
         for number in range(2, 5):
-            step(monitor, number, loss=losses[number], finite=finite[number])
+            step(monitor, number + 1, loss=losses[number], finite=finite[number])
         monitor.report(5)
         (entry,) = broken()
     for name in ("loss", "accuracy", "grad_norm", "lr", "step"):
@@ -135,9 +130,9 @@ def test_a_run_stopped_between_two_reports_reports_what_an_unbroken_one_would(tm
 
 def test_bad_steps_are_counted_over_a_restart(tmp_path):
     with watching(tmp_path) as (monitor, _, _):
-        step(monitor, 0, finite=False)
+        step(monitor, 1, finite=False)
         state = json.loads(json.dumps(monitor.state()))
     with watching(tmp_path, start=1, resumed=state) as (monitor, _, _):
-        step(monitor, 1, finite=False)
+        step(monitor, 2, finite=False)
         with pytest.raises(FloatingPointError, match="as in the 1 step before it; nothing of them"):
             monitor.report(2)

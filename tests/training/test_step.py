@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from hrnet_jax import models, ops
-from hrnet_jax.commands.plan import collectives
+from hrnet_jax.commands.step_costs import collectives
 from hrnet_jax.models import split
 from hrnet_jax.ops import resize
 from hrnet_jax.parallel.compiling import compiler_options

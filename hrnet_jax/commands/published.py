@@ -1,0 +1,113 @@
+"""What was measured here, compared with what was published for the same work."""
+
+import dataclasses
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from hrnet_jax import zoo
+from hrnet_jax.config import recipes
+from hrnet_jax.config.build_evaluation import Evaluation, protocol_of
+from hrnet_jax.evaluation.metrics import Scores
+from hrnet_jax.evaluation.protocol import MULTI_SCALE, Protocol
+from hrnet_jax.runs.checkpoint import Weights
+from hrnet_jax.zoo import Row, Upload
+
+_TOLERANCE = 0.05  # of mIoU in percent: how near the same weights are expected to come
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A measured mIoU and the published one of the same weights and protocol, in percent."""
+
+    file: str  # that was published
+    protocol: str  # whole, slide or ms+flip
+    published: float
+    measured: float
+
+    def describe(self) -> str:
+        """Say it in one line: "78.80 published (whole), 78.79 measured, within 0.05"."""
+        gap = round(round(self.measured, 2) - self.published, 2)
+        verdict = f"within {_TOLERANCE}"
+        if abs(gap) > _TOLERANCE:
+            verdict = f"{abs(gap):.2f} {'above' if gap > 0 else 'below'} it"
+        return (
+            f"{self.published:.2f} published ({self.protocol}), {self.measured:.2f} measured, "
+            f"{verdict}"
+        )
+
+
+def compare_miou(
+    row: Row, upload: Upload, *, protocol: Protocol, measured: float
+) -> Comparison | None:
+    """Compare an mIoU (percent) of published weights on the full validation split.
+
+    Returns None where no number was published for `protocol`.
+    """
+    plain = protocol_of(recipes.of_row(row))
+    if not protocol.averages:  # at one scale 0.x and 1.x are the same
+        protocol = dataclasses.replace(protocol, reference=plain.reference)
+    several = dataclasses.replace(plain, ratios=MULTI_SCALE, flip=True)
+    for kind, name, value in (
+        (plain, plain.mode, upload.miou),
+        (several, "ms+flip", upload.miou_ms_flip),
+    ):
+        if protocol.describe() == kind.describe():
+            return Comparison(
+                file=row.file(upload), protocol=name, published=value, measured=measured
+            )
+    return None
+
+
+def compare_scores(
+    scores: Scores, *, weights: Weights, evaluation: Evaluation
+) -> Comparison | None:
+    """Compare a score with the published one, if there is one of exactly this measurement.
+
+    That is: of unchanged published weights, on every image of the validation split, computed in
+    float32 from images normalised as published, by a published protocol.
+    """
+    found = zoo.find(file=weights.meta["zoo"]["file"]) if "zoo" in weights.meta else None
+    if found is None or not scores.confusion.any():
+        return None
+    row, upload = found
+    usual, dataset = recipes.of_row(row).data, evaluation.dataset
+    if (
+        dataset.name != row.dataset
+        or evaluation.split != "val"
+        or len(evaluation.source) != dataset.counts["val"]
+        or evaluation.dtype != "float32"
+        or (evaluation.mean, evaluation.std) != (usual.mean, usual.std)
+    ):
+        return None
+    measured = scores.summary()["mIoU"]
+    return compare_miou(row, upload, protocol=evaluation.protocol, measured=measured)
+
+
+class Published(NamedTuple):
+    """Published memory of training (GB) and speed of evaluation (images/s); None: of other work."""
+
+    memory: float | None
+    fps: float | None
+
+
+def costs_of(config: ConfigDict) -> Published:
+    """Find what was published for the work of a config.
+
+    It was published for one schedule of each dataset, and does not depend on it.
+    """
+    for row in zoo.ROWS:
+        if row.memory and (row.variant, row.dataset) == (config.model.variant, config.data.name):
+            usual = recipes.of_row(row)
+            trains_alike = all(
+                config.train[field] == usual.train[field]
+                for field in ("batch_size", "crop_size", "accumulate", "remat")
+            )
+            # Without averaging, what `reference` switches makes no difference.
+            ours, theirs = (
+                dataclasses.replace(protocol_of(c), reference="v0") for c in (config, usual)
+            )
+            return Published(
+                row.memory if trains_alike else None, row.fps if ours == theirs else None
+            )
+    return Published(None, None)

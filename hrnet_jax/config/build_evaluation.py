@@ -1,0 +1,163 @@
+"""From a config to an evaluation: which images, by which protocol, with which program."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from hrnet_jax.config.build_data import open_split
+from hrnet_jax.config.build_training import build_network
+from hrnet_jax.config.checks import validate
+from hrnet_jax.config.custom_data import dataset_of
+from hrnet_jax.data.dataset import Dataset
+from hrnet_jax.data.pipeline import eval_examples
+from hrnet_jax.data.sources.folder import First, Source
+from hrnet_jax.data.transforms import Channels, ResizeViews
+from hrnet_jax.data.types import Example
+from hrnet_jax.evaluation.evaluator import Evaluator, OnPrediction, Pictures
+from hrnet_jax.evaluation.metrics import Scores
+from hrnet_jax.evaluation.protocol import Protocol
+from hrnet_jax.parallel.compiling import set_precision
+from hrnet_jax.parallel.mesh import make_mesh, replicate
+from hrnet_jax.runs.paths import AnyPath
+from hrnet_jax.runs.terminal import Terminal
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """A split and how it is scored."""
+
+    dataset: Dataset
+    split: str
+    source: Source
+    protocol: Protocol
+    description: str  # what a score belongs to: protocol, precision, images
+    dtype: str
+    mean: Channels
+    std: Channels
+    evaluator: Evaluator
+    mesh: Mesh  # of the devices of this process
+    workers: int  # processes that read
+    num_pictures: int
+
+    @property
+    def share(self) -> int:
+        """How many of the examples are for this process."""
+        return len(range(jax.process_index(), len(self.source), jax.process_count()))
+
+    def examples(self) -> Iterator[Example]:
+        """This process's share of the examples once, in order."""
+        return eval_examples(
+            self.source,
+            self.dataset,
+            transforms=[ResizeViews(sizes=self.protocol.view_sizes)],
+            host=jax.process_index(),
+            hosts=jax.process_count(),
+            workers=self.workers,
+        )
+
+    def score(
+        self,
+        params: dict,
+        stats: dict,
+        *,
+        on_prediction: OnPrediction,
+        examples: Iterable[Example] | None = None,  # `examples()`, maybe watched by the caller
+    ) -> Scores:
+        """Score weights on all examples; every process gets the scores of all."""
+        params, stats = replicate((params, stats), mesh=self.mesh)
+        return self.evaluator(
+            params,
+            stats,
+            self.examples() if examples is None else examples,
+            total=self.share,
+            on_prediction=on_prediction,
+        )
+
+    def pictures(self, folder: AnyPath) -> Pictures:
+        """What draws the pictures of one evaluation into a folder."""
+        return Pictures(folder, self.dataset, count=self.num_pictures, total=self.share)
+
+
+def build_evaluation(
+    config: ConfigDict,
+    *,
+    split: str = "val",
+    limit: int = 0,  # only the first so many images; 0: all
+    structure: nnx.GraphDef | None = None,  # of the network, if it is built already
+    terminal: Terminal,
+) -> Evaluation:
+    """Open a split and build what scores it; nothing is compiled.
+
+    Raises:
+        ValueError: for a config that cannot work, see `checks.validate`.
+        FileNotFoundError: the data are not there; says what is missing and where to get it.
+    """
+    mesh = make_mesh(devices=jax.local_devices())
+    evaluator = build_evaluator(config, structure=structure, mesh=mesh, terminal=terminal)
+    source = open_split(config, split, terminal=terminal)
+    description = describe_protocol(config)
+    if split != "val":
+        description += f", on the {split} split"
+    if limit:
+        source = First(source=source, count=limit)
+        description += f", the first {limit} images only"
+    return Evaluation(
+        dataset=dataset_of(config),
+        split=split,
+        source=source,
+        protocol=protocol_of(config),
+        description=description,
+        dtype=config.model.dtype,
+        mean=config.data.mean,
+        std=config.data.std,
+        evaluator=evaluator,
+        mesh=mesh,
+        workers=config.data.workers,
+        num_pictures=config.log.pictures,
+    )
+
+
+def build_evaluator(
+    config: ConfigDict, *, structure: nnx.GraphDef | None = None, mesh: Mesh, terminal: Terminal
+) -> Evaluator:
+    """Build what labels and scores images, on the devices of this process.
+
+    Processes evaluate on their own and add up their counts: images of many sizes would make them
+    wait for each other.
+    """
+    validate(config)
+    set_precision(config.model.dtype)
+    return Evaluator(
+        build_network(config)[0] if structure is None else structure,
+        num_classes=dataset_of(config).num_classes,
+        protocol=protocol_of(config),
+        mean=config.data.mean,
+        std=config.data.std,
+        mesh=mesh,
+        batch_size=-(-config.eval.batch_size // jax.process_count()),
+        dtype=jnp.dtype(config.model.dtype),
+        terminal=terminal,
+    )
+
+
+def protocol_of(config: ConfigDict) -> Protocol:
+    """Return the rules by which images are labelled and scored."""
+    return Protocol(
+        image_size=tuple(config.eval.image_size),
+        mode=config.eval.mode,
+        crop_size=tuple(config.eval.crop_size),
+        stride=tuple(config.eval.stride),
+        ratios=tuple(config.eval.ratios),
+        flip=config.eval.flip,
+        reference=config.reference,
+    )
+
+
+def describe_protocol(config: ConfigDict) -> str:
+    """Say in one line what a label map belongs to: protocol, precision."""
+    return f"{protocol_of(config).describe()}, in {config.model.dtype}"

@@ -1,0 +1,195 @@
+"""From a config to training: the network, its first weights, the optimiser, the training step."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+from ml_collections import ConfigDict
+
+from hrnet_jax import models, zoo
+from hrnet_jax.config.checks import validate
+from hrnet_jax.config.custom_data import dataset_of
+from hrnet_jax.data.types import IGNORE_LABEL
+from hrnet_jax.interop.read import read_source
+from hrnet_jax.interop.weights import Loaded, start_from
+from hrnet_jax.parallel.compiling import set_precision
+from hrnet_jax.parallel.mesh import check_batch_size, check_height, make_mesh, replicate
+from hrnet_jax.runs.terminal import Terminal
+from hrnet_jax.training.losses import LOSSES
+from hrnet_jax.training.optim import OPTIMIZERS, partitioned, poly_schedule
+from hrnet_jax.training.state import TrainState, initial_state
+from hrnet_jax.training.step import make_train_step
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training:
+    """What a training run computes."""
+
+    structure: nnx.GraphDef  # the network without its arrays
+    random: Loaded  # fresh weights of the config's seed
+    dtype: DTypeLike  # of forward and backward pass
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule  # of the learning rate
+    mesh: Mesh
+    step: jax.stages.Wrapped  # (state, batch) -> (state, metrics); donates the state
+    batch_shape: dict[str, jax.ShapeDtypeStruct]  # of a global batch
+    meta: dict[str, Any]  # what a checkpoint tells of itself
+
+    @property
+    def parameters(self) -> int:
+        """Number of trained values."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.random.params))
+
+    def state(self, weights: Loaded) -> TrainState:
+        """The state before the first step, on every device.
+
+        Weights are float64 if the computation is, else float32.
+        """
+        return replicate(self._state(weights.params, weights.stats), mesh=self.mesh)
+
+    @property
+    def state_shape(self) -> TrainState:
+        """The shapes of a state, without its arrays."""
+        return jax.eval_shape(self._state, self.random.params, self.random.stats)
+
+    def _state(self, params: dict, stats: dict) -> TrainState:
+        precise = jnp.promote_types(self.dtype, jnp.float32)
+        params, stats = jax.tree.map(lambda leaf: leaf.astype(precise), (params, stats))
+        return initial_state(params, stats, optimizer=self.optimizer)
+
+
+def build_training(config: ConfigDict, *, mesh: Mesh | None = None) -> Training:
+    """Build the network, the optimiser and the training step; nothing is compiled or read.
+
+    Args:
+        config: of the run.
+        mesh: instead of all devices.
+
+    Raises:
+        ValueError: for a config that cannot work, or a batch or a crop that the mesh cannot share
+            equally.
+    """
+    validate(config)
+    set_precision(config.model.dtype)
+    train = config.train
+    mesh = mesh or make_mesh(height=config.mesh.height)
+    check_batch_size(
+        train.batch_size, field="config.train.batch_size", mesh=mesh, accumulate=train.accumulate
+    )
+    check_height(train.crop_size[0], field="config.train.crop_size", mesh=mesh)
+    structure, params, stats = build_network(config)
+    schedule = build_schedule(config, lr=config.optim.lr)
+    optimizer = build_optimizer(config, schedule=schedule)
+    optimizer.init(jax.eval_shape(lambda: params))  # refuses modules to freeze that there are not
+    dtype = jnp.dtype(config.model.dtype)
+    size = (train.batch_size, *train.crop_size)
+    return Training(
+        structure=structure,
+        random=Loaded(params=params, stats=stats, origin=f"random weights, seed {config.seed}"),
+        dtype=dtype,
+        optimizer=optimizer,
+        schedule=schedule,
+        mesh=mesh,
+        step=make_train_step(
+            structure,
+            optimizer,
+            loss=functools.partial(
+                LOSSES[train.loss],
+                ignore_label=IGNORE_LABEL,
+                class_weights=train.class_weights,
+                reference=config.reference,
+            ),
+            mesh=mesh,
+            dtype=dtype,
+            accumulate=train.accumulate,
+            remat=train.remat,
+            freeze=config.optim.freeze,
+        ),
+        batch_shape={
+            "image": jax.ShapeDtypeStruct((*size, 3), jnp.float32),
+            "label": jax.ShapeDtypeStruct(size, jnp.uint8),
+        },
+        meta=checkpoint_meta(config),
+    )
+
+
+def build_optimizer(
+    config: ConfigDict, *, schedule: optax.Schedule
+) -> optax.GradientTransformation:
+    """Build the optimiser, with a rate of its own for the head and without frozen modules."""
+    optim = config.optim
+    make = functools.partial(
+        OPTIMIZERS[optim.name], momentum=optim.momentum, weight_decay=optim.weight_decay
+    )
+    head = None
+    if optim.head_lr is not None:
+        head = make(build_schedule(config, lr=optim.head_lr))
+    return partitioned(make(schedule), head=head, freeze=optim.freeze)
+
+
+def build_schedule(config: ConfigDict, *, lr: float) -> optax.Schedule:
+    """Build step -> learning rate, from `lr` on."""
+    return poly_schedule(
+        lr=lr,
+        min_lr=config.optim.min_lr,
+        power=config.optim.power,
+        steps=config.train.steps,
+        reference=config.reference,
+    )
+
+
+def build_network(config: ConfigDict) -> tuple[nnx.GraphDef, dict, dict]:
+    """Build the network with random weights: its structure, parameters, batch statistics."""
+    classes = dataset_of(config).num_classes
+    model = models.build(
+        config.model.variant, num_classes=classes, head=config.model.head, seed=config.seed
+    )
+    return models.split(model)
+
+
+def first_weights(config: ConfigDict, *, random: Loaded, terminal: Terminal) -> Loaded:
+    """What a new run starts from: the weights of `config.init_from`, else `random` ones.
+
+    Raises:
+        FileNotFoundError: the file or folder is not there.
+        ValueError: it does not fit the network; says what does not.
+    """
+    if config.init_from:
+        path = zoo.locate(config.init_from)
+        with terminal.announced_if_remote(path):
+            source = read_source(path)
+        return start_from(
+            source,
+            random.params,
+            random.stats,
+            variant=config.model.variant,
+            classes=dataset_of(config).classes,
+            head=config.init_head,
+        )
+    if config.data.name in zoo.DATASETS:
+        terminal.warn(
+            "training starts from random weights, but the published run started from the "
+            f"ImageNet backbone {zoo.IMAGENET.get(config.model.variant, 'of this variant')}: "
+            "expect a far lower mIoU, or give the file with --config.init_from=FILE."
+        )
+    return random
+
+
+def checkpoint_meta(config: ConfigDict) -> dict[str, Any]:
+    """What a checkpoint tells of itself, so that prediction needs no config."""
+    dataset = dataset_of(config)
+    return {
+        "variant": config.model.variant,
+        "dataset": dataset.name,
+        "classes": dataset.classes,
+        "palette": dataset.palette,
+        "mean": config.data.mean,
+        "std": config.data.std,
+        "config": config.to_dict(),
+    }
