@@ -1,7 +1,7 @@
 """The device mesh, and how arrays lie on it. The program is the same for one device and a pod.
 
 Training splits a batch by images over the axis `data` and each image by rows over the axis
-`height`; `ops/rows.py` exchanges the halo rows that convolutions and resizing read from the neighbours.
+`height`; `ops/rows.py` exchanges the halo rows that convolutions and resizing read.
 """
 
 import functools

@@ -38,9 +38,7 @@ def to_path(text: str | os.PathLike[str]) -> AnyPath:
     text = os.fspath(text)
     address = re.match(r"([A-Za-z][\w+.-]+)://", text)
     if address is None:
-        return Path(
-            os.path.expanduser(text)
-        )  # keeps ~name where there is no such user, as shells do
+        return Path(os.path.expanduser(text))  # keeps ~name of no user, as shells do
     if address[1] != "gs":
         raise ValueError(
             f"{text} is an address of a kind that is not read here; give a local path, or one of "
