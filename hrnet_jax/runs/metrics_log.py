@@ -43,7 +43,7 @@ class MetricsWriter:
         self._events.write(step, values)
 
     def write_bad_step(self, step: int, values: Mapping[str, float], *, ids: list[str]) -> AnyPath:
-        """Add a step that was not finite to `bad_steps.jsonl`, with its examples; return the path."""
+        """Add a step that was not finite, with its examples, to `bad_steps.jsonl`; return that."""
         texts = {name: str(value) for name, value in values.items()}  # JSON has no nan
         append_text(self._bad_steps, json.dumps({"step": step, **texts, "ids": ids}) + "\n")
         return self._bad_steps

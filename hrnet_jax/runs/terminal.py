@@ -81,7 +81,7 @@ class Terminal:
             speed_estimate_period=3600,  # long enough to include evaluations
         )
         task = progress.add_task(what, total=total, completed=done, text="")
-        progress.update(task, advance=0)  # the rate counts from here
+        progress.advance(task, 0)  # a first sample: the rate counts from here
         with progress:
             yield LiveLine(progress, task)
 
