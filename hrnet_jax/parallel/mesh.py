@@ -1,19 +1,17 @@
 """The device mesh, and how arrays lie on it. The program is the same for one device and a pod.
 
 Training splits a batch by images over the axis `data` and each image by rows over the axis
-`height`; `ops/rows.py` exchanges the rows that convolutions and enlargement read beyond the cut.
+`height`; `ops/rows.py` exchanges the halo rows that convolutions and resizing read.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-
-from hrnet_jax.data.types import Batch
 
 _STRIDE = 32  # of the coarsest branch
 
@@ -25,7 +23,7 @@ def make_mesh(*, height: int = 1, devices: Sequence[jax.Device] | None = None) -
 
     Args:
         height: devices that share the rows of an image.
-        devices: instead of all.
+        devices: those to use; all by default.
 
     Raises:
         ValueError: `height` does not divide the number of devices, or rows would be shared between
@@ -47,7 +45,7 @@ def make_mesh(*, height: int = 1, devices: Sequence[jax.Device] | None = None) -
             f"config.mesh.height={height} would cut images between processes, but each process "
             f"reads whole ones; use a divisor of the {own} devices of one."
         )
-    # `Auto`: the compiler places what we leave open.
+    # `Auto`: the compiler chooses the shardings that we do not give.
     return Mesh(grid, ("data", "height"), axis_types=(AxisType.Auto,) * 2)
 
 
@@ -62,12 +60,12 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def whole_images(mesh: Mesh) -> P:
-    """Images that are not cut: their first axis split over all devices, whatever the mesh."""
+    """Whole images: the first axis is split over all devices, whatever the mesh."""
     return P(mesh.axis_names)
 
 
-def to_global(batch: Batch, *, mesh: Mesh) -> dict[str, jax.Array]:
-    """Put this host's share of a batch on its devices, as a part of the global batch."""
+def to_global(batch: Mapping[str, Any], *, mesh: Mesh) -> dict[str, jax.Array]:
+    """Put this host's share of a batch on its devices; returns the global batch."""
     return put_sharded(
         {name: batch[name] for name in ("image", "label")}, sharding=batch_sharding(mesh)
     )
@@ -85,17 +83,16 @@ def replicate(tree: Any, *, mesh: Mesh) -> Any:
 
 
 def wait_on_cpu(tree: Tree) -> Tree:
-    """Wait, on CPUs, until arrays have been copied to where they were put; return them.
+    """Return arrays; on CPUs wait until they are copied to where they were put.
 
-    A program whose inputs are still on their way runs on a thread of jax's once they are there, and
-    not on the caller's: in memory that is given back to the system after each call, to be cleared
-    again (`compiling.prepare_process`). On other devices copies and programs overlap.
+    On a CPU a program whose inputs are not there yet runs later on a thread of jax, whose memory
+    goes back to the system after each call. On other devices copies and programs overlap.
     """
     return jax.block_until_ready(tree) if jax.default_backend() == "cpu" else tree
 
 
 def check_batch_size(batch_size: int, *, field: str, mesh: Mesh, accumulate: int = 1) -> None:
-    """Refuse a global batch that the devices, and the micro-batches, cannot share equally."""
+    """Refuse a global batch that cannot be split equally over devices and micro-batches."""
     groups = mesh.shape["data"]
     if batch_size % (groups * accumulate):
         unit = groups * accumulate
@@ -110,7 +107,7 @@ def check_batch_size(batch_size: int, *, field: str, mesh: Mesh, accumulate: int
 
 
 def check_height(height: int, *, field: str, mesh: Mesh) -> None:
-    """Refuse images whose rows the devices cannot share equally at every stride.
+    """Refuse images whose rows cannot be split equally over the devices at every stride.
 
     `ops/rows.py` needs equal shares, down to one row of the coarsest branch on each device.
     """

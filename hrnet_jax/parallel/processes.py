@@ -1,8 +1,8 @@
-"""Several processes of one run, on one machine or many: how they meet, and what only one does.
+"""Several processes of one run, on one machine or many: how they connect and exchange values.
 
-A cluster starts the same command once per host; jax finds out from its environment (TPU pods,
+A cluster starts the same command once per host; jax learns of it from the environment (TPU pods,
 SLURM, Open MPI, Kubernetes), or from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
-Each process reads its own share of the data; files are the business of the first one.
+Each process reads its own share of the data; only the first one writes files.
 """
 
 import os
@@ -13,12 +13,12 @@ from jax.experimental import multihost_utils
 
 
 def join(*, timeout: int = 60) -> None:
-    """Meet the other processes, if a cluster started several. Comes before anything with devices.
+    """Connect to the other processes, if there are any. Must come before any use of devices.
 
     When one of them dies or stalls for `timeout` seconds, jax ends the others.
 
     Raises:
-        ValueError: the environment names a coordinator, but not all that belongs to it.
+        ValueError: the environment names a coordinator, but not the rest that jax needs.
     """
     number, count = (os.environ.get(f"JAX_{name}") for name in ("PROCESS_ID", "NUM_PROCESSES"))
     try:
@@ -43,7 +43,7 @@ def is_first() -> bool:
 
 
 def gather(value: bytes) -> list[bytes]:
-    """What every process gives, in their order; each must call this."""
+    """The values of all processes, in their order; every process must call this."""
     if jax.process_count() == 1:
         return [value]
     own = np.frombuffer(value, np.uint8)
@@ -55,13 +55,13 @@ def gather(value: bytes) -> list[bytes]:
 
 
 def total(counts: np.ndarray) -> np.ndarray:
-    """The sum over all processes, in the integers that it comes in; each must call this."""
+    """The sum over all processes, in the given dtype; every process must call this."""
     # As bytes, because jax would turn 64-bit integers into 32-bit ones.
     parts = [np.frombuffer(part, counts.dtype) for part in gather(counts.tobytes())]
     return np.sum(parts, 0, dtype=counts.dtype).reshape(counts.shape)
 
 
 def wait_for_all(what: str) -> None:
-    """Wait until every process has come here."""
+    """Wait until every process has called this."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)

@@ -14,12 +14,12 @@ import numpy as np
 from hrnet_jax.runs.paths import AnyPath, files_below, write_json
 
 FILES = "files.json"  # in the folder of a checkpoint
-# Orbax's notes on when a checkpoint was committed: made last, and never read when one is restored.
+# Orbax's records of when a checkpoint was committed: written last, never read on restoring.
 _MARKERS = {"commit_success.txt", "_CHECKPOINT_METADATA"}
 
 
 def list_files(place: AnyPath) -> None:
-    """Write size and CRC-32 of every file of a checkpoint beside them."""
+    """Write the size and CRC-32 of every file of a checkpoint into its folder."""
     files = {
         path.relative_to(place).as_posix(): _size_and_crc32(path)
         for path in files_below(place)
@@ -29,10 +29,10 @@ def list_files(place: AnyPath) -> None:
 
 
 def check_files(place: AnyPath, *, among: Sequence[str]) -> None:
-    """Compare the items `among` those of a checkpoint with the list of its files.
+    """Compare the files of the items `among` a checkpoint's with what was written.
 
     Raises:
-        ValueError: naming the first file that is not as it was written.
+        ValueError: names the first file that is not as it was written.
     """
     if not any(place.iterdir()):
         raise ValueError("the folder is empty")
@@ -64,7 +64,7 @@ def leaf_checksums(tree: Any) -> dict[str, int]:
     """CRC-32 of every leaf's bytes: Orbax returns a flipped bit without an error."""
 
     def checksum(leaf: Any) -> int:
-        # As bytes without a copy: some types of numbers are none to Python's buffers.
+        # As bytes, without a copy: Python's buffers do not know bfloat16.
         whole = np.ascontiguousarray(jax.device_get(leaf)).reshape(-1)
         return zlib.crc32(whole.view(np.uint8).data)
 
@@ -78,7 +78,7 @@ def check_leaves(tree: Any, expected: dict[str, int]) -> None:
     """Compare a tree with the `leaf_checksums` of what was saved.
 
     Raises:
-        ValueError: tells how many tensors differ, and names the first.
+        ValueError: says how many tensors differ, and names the first.
     """
     found = leaf_checksums(tree)
     wrong = sorted(name for name in expected | found if expected.get(name) != found.get(name))

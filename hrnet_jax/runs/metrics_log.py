@@ -19,8 +19,8 @@ _COPY_SECONDS = 60  # between copies of TensorBoard's file to a bucket
 class MetricsWriter:
     """Appends to `metrics.jsonl` and to TensorBoard events in a workdir.
 
-    A resumed run rewrites what a killed one had written beyond the step it resumes from, and the
-    scores of that step if they are to be had again (`scored=False`).
+    A resumed run removes what was written after the step it resumes from, and the scores of that
+    step if it will be evaluated again (`scored=False`).
     """
 
     def __init__(self, workdir: AnyPath, *, start: int, scored: bool = True):
@@ -43,7 +43,7 @@ class MetricsWriter:
         self._events.write(step, values)
 
     def write_bad_step(self, step: int, values: Mapping[str, float], *, ids: list[str]) -> AnyPath:
-        """Note a step that was not finite and its examples in `bad_steps.jsonl`, returned."""
+        """Add a step that was not finite, with its examples, to `bad_steps.jsonl`; return that."""
         texts = {name: str(value) for name, value in values.items()}  # JSON has no nan
         append_text(self._bad_steps, json.dumps({"step": step, **texts, "ids": ids}) + "\n")
         return self._bad_steps
@@ -53,15 +53,15 @@ class MetricsWriter:
         return read_metrics(self.path)
 
     def close(self) -> None:
-        """Write what TensorBoard has not got yet."""
+        """Write what TensorBoard does not have yet."""
         self._events.close()
 
 
 class Events:
     """TensorBoard's events in a folder.
 
-    tensorboardX adds to its file as it goes. For a bucket that file is a local one, which is copied
-    once a minute and in the end: TensorBoard may miss the last minute of a run that was killed.
+    tensorboardX appends to its file. For a bucket that file is local, and is copied once a minute
+    and at the end: TensorBoard may miss the last minute of a run that was killed.
     """
 
     def __init__(self, folder: AnyPath, *, purge_step: int | None):
@@ -94,14 +94,14 @@ class Events:
 
 
 class Quarantine:
-    """Lists the files that training left out, each once, in `quarantine.jsonl` in a workdir."""
+    """Lists the files that training skipped, each once, in `quarantine.jsonl` in a workdir."""
 
     def __init__(self, workdir: AnyPath, *, terminal: Terminal):
         self.path, self._terminal = workdir / "quarantine.jsonl", terminal
         self._known = {entry["bad"] for entry in read_metrics(self.path)}
 
     def __call__(self, entry: dict[str, str]) -> None:
-        """Note one: {"image": path, "label": path, "bad": which of them, "reason": text}."""
+        """Add one: {"image": path, "label": path, "bad": which of them, "reason": text}."""
         if entry["bad"] in self._known:
             return
         self._known.add(entry["bad"])
@@ -113,7 +113,7 @@ class Quarantine:
 
 
 def read_metrics(path: AnyPath) -> list[dict]:
-    """Read the entries of a `metrics.jsonl`; a line cut short by a kill is left out."""
+    """Read the entries of a `metrics.jsonl`; a line cut short by a kill is skipped."""
     entries = []
     for line in path.read_text().splitlines() if path.exists() else ():
         with contextlib.suppress(json.JSONDecodeError):

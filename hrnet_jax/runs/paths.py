@@ -1,8 +1,7 @@
-"""Paths of both kinds, local and gs://, and writing so that a kill leaves the old file or the new.
+"""Local and gs:// paths, and atomic writes: a kill leaves the old file or the new one.
 
-Local paths are those of pathlib, with all they can do. Those of Google Cloud Storage go through
-`etils.epath` and gcsfs. There objects are written whole or not at all, and nothing else is to be
-had: no folders, no renames, no locks, no adding to a file.
+Local paths are pathlib's. Those of Google Cloud Storage go through `etils.epath` and gcsfs. Objects
+there are written whole or not at all; there are no folders, renames, locks or appends.
 """
 
 import contextlib
@@ -21,12 +20,12 @@ from etils import epath
 
 AnyPath: TypeAlias = Path | epath.Path
 
-# gcsfs would remember what folders hold, but Orbax writes into them by another way.
+# gcsfs would cache listings of folders, but Orbax writes into them without gcsfs.
 fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
 
 
 def cache_folder() -> Path:
-    """Where this user's programs keep what can be made again; ours has a folder of our name."""
+    """The folder for what can be computed or downloaded again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hrnet_jax"
 
 
@@ -34,12 +33,12 @@ def to_path(text: str | os.PathLike[str]) -> AnyPath:
     """Turn what a user gave into a path: one of a bucket if it begins with gs://, else a local one.
 
     Raises:
-        ValueError: for another kind of address, or where the package is missing that reads this.
+        ValueError: for another kind of address, or if the package that reads it is not installed.
     """
     text = os.fspath(text)
     address = re.match(r"([A-Za-z][\w+.-]+)://", text)
     if address is None:
-        return Path(os.path.expanduser(text))  # leaves ~name of no user, as shells do
+        return Path(os.path.expanduser(text))  # keeps ~name of no user, as shells do
     if address[1] != "gs":
         raise ValueError(
             f"{text} is an address of a kind that is not read here; give a local path, or one of "
@@ -50,13 +49,13 @@ def to_path(text: str | os.PathLike[str]) -> AnyPath:
             f"{text} cannot be read without the package gcsfs; pip install 'hrnet-jax[gcs]', or "
             "give a local path."
         )
-    # Else epath prefers a TensorFlow that happens to be installed, which we never tried.
+    # Otherwise epath would use TensorFlow if it is installed, which is not tested.
     os.environ.setdefault("EPATH_USE_TF", "false")
     return epath.Path(text)
 
 
 def to_local_path(text: str | os.PathLike[str]) -> Path:
-    """Turn what a user gave into a path, where only a local disk will do.
+    """Turn what a user gave into a path that must be on a local disk.
 
     Raises:
         ValueError: it lies in a bucket, or is another kind of address.
@@ -78,10 +77,10 @@ def absolute(path: AnyPath) -> AnyPath:
 
 
 def make_folder(path: AnyPath) -> None:
-    """Make a folder and those above it; a bucket has none, and gcsfs would make a mistyped one.
+    """Make a folder and its parents; a bucket has none, and gcsfs would make a mistyped bucket.
 
     Raises:
-        OSError: it cannot be made or written to, which is better known before hours of work.
+        OSError: it cannot be made or written to; found before hours of work.
     """
     if is_remote(path):
         return
@@ -101,10 +100,10 @@ def make_folder(path: AnyPath) -> None:
 
 
 def files_below(folder: AnyPath) -> list[AnyPath]:
-    """All files in a folder and in those in it, sorted."""
+    """All files below a folder, sorted."""
     if not is_remote(folder):
         return sorted(path for path in folder.rglob("*") if path.is_file())
-    # One request for each folder, not two for each file; epath leaves gs:// out of what it finds.
+    # One request for each folder, not two for each file; epath's walk drops gs://.
     return sorted(
         epath.Path("gs://" + os.fspath(place).removeprefix("gs://")) / name
         for place, _, names in folder.walk()
@@ -118,7 +117,7 @@ def size_of(path: AnyPath) -> int:
 
 
 def move_folder(folder: AnyPath, target: AnyPath) -> None:
-    """Move a folder, in place of another if there is one; in a bucket that is file by file."""
+    """Move a folder, replacing `target` if it exists; in a bucket file by file."""
     make_folder(target.parent)
     if not is_remote(folder):
         if target.exists():
@@ -132,18 +131,18 @@ def move_folder(folder: AnyPath, target: AnyPath) -> None:
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a temporary neighbour, which takes the place of `path` if the block succeeds.
+    """Open a temporary file next to `path`, which replaces `path` if the block succeeds.
 
-    For a bucket the contents are gathered in memory, and sent if the block succeeds.
+    For a bucket the contents are kept in memory, and sent if the block succeeds.
     """
     path = epath.Path(path) if is_remote(path) else Path(path)
     if is_remote(path):
-        # gcsfs sends what was written so far when a block fails, so it gets nothing before.
+        # When a block fails, gcsfs sends what was written so far; so it gets nothing before.
         contents = io.BytesIO()
         yield contents
         try:
             path.write_bytes(contents.getvalue())
-        except Exception as error:  # gcsfs raises many types, and often names but its request
+        except Exception as error:  # gcsfs raises many types, and often names only its request
             raise OSError(
                 f"{path} could not be written ({error}). Is there such a bucket, and may this "
                 "account write to it?"
@@ -161,17 +160,18 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def has_ended(temporary: Path) -> bool:
-    """Whether the process of this machine that wrote `.name.<its number>.tmp` writes no more.
+    """Whether the process that writes `.name.<its number>.tmp` on this machine has ended.
 
-    Containers often give the next process the same number: then this one asks before it writes.
+    Containers often give the next process the same number; then it is this one, which asks before
+    it writes.
     """
     number = temporary.name.split(".")[-2]
-    if not number.isdigit() or os.name == "nt":  # where the question below is Ctrl-C
+    if not number.isdigit() or os.name == "nt":  # where the call below sends Ctrl-C
         return False
     if int(number) == os.getpid():
         return True
     try:
-        os.kill(int(number), 0)  # asks, does nothing
+        os.kill(int(number), 0)  # only asks
     except ProcessLookupError:
         return True
     except OSError:  # another user's
@@ -180,24 +180,24 @@ def has_ended(temporary: Path) -> bool:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file in one piece."""
+    """Write a text file atomically."""
     with atomic_write(path) as file:
         file.write(text.encode())
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
-    """Write a JSON file in one piece.
+    """Write a JSON file atomically.
 
     Raises:
-        ValueError: a number in it is not finite, which JSON has no word for.
-        TypeError: it holds what is not plain data.
+        ValueError: a number in it is not finite, which JSON cannot hold.
+        TypeError: it holds something that is not plain data.
     """
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def append_text(path: AnyPath, text: str) -> None:
-    """Add to the end of a text file; one in a bucket is read and written anew."""
-    if is_remote(path):  # where gcsfs takes "append" for "overwrite", with a warning only
+    """Append to a text file; one in a bucket is read and written again."""
+    if is_remote(path):  # gcsfs would overwrite instead, with no more than a warning
         write_text(path, (path.read_text() if path.exists() else "") + text)
     else:
         with path.open("ab") as file:

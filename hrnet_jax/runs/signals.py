@@ -1,6 +1,6 @@
-"""Signals that ask a run to end: the first lets it finish its step and save, a second one does not.
+"""Signals that end a run: after the first it finishes its step and saves, a second ends it at once.
 
-Clusters send SIGTERM some seconds before they take a machine away; Ctrl-C sends SIGINT.
+Clusters send SIGTERM some seconds before they reclaim a machine; Ctrl-C sends SIGINT.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal ended the run, and what it had done is saved."""
+    """A signal ended the run, and its work is saved."""
 
     def __init__(self, number: int):
         super().__init__(f"Stopped by {signal.Signals(number).name}")
@@ -34,19 +34,19 @@ class StopRequest:
         self.signal: int | None = None
 
     def is_due(self, step: int) -> bool:
-        """Whether to save after `step` steps and leave. To be asked after every step.
+        """Whether to save after `step` steps and end. Must be called after every step.
 
-        A signal reaches the hosts of a run at different times, or one of them only; jax agrees
-        with all of them on one step, which none has reached yet.
+        A signal reaches the hosts of a run at different times, or only one of them; jax makes all
+        hosts agree on one step that none has reached yet.
         """
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
         return self.signal is not None
 
     def watch(self, items: Iterable[T]) -> Iterator[T]:
-        """Pass items through until a signal arrives, for what is lost without harm.
+        """Pass items through until a signal arrives, for work that may be thrown away.
 
-        On several hosts the items go on: leaving alone, one host would let the others wait.
+        With several hosts all items pass: if one host stopped alone, the others would wait for it.
         """
         for item in items:
             if self.signal is not None and jax.process_count() == 1:
@@ -54,7 +54,7 @@ class StopRequest:
             yield item
 
     def stopped(self) -> Stopped:
-        """What to raise when all is saved."""
+        """What to raise once everything is saved."""
         return Stopped(self.signal or signal.SIGTERM)
 
     def _hear(self, number: int) -> None:
@@ -65,18 +65,18 @@ class StopRequest:
         self.signal = number
         _say(f"{name}: finishing the step and saving; once more leaves at once.")
         if jax.process_count() > 1 and number != signal.SIGTERM:
-            os.kill(os.getpid(), signal.SIGTERM)  # which jax tells the other hosts of
+            os.kill(os.getpid(), signal.SIGTERM)  # jax passes it on to the other hosts
 
 
 @contextlib.contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """While the block runs, signals are heard and answered by the block."""
+    """While the block runs, signals are recorded, and the block answers them."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield request  # Python lets nobody else ask for signals
+        yield request  # Python handles signals in the main thread only
         return
-    # Python calls its handlers between two instructions of the main thread, which may wait for the
-    # device for minutes. So they do nothing, and a thread reads the numbers that arrive.
+    # Python runs signal handlers in the main thread, which may wait for the device for minutes.
+    # So they do nothing, and another thread reads the numbers of the signals from a socket.
     reader, writer = socket.socketpair()
     writer.setblocking(False)
 
@@ -87,7 +87,7 @@ def stop_request() -> Iterator[StopRequest]:
 
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()
-    # With several hosts SIGTERM is jax's, which must tell the others.
+    # With several hosts jax handles SIGTERM, to tell the other hosts.
     ours = _SIGNALS if jax.process_count() == 1 else (signal.SIGINT,)
     wakeup = signal.set_wakeup_fd(writer.fileno())
     handlers = {number: signal.signal(number, lambda *_: None) for number in ours}
@@ -103,6 +103,6 @@ def stop_request() -> Iterator[StopRequest]:
 
 
 def _say(text: str) -> None:
-    # Not by the terminal: its lock may be held by the thread that is waiting.
+    # Not through the terminal: the waiting main thread may hold its lock.
     with contextlib.suppress(OSError):
         os.write(2, f"\n{text}\n".encode())

@@ -45,7 +45,7 @@ class Terminal:
 
     @contextlib.contextmanager
     def announced(self, what: str) -> Iterator[None]:
-        """Say that something without progress has begun, then how long it took."""
+        """Say that something without progress bar begins, then how long it took."""
         begin = time.perf_counter()
         with self.console.status(f"{what} ..."):
             if not self.console.is_terminal:
@@ -54,7 +54,7 @@ class Terminal:
         self.line(f"{what}: {time.perf_counter() - begin:.1f} s")
 
     def announced_if_remote(self, path: AnyPath) -> contextlib.AbstractContextManager[None]:
-        """Announce that a path is read, if that means waiting for a network."""
+        """Announce that a path is read, if it is read over a network."""
         return self.announced(f"Reading {path}") if is_remote(path) else contextlib.nullcontext()
 
     def line_if_plain(self, text: str) -> None:
@@ -78,10 +78,10 @@ class Terminal:
             transient=True,
             disable=not self.console.is_terminal,
             refresh_per_second=4,
-            speed_estimate_period=3600,  # evaluations between steps count, too
+            speed_estimate_period=3600,  # long enough to include evaluations
         )
         task = progress.add_task(what, total=total, completed=done, text="")
-        progress.update(task, advance=0)  # the rate counts from here
+        progress.advance(task, 0)  # a first sample: the rate counts from here
         with progress:
             yield LiveLine(progress, task)
 
@@ -95,7 +95,7 @@ class Terminal:
 
 
 class LiveLine:
-    """The progress of one task: how far, how fast, how long still."""
+    """The progress of one task: how far, how fast, how much time is left."""
 
     def __init__(self, progress: Progress, task: TaskID):
         self._progress, self._id = progress, task

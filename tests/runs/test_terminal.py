@@ -43,7 +43,7 @@ def test_the_live_line_tells_rate_and_time_to_go():
         live.show("loss [red]1[/red]")
         assert 0 < live.rate < 10
         assert re.fullmatch(r"0:00:\d\d", live.eta)
-    assert re.search(r"Training.* 5/10 .*0:00:\d\d.*loss \[red\]1\[/red\]", out.getvalue())
+    assert re.search(r"Training.* 5/10.*0:00:\d\d.*loss \[red\]1\[/red\]", out.getvalue())
 
 
 def test_rate_and_time_to_go_are_known_without_a_terminal():
