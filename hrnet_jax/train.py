@@ -7,8 +7,8 @@ from ml_collections import ConfigDict
 
 from hrnet_jax.config.build import Setup
 from hrnet_jax.config.defaults import describe_evaluation
-from hrnet_jax.evaluation.evaluator import class_table
 from hrnet_jax.evaluation.metrics import Scores
+from hrnet_jax.evaluation.summary import class_table
 from hrnet_jax.evaluation.visualize import draw_curves
 from hrnet_jax.parallel.compiling import Program, compile_program
 from hrnet_jax.parallel.mesh import replicate, to_global

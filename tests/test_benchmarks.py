@@ -183,7 +183,9 @@ def test_the_page_has_the_notes_of_its_writer():
 
 @pytest.mark.slow
 def test_a_start_is_taken_apart(tiny_city, tmp_path):
-    script = "from tests import tiny; from benchmarks import startup_profile; startup_profile.main()"
+    script = (
+        "from tests import tiny; from benchmarks import startup_profile; startup_profile.main()"
+    )
     file, begin = tmp_path / "start.json", time.perf_counter()
     run(
         str(file), str(begin), "2", "--config=tests/tiny_config.py",

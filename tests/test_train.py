@@ -3,8 +3,8 @@ import io
 from rich.console import Console
 
 from hrnet_jax.commands.evaluate import evaluate
-from hrnet_jax.commands.predict import Predictor
 from hrnet_jax.config.defaults import describe_evaluation
+from hrnet_jax.config.load import load_predictor
 from hrnet_jax.runs.checkpoint import load_weights
 from hrnet_jax.runs.writer import Terminal
 from hrnet_jax.train import is_due, train
@@ -27,4 +27,4 @@ def test_a_workdir_may_be_text_and_begin_at_home(home, tiny_city):
     assert again.summary() == scores.summary()
     said = terminal.console.file.getvalue()
     assert said.count(f"Protocol: {describe_evaluation(config)}.") == 2  # of both
-    assert len(Predictor.load("~/run").classes) == 19
+    assert len(load_predictor("~/run").classes) == 19

@@ -17,11 +17,12 @@ from hrnet_jax import zoo
 from hrnet_jax.config.build import Setup
 from hrnet_jax.config.defaults import describe_evaluation, protocol_of
 from hrnet_jax.data.types import Example, Label
-from hrnet_jax.evaluation.evaluator import OnPrediction, class_table
+from hrnet_jax.evaluation.evaluator import OnPrediction
 from hrnet_jax.evaluation.metrics import Scores
 from hrnet_jax.evaluation.per_image import ImageCounts, PerImage, confusion_of
 from hrnet_jax.evaluation.report import Gallery, write_report
 from hrnet_jax.evaluation.submission import Predictions, Submission
+from hrnet_jax.evaluation.summary import class_table
 from hrnet_jax.parallel import processes
 from hrnet_jax.parallel.mesh import replicate
 from hrnet_jax.runs.checkpoint import Weights

@@ -20,7 +20,8 @@ from hrnet_jax.data.sources.folder import First, Source
 from hrnet_jax.data.sources.open import open_source
 from hrnet_jax.data.transforms import ResizeViews, Transform, train_transforms
 from hrnet_jax.data.types import IGNORE_LABEL, Batch, Example
-from hrnet_jax.evaluation.evaluator import Evaluator, Pictures
+from hrnet_jax.evaluation.evaluator import Evaluator
+from hrnet_jax.evaluation.visualize import Pictures
 from hrnet_jax.interop.read import read_source
 from hrnet_jax.interop.weights import start_from
 from hrnet_jax.parallel.compiling import set_precision

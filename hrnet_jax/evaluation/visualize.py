@@ -8,7 +8,8 @@ from jaxtyping import UInt8
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
 
-from hrnet_jax.data.types import IGNORE_LABEL, Image, Label
+from hrnet_jax.data.dataset import Dataset
+from hrnet_jax.data.types import IGNORE_LABEL, Example, Image, Label
 from hrnet_jax.runs.paths import AnyPath, atomic_write, make_folder
 
 Color = tuple[int, int, int]  # RGB
@@ -199,3 +200,35 @@ def draw_curves(entries: Sequence[dict], path: AnyPath, *, title: str) -> None:
     make_folder(path.parent)
     with atomic_write(path) as file:
         figure.savefig(file, format="png")
+
+
+class Pictures:
+    """Draws every n-th example with truth and prediction into a folder."""
+
+    def __init__(
+        self,
+        folder: AnyPath,
+        dataset: Dataset,
+        *,
+        count: int,  # pictures in all
+        total: int,  # examples in all
+    ):
+        self._folder, self._dataset = folder, dataset
+        self._every = max(1, total // count) if count else 0
+        self._left, self._seen = count, 0
+
+    def __call__(self, example: Example, predicted: Label) -> None:
+        """See one example; draw it if its turn has come."""
+        self._seen += 1
+        if not self._left or (self._seen - 1) % self._every:
+            return
+        self._left -= 1
+        picture = panel(
+            example["image"],
+            truth=example["label"],
+            predicted=predicted,
+            classes=self._dataset.classes,
+            palette=self._dataset.palette,
+        )
+        path = self._folder / f"{example['id'].replace('/', '_')}.png"
+        write_png(path, picture)
