@@ -1,8 +1,9 @@
-"""Image files -> label maps and overlays. A checkpoint is all it needs."""
+"""Image files -> label maps and overlays, by the protocol of a checkpoint: the predict command."""
 
 import glob
+import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,6 @@ from hrnet_jax.commands.video import VIDEO_SUFFIXES, label_video
 from hrnet_jax.config.defaults import describe_protocol, from_dict
 from hrnet_jax.config.load import predictor_of
 from hrnet_jax.data.decode import decode_image
-from hrnet_jax.data.types import Image
 from hrnet_jax.evaluation.predictor import Predictor
 from hrnet_jax.runs.checkpoint import Weights
 from hrnet_jax.runs.paths import (
@@ -46,59 +46,68 @@ def predict(
     predictor = predictor_of(weights, terminal=terminal)
     files = input_files(inputs, output=output)
     check_same_weights(output, weights)
-    results = {file: _results(file, name, probabilities=probabilities) for file, name in files}
+    results = {name: _results(file, name, probabilities=probabilities) for file, name in files}
     missing = [
-        (file, output / name)
+        (file, name)
         for file, name in files
-        if not all((output / result).exists() for result in results[file])
+        if not all((output / result).exists() for result in results[name])
     ]
     known = f" ({len(files) - len(missing)} done before)" if len(missing) < len(files) else ""
     terminal.line(
         f"Labelling {len(files)} file{'s' if len(files) > 1 else ''}{known} with {weights.path}"
     )
-    _remove_leftovers(output, {result for file, _ in missing for result in results[file]})
+    _remove_leftovers(output, {result for _, name in missing for result in results[name]})
     if probabilities and any(_is_video(file) for file, _ in files):
         terminal.warn("--probabilities are not written for videos.")
-    failures: list[str] = []
-
-    def fail(message: str) -> None:
-        failures.append(message)
-        terminal.warn(message)
-
-    images = [item for item in missing if not _is_video(item[0])]
-    for file, target in terminal.track(images, "Predicting", total=len(images)):
-        try:
-            image = decode_image(file.read_bytes(), path=str(file))
-        except (ValueError, OSError) as error:
-            fail(f"{file}: {error}")
-            continue
-        _write_results(image, target, predictor=predictor, probabilities=probabilities)
-    for file, target in missing:
-        if _is_video(file):
-            try:
-                overlay = target.with_name(f"{target.name}_overlay.mp4")
-                label_video(
-                    file, overlay, label=predictor, palette=predictor.palette, terminal=terminal
-                )
-            except ValueError as error:
-                fail(str(error))
+    images = [(file, output / name) for file, name in missing if not _is_video(file)]
+    videos = [(file, output / name) for file, name in missing if _is_video(file)]
+    failures = []
+    for failure in itertools.chain(
+        _label_images(images, predictor, probabilities=probabilities, terminal=terminal),
+        _label_videos(videos, predictor, terminal=terminal),
+    ):
+        failures.append(failure)
+        terminal.warn(failure)
     terminal.line(f"Labels and overlays: {absolute(output)}")
     return failures
 
 
-def _write_results(
-    image: Image, target: AnyPath, *, predictor: Predictor, probabilities: bool
-) -> None:
-    predictor.save(image, predictor(image), target)
-    if probabilities:
-        with atomic_write(target.with_name(f"{target.name}_probabilities.npz")) as file:
-            np.savez_compressed(file, probabilities=predictor.probabilities(image))
+def _label_images(
+    files: Sequence[tuple[Path, AnyPath]],  # each with what its results' names begin with
+    predictor: Predictor,
+    *,
+    probabilities: bool,
+    terminal: Terminal,
+) -> Iterator[str]:
+    """Label images; yield which of them cannot be read."""
+    for file, target in terminal.track(files, "Predicting", total=len(files)):
+        try:
+            image = decode_image(file.read_bytes(), path=str(file))
+        except (ValueError, OSError) as error:
+            yield f"{file}: {error}"
+            continue
+        predictor.save(image, predictor(image), target)
+        if probabilities:
+            with atomic_write(target.with_name(f"{target.name}_probabilities.npz")) as written:
+                np.savez_compressed(written, probabilities=predictor.probabilities(image))
+
+
+def _label_videos(
+    files: Sequence[tuple[Path, AnyPath]], predictor: Predictor, *, terminal: Terminal
+) -> Iterator[str]:
+    """Label videos; yield which of them cannot be read."""
+    for file, name in files:
+        target = name.with_name(f"{name.name}_overlay.mp4")
+        try:
+            label_video(file, target, label=predictor, palette=predictor.palette, terminal=terminal)
+        except ValueError as error:
+            yield str(error)
 
 
 def check_same_weights(output: AnyPath, weights: Weights) -> None:
-    """Mark a folder as holding predictions of these weights by their protocol; refuse another's.
+    """Note in a folder which weights and protocol its predictions are of; refuse other ones.
 
-    The precision is part of it.
+    The precision is part of the protocol.
     """
     mark = {"checkpoint": str(weights.path), "checksums": weights.meta.get("checksums", {})}
     mark["protocol"] = describe_protocol(from_dict(weights.meta["config"]))
@@ -108,8 +117,8 @@ def check_same_weights(output: AnyPath, weights: Weights) -> None:
         old = dict(json.loads(path.read_text())) if path.exists() else {}
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"{path} is damaged ({error}), which names the weights that {output} was labelled "
-            "with; remove it if they are the same, else choose another --output."
+            f"{path} is damaged ({error}); it names the weights that {output} was labelled with. "
+            "Remove it if they are the same, else choose another --output."
         ) from error
     if mark | old != mark:
         raise ValueError(
@@ -120,7 +129,7 @@ def check_same_weights(output: AnyPath, weights: Weights) -> None:
 
 
 def _remove_leftovers(output: AnyPath, names: set[str]) -> None:
-    """Remove what a killed process had begun to write of these files."""
+    """Remove the unfinished copies of these files that a killed process left."""
     if is_remote(output):
         return
     for folder in {(output / name).parent for name in names}:
@@ -131,28 +140,28 @@ def _remove_leftovers(output: AnyPath, names: set[str]) -> None:
 
 
 def input_files(inputs: Iterable[str], *, output: AnyPath) -> list[tuple[Path, Path]]:
-    """Find the files meant by files, folders and patterns, each with its name for the output.
+    """Find the files of all inputs, each with the path of its results within `output`.
 
-    Hidden files are left out, and what lies in `output`: it may be within an input.
+    Hidden files are left out, and what lies in `output`, which may be inside an input.
 
     Raises:
         FileNotFoundError: for an input that does not exist, or a folder without images.
         ValueError: if two files would be written under one name.
     """
-    found: dict[Path, Path] = {}
+    files: dict[Path, Path] = {}
     for text in inputs:
         path = to_path(text)
         is_pattern = not path.exists() and any(sign in text for sign in "*?[")
         for file in _files_of(path, is_pattern=is_pattern, output=output):
             below = path in file.parents and not is_pattern
             name = file.relative_to(path).with_suffix("") if below else Path(file.stem)
-            if name in found and found[name].absolute() != file.absolute():
+            if name in files and files[name].absolute() != file.absolute():
                 raise ValueError(
-                    f"{found[name]} and {file} would both become {name}_label.png; rename one, or "
+                    f"{files[name]} and {file} would both become {name}_label.png; rename one, or "
                     "give them in two runs with different --output."
                 )
-            found[name] = file
-    return [(file, name) for name, file in found.items()]
+            files[name] = file
+    return [(file, name) for name, file in files.items()]
 
 
 def _files_of(path: AnyPath, *, is_pattern: bool, output: AnyPath) -> list[Path]:

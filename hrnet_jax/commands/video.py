@@ -26,32 +26,23 @@ def label_video(
     source: str | Path,
     target: str | AnyPath,
     *,
-    label: Callable[[Image], Label],
+    label: Callable[[Image], Label],  # of a frame, RGB
     palette: Sequence[Color],
     terminal: Terminal,
 ) -> None:
     """Write a video with the colours of the classes over every frame.
 
-    Args:
-        source: the video.
-        target: where to write it, as mp4.
-        label: gives the class indices of a frame, RGB.
-        palette: colour of each class.
-        terminal: shows progress.
-
     Raises:
-        ValueError: for one that cannot be read to its end. The frames before are written, but
-            under another name, `<target>_partial`: the video is not done.
+        ValueError: if it cannot be read to its end. The frames before that are written to
+            `<target>_partial`, so that a later run tries the video again.
     """
     source, target = to_local_path(source), to_path(target)
-    film = cv2.VideoCapture(str(source))
+    film = _open(source)
     total = int(film.get(cv2.CAP_PROP_FRAME_COUNT))
-    if not film.isOpened() or min(_size(film)) < 1:
-        raise ValueError(f"Cannot read the video {source}; is it damaged or of another kind?")
     make_folder(target.parent)
     # OpenCV writes to local disks only.
-    beside = None if is_remote(target) else target.parent
-    with tempfile.TemporaryDirectory(prefix=".", dir=beside) as folder:
+    parent = None if is_remote(target) else target.parent
+    with tempfile.TemporaryDirectory(prefix=".", dir=parent) as folder:
         written = Path(folder) / target.name  # its suffix tells OpenCV the format
         # Recordings that were streamed declare no number of frames.
         frames = terminal.track(_frames(film), source.name, total=max(total, 1))
@@ -69,6 +60,13 @@ def label_video(
             f"The video {source} declares {total} frames, but {count} can be read; is it cut "
             f"off?{f' They are in {target}.' if count else ''}"
         )
+
+
+def _open(source: Path) -> cv2.VideoCapture:
+    film = cv2.VideoCapture(str(source))
+    if not film.isOpened() or min(_size(film)) < 1:
+        raise ValueError(f"Cannot read the video {source}; is it damaged or of another kind?")
+    return film
 
 
 def _write_frames(frames: Iterator[Image], path: Path, *, film: cv2.VideoCapture) -> int:

@@ -22,7 +22,7 @@ _UNLABELLED = (0, 0, 0)
 
 
 def write_png(path: AnyPath, picture: PILImage.Image) -> None:
-    """Write a picture in one piece, and the folders above it."""
+    """Write a picture atomically; make its folder if need be."""
     make_folder(path.parent)
     with atomic_write(path) as file:
         picture.save(file, format="PNG")
@@ -104,7 +104,7 @@ def sheet(
     *,
     columns: int,
     legend: Sequence[tuple[str, Color]] = (),
-    width: int | None = None,  # of every picture; None: as they are, pixel by pixel
+    width: int | None = None,  # of every picture; None: as it is
 ) -> PILImage.Image:
     """Arrange pictures in rows, each below its caption, with a legend at the end."""
     font = ImageFont.load_default(14)
@@ -168,7 +168,7 @@ def _legend(entries: list[tuple[str, Color]], *, width: int, font: Font) -> PILI
 
 def draw_curves(entries: Sequence[dict], path: AnyPath, *, title: str) -> None:
     """Draw loss and mIoU against the step, from the entries of `metrics.jsonl`, into a PNG."""
-    # Here, because it takes a second of every start.
+    # Imported here: it takes a second, which no other command should pay.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -218,7 +218,7 @@ class Pictures:
         self._left, self._seen = count, 0
 
     def __call__(self, example: Example, predicted: Label) -> None:
-        """See one example; draw it if its turn has come."""
+        """Draw the example if it is its turn."""
         self._seen += 1
         if not self._left or (self._seen - 1) % self._every:
             return

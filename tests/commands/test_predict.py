@@ -181,7 +181,7 @@ def test_what_killed_it_left_is_removed_and_nothing_else(weights, tmp_path):
 @pytest.mark.parametrize("text", ["{damaged", "[1]", ""])
 def test_a_damaged_mark_is_named(weights, tmp_path, text):
     (tmp_path / "predict.json").write_text(text)
-    with pytest.raises(ValueError, match=r"/predict\.json is damaged \(.*remove it if they are"):
+    with pytest.raises(ValueError, match=r"/predict\.json is damaged \(.*Remove it if they are"):
         check_same_weights(tmp_path, weights)
 
 
@@ -209,3 +209,12 @@ def test_a_gif_is_read_and_a_dead_link_is_named(weights, tmp_path):
     assert (tmp_path / "out" / "x_label.png").exists()
     assert len(failures) == 1
     assert "dead.png" in failures[0]
+
+
+def test_a_file_in_two_folders_that_are_given_has_results_for_both(weights, tmp_path):
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    Image.new("RGB", (40, 20)).save(tmp_path / "in" / "deep" / "x.png")
+    inputs, out = [str(tmp_path / "in"), str(tmp_path / "in" / "deep")], tmp_path / "out"
+    predict(weights, inputs, output=out, terminal=quiet())
+    labels = sorted(str(path.relative_to(out)) for path in out.rglob("*_label.png"))
+    assert labels == ["deep/x_label.png", "x_label.png"]
