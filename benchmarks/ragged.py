@@ -25,9 +25,10 @@ from benchmarks.paired_timing import conditions
 from hrnet_jax.data.transforms import ResizeViews, normalize
 from hrnet_jax.data.types import Example
 from hrnet_jax.evaluation.evaluator import Evaluator
-from hrnet_jax.evaluation.pixels import bucket_logits, whole
+from hrnet_jax.evaluation.pixels import bucket_logits
 from hrnet_jax.evaluation.protocol import Protocol, bucket_side
 from hrnet_jax.models import split
+from hrnet_jax.ops import resize
 from hrnet_jax.parallel.compiling import inference_options, prepare_process, set_precision
 from hrnet_jax.parallel.mesh import make_mesh
 from hrnet_jax.runs.paths import write_json
@@ -64,7 +65,7 @@ def main() -> None:
         "of these compiling": in_buckets["compiling"],
         "seconds, one program per size": one_by_one["seconds"],
         "ratio of times": in_buckets["seconds"] / one_by_one["seconds"],
-        "padding, share of the computed pixels": in_buckets["filling"],
+        "padding, share of the computed pixels": in_buckets["padding"],
         **differences(structure, params, stats, sizes, in_buckets, one_by_one, terminal=terminal),
     }
     for name, value in figures.items():
@@ -121,7 +122,7 @@ def buckets(
         "seconds": seconds,
         "programs": len(compiling),
         "compiling": sum(float(line.split()[-2]) for line in compiling),
-        "filling": evaluator.filling,
+        "padding": evaluator.padding_fraction,
     }
 
 
@@ -134,7 +135,7 @@ def per_shape(
         model = nnx.merge(structure, params, stats)
         model.eval()
         logits = model(image)
-        full = whole(lambda _: logits, image, size=image.shape[1:3])
+        full = resize(logits, image.shape[1:3])
         return jnp.argmax(full[0], -1).astype(jnp.uint8), logits
 
     programs = {
@@ -174,7 +175,7 @@ def differences(
         wrong = label != in_buckets["labels"][number]
         pixels, different = pixels + wrong.size, different + int(wrong.sum())
         if wrong.any():
-            full = np.asarray(whole(lambda _, x=logits: jnp.asarray(x), label[None], size=size))[0]
+            full = np.asarray(resize(jnp.asarray(logits), size))[0]
             best, second = np.sort(full[wrong], -1)[:, :-3:-1].T
             clear += int((best - second > 1e-5 * abs(logits).max()).sum())
         if number % 10 == 0:

@@ -13,8 +13,8 @@ from hrnet_jax.config.build_evaluation import Evaluation, build_evaluation
 from hrnet_jax.config.build_training import Training, build_training, first_weights
 from hrnet_jax.config.stored import differences
 from hrnet_jax.data.types import Batch
-from hrnet_jax.evaluation.evaluator import class_table
 from hrnet_jax.evaluation.metrics import Scores
+from hrnet_jax.evaluation.summary import class_table
 from hrnet_jax.evaluation.visualize import draw_curves
 from hrnet_jax.parallel.compiling import compile_program
 from hrnet_jax.parallel.mesh import to_global

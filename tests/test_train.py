@@ -6,10 +6,10 @@ import pytest
 from rich.console import Console
 
 from hrnet_jax.commands.evaluate import evaluate
-from hrnet_jax.commands.predict import Predictor
 from hrnet_jax.config.build_data import build_data
 from hrnet_jax.config.build_evaluation import build_evaluation, describe_protocol
 from hrnet_jax.config.build_training import build_training
+from hrnet_jax.config.load import load_predictor
 from hrnet_jax.runs.checkpoint import Checkpoints, load_weights
 from hrnet_jax.runs.terminal import Terminal
 from hrnet_jax.train import introduction, is_due, start_or_resume, train
@@ -33,7 +33,7 @@ def test_a_workdir_may_be_text_and_begin_at_home(home, tiny_city):
     assert again.summary() == scores.summary()
     said = terminal.console.file.getvalue()
     assert said.count(f"Protocol: {describe_protocol(config)}.") == 2  # of both
-    assert len(Predictor.load("~/run").classes) == 19
+    assert len(load_predictor("~/run").classes) == 19
 
 
 def test_a_run_introduces_itself(tiny_city):

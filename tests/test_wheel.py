@@ -34,18 +34,18 @@ for module in pkgutil.walk_packages(hrnet_jax.__path__, "hrnet_jax."):
 """
 CONVERT = """
 from hrnet_jax.commands.convert import to_checkpoint
-from hrnet_jax.commands.predict import Predictor
+from hrnet_jax.config.load import load_predictor
 to_checkpoint("random.pth", "run")
-print(*Predictor.load("run").classes)
+print(*load_predictor("run").classes)
 """
 FIRST_STEPS = """
 from pathlib import Path
 from hrnet_jax.data import minicity
 from hrnet_jax.commands.convert import to_checkpoint
-from hrnet_jax.commands.predict import Predictor
+from hrnet_jax.config.load import load_predictor
 minicity.write(Path("city"), train=1, val=1, height=64, width=128)
 to_checkpoint("random.pth", "run")
-predictor = Predictor.load("run")
+predictor = load_predictor("run")
 (photo,) = Path("city/leftImg8bit/val").rglob("*.png")
 print(*predictor(photo).shape)
 """

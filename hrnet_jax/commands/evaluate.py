@@ -19,12 +19,13 @@ from hrnet_jax.config.checks import validate
 from hrnet_jax.config.custom_data import dataset_of
 from hrnet_jax.data.dataset import Dataset
 from hrnet_jax.data.types import Example, Label
-from hrnet_jax.evaluation.evaluator import OnPrediction, class_table
+from hrnet_jax.evaluation.evaluator import OnPrediction
 from hrnet_jax.evaluation.gallery import Gallery
 from hrnet_jax.evaluation.metrics import Scores
 from hrnet_jax.evaluation.per_image import ImageCounts, PerImage, confusion_of
 from hrnet_jax.evaluation.report import write_report
 from hrnet_jax.evaluation.submission import Format, Predictions, Submission
+from hrnet_jax.evaluation.summary import class_table
 from hrnet_jax.parallel import processes
 from hrnet_jax.runs.checkpoint import Weights
 from hrnet_jax.runs.checksums import leaf_checksums

@@ -18,9 +18,10 @@ from hrnet_jax.data.pipeline import eval_examples
 from hrnet_jax.data.sources.folder import First, Source
 from hrnet_jax.data.transforms import Channels, ResizeViews
 from hrnet_jax.data.types import Example
-from hrnet_jax.evaluation.evaluator import Evaluator, OnPrediction, Pictures
+from hrnet_jax.evaluation.evaluator import Evaluator, OnPrediction
 from hrnet_jax.evaluation.metrics import Scores
 from hrnet_jax.evaluation.protocol import Protocol
+from hrnet_jax.evaluation.visualize import Pictures
 from hrnet_jax.parallel.compiling import set_precision
 from hrnet_jax.parallel.mesh import make_mesh, replicate
 from hrnet_jax.runs.paths import AnyPath

@@ -43,7 +43,7 @@ class Scores:
 
     @cached_property
     def accuracy(self) -> Float64[np.ndarray, " k"]:
-        """Share of each class's pixels that were found, 0 to 1."""
+        """Share of each class's pixels that were predicted as it, 0 to 1."""
         return _ratio(self._right, self.confusion.sum(1))
 
     @property

@@ -1,4 +1,4 @@
-"""What each image contributed to an evaluation: enough to compare two, and to know the data again.
+"""What each image contributed to an evaluation: enough to compare two, and to recognise the data.
 
 Counts only, so a split of thousands of images is a few megabytes.
 """
@@ -36,13 +36,13 @@ class PerImage:
     predicted: Int32[np.ndarray, "n k"]  # among the labelled pixels
 
     def fingerprint(self) -> str:
-        """SHA-256 over ids, sizes and labelled pixels: what was evaluated, whatever the network."""
+        """SHA-256 over ids, sizes and labelled pixels: the data, independent of the network."""
         names = "\n".join(self.ids).encode()
         counts = np.concatenate([self.sizes, self.labelled], 1).astype("<i4")
         return hashlib.sha256(names + b"\0" + counts.tobytes()).hexdigest()
 
     def save(self, path: AnyPath) -> None:
-        """Write a compressed npz of plain arrays, in one piece."""
+        """Write a compressed npz of plain arrays, atomically."""
         with atomic_write(path) as file:
             file.write(self.to_bytes())
 
@@ -60,10 +60,10 @@ class PerImage:
 
     @classmethod
     def joined(cls, parts: Iterable["PerImage"]) -> "PerImage":
-        """Several parts of a split as one, in the order of the ids."""
+        """Join parts of a split, in the order of the ids."""
         parts = list(parts)
         fields = {name: np.concatenate([getattr(p, name) for p in parts]) for name in _FIELDS}
-        # Two parts may hold equal names: then what belongs to the data decides.
+        # Two parts may hold equal ids: then size and labels decide.
         keys = zip(
             fields["ids"], fields["sizes"].tolist(), fields["labelled"].tolist(), strict=True
         )
@@ -75,7 +75,7 @@ class PerImage:
         """Read back what `save` wrote.
 
         Raises:
-            ValueError: if it is damaged or something else.
+            ValueError: if the file is damaged or of another kind.
         """
         try:
             return cls.from_bytes(path.read_bytes())

@@ -1,14 +1,15 @@
-"""From images to label maps: functions of arrays, for one device."""
+"""From images to label maps and probabilities: functions of arrays, for one device."""
 
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int32, Integer, UInt8
+from jaxtyping import Array, Float, Float16, Int, Int32, Integer, UInt8
 
+from hrnet_jax.evaluation.batching import Geometry
 from hrnet_jax.evaluation.metrics import confusion_matrix
 from hrnet_jax.evaluation.protocol import Taps
-from hrnet_jax.ops import Form, at_least_float32, ragged, resize, use
+from hrnet_jax.ops import Form, at_least_float32, ragged, use
 
 Network = Callable[[Array], Array]  # images [b h w 3] -> logits [b h4 w4 k]
 
@@ -16,92 +17,120 @@ Network = Callable[[Array], Array]  # images [b h w 3] -> logits [b h4 w4 k]
 TILE = (32, 128)
 
 
-def whole(
-    model: Network, image: Float[Array, "b h w 3"], *, size: tuple[int, ...]
-) -> Float[Array, "b h2 w2 k"]:
-    """Run the network on whole images of one size; return logits at the original `size`.
-
-    The definition that `bucket_logits` and `label_pixels` are held to: in two steps as the
-    reference, to the network's input size, then to the original one. Going there at once changes
-    the class of a few pixels.
-    """
-    logits = at_least_float32(model(image))
-    return resize(resize(logits, image.shape[1:3]), size)
-
-
 def bucket_logits(
     model: Network,
     images: Float[Array, "b h w 3"],
-    sizes: Int32[Array, "b 2"],
+    sizes: Int32[Array, "b 2"] | None,
     *,
     form: Form,
 ) -> Float[Array, "b h4 w4 k"]:
     """Run the network on images that fill only `sizes` of their bucket, each as if it were alone.
 
-    Returns logits at stride 4; those beyond an image's size mean nothing.
+    Args:
+        model: what is run.
+        images: normalised, each in the upper left corner of its bucket.
+        sizes: height and width of each image; None: all fill their bucket.
+        form: how the network's operations are computed.
+
+    Returns:
+        Logits at stride 4, at least float32; those beyond an image's size mean nothing.
     """
-    _, height, width, _ = images.shape
-    with use(ragged(form, bucket=(height, width), sizes=sizes)):
+    if sizes is not None:
+        _, height, width, _ = images.shape
+        form = ragged(form, bucket=(height, width), sizes=sizes)
+    with use(form):
         return at_least_float32(model(images))
 
 
 def label_pixels(
-    logits: Sequence[Float[Array, "_r _c _h _w k"]],
-    rows: Sequence[Taps],
-    columns: Sequence[Taps],
-    *,
-    extent: Int32[Array, "2"],
-    label: UInt8[Array, "h w"],
-) -> tuple[Integer[Array, "h w"], Int32[Array, "k k"]]:
-    """Label the pixels of one image, and count them against its label.
+    logits: Sequence[Float[Array, "_n _h _w k"]],
+    geometry: Geometry,
+    label: UInt8[Array, "side side"] | None = None,
+) -> tuple[Integer[Array, "side side"], Int32[Array, "k k"] | None]:
+    """Label the pixels of one image; with a label, count the results against it.
 
     Args:
-        logits: of each view, at stride 4: windows in rows and columns.
-        rows: of each view, how its logits become rows of the original image.
-        columns: the same for columns; of a mirror image, in reverse.
-        extent: height and width of the original image; `label` may be larger.
+        logits: of each view's windows, at stride 4.
+        geometry: of one image of a batch.
         label: class indices; 255 (or more than there are classes) is not counted.
 
     Returns:
-        The class of each pixel within `extent`, and the confusion matrix. With several views it
-        is the class of the largest mean probability, with one that of the largest logit; the
+        The class of each pixel within the true size, and the confusion matrix. With several views
+        it is the class of the largest mean probability, with one that of the largest logit; the
         first of equals.
     """
-    num_classes = logits[0].shape[-1]
-    mosaics = [jnp.moveaxis(x, 2, 1).reshape(-1, x.shape[1] * x.shape[3], num_classes)
-               for x in logits]  # fmt: skip
-    (high, wide), averages = TILE, len(logits) > 1
+    mosaics, num_classes = _mosaics(logits, geometry), logits[0].shape[-1]
+    height, width = TILE
 
-    def label_row_of_tiles(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        bands = [_mixed(x, _part(t, i * high, high), 0) for x, t in zip(mosaics, rows, strict=True)]
+    def label_band(i: Array, carry: tuple) -> tuple:
+        bands = _bands(mosaics, geometry, top=i * height)
 
-        def label_tile(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        def label_tile(j: Array, carry: tuple) -> tuple:
             labels, counts = carry
-            total = jnp.zeros((), bands[0].dtype)
-            for band, taps in zip(bands, columns, strict=True):
-                scores = _mixed(band, _part(taps, j * wide, wide), 1)
-                total = total + (jax.nn.softmax(scores) if averages else scores)
-            found = jnp.argmax(total, -1).astype(labels.dtype)
-            corner = (i * high, j * wide)
-            truth = jax.lax.dynamic_slice(label, corner, TILE)
-            counts += confusion_matrix(truth, found, num_classes=num_classes)
-            return jax.lax.dynamic_update_slice(labels, found, corner), counts
+            scores = _tile(bands, geometry, left=j * width, as_probabilities=len(logits) > 1)
+            result = jnp.argmax(scores, -1).astype(labels.dtype)
+            corner = (i * height, j * width)
+            if label is not None:
+                truth = jax.lax.dynamic_slice(label, corner, TILE)
+                counts += confusion_matrix(truth, result, num_classes=num_classes)
+            return jax.lax.dynamic_update_slice(labels, result, corner), counts
 
-        return jax.lax.fori_loop(0, -(-extent[1] // wide), label_tile, carry)
+        return jax.lax.fori_loop(0, -(-geometry.true_size[1] // width), label_tile, carry)
 
-    labels = jnp.zeros(label.shape, jnp.uint8 if num_classes <= 256 else jnp.uint16)
-    counts = jnp.zeros((num_classes, num_classes), jnp.int32)
-    return jax.lax.fori_loop(0, -(-extent[0] // high), label_row_of_tiles, (labels, counts))
-
-
-def _part(taps: Taps, start: Array, length: int) -> Taps:
-    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, length), taps)
+    labels = jnp.zeros((geometry.side,) * 2, jnp.uint8 if num_classes <= 256 else jnp.uint16)
+    counts = None if label is None else jnp.zeros((num_classes, num_classes), jnp.int32)
+    bands = -(-geometry.true_size[0] // height)
+    return jax.lax.fori_loop(0, bands, label_band, (labels, counts))
 
 
-def _mixed(x: Array, taps: Taps, axis: int) -> Array:
-    """Weighted sums of a few rows (axis 0) or columns (axis 1)."""
+def class_probabilities(
+    logits: Sequence[Float[Array, "_n _h _w k"]], geometry: Geometry, *, top: Int[Array, ""]
+) -> Float16[Array, "k rows side"]:
+    """Return the mean probabilities over the views of one image, in a band of rows from `top`."""
+    bands = _bands(_mosaics(logits, geometry), geometry, top=top)
+    height, width = TILE
+
+    def add_tile(j: Array, result: Array) -> Array:
+        total = _tile(bands, geometry, left=j * width, as_probabilities=True)
+        mean = jnp.moveaxis(total / len(bands), -1, 0).astype(result.dtype)
+        return jax.lax.dynamic_update_slice(result, mean, (0, 0, j * width))
+
+    result = jnp.zeros((logits[0].shape[-1], height, geometry.side), jnp.float16)
+    return jax.lax.fori_loop(0, -(-geometry.true_size[1] // width), add_tile, result)
+
+
+def _mosaics(logits: Sequence[Array], geometry: Geometry) -> list[Float[Array, "_r _c k"]]:
+    """Lay the windows of each view side by side, as its taps count them."""
+    mosaics = []
+    for (rows, columns), x in zip(geometry.grids, logits, strict=True):
+        _, height, width, num_classes = x.shape
+        grid = jnp.moveaxis(x.reshape(rows, columns, height, width, num_classes), 2, 1)
+        mosaics.append(grid.reshape(rows * height, columns * width, num_classes))
+    return mosaics
+
+
+def _bands(mosaics: list[Array], geometry: Geometry, *, top: Array) -> list[Array]:
+    """Return a few rows of pixels from each view; columns are still those of its logits."""
+    views = zip(mosaics, geometry.rows, strict=True)
+    return [_mix(mosaic, taps, start=top, axis=0) for mosaic, taps in views]
+
+
+def _tile(
+    bands: list[Array], geometry: Geometry, *, left: Array, as_probabilities: bool
+) -> Float[Array, "_ _ k"]:
+    """Add up the logits, or the probabilities, of all views at the pixels of a tile."""
+    total = jnp.zeros((), bands[0].dtype)
+    for band, taps in zip(bands, geometry.columns, strict=True):
+        scores = _mix(band, taps, start=left, axis=1)
+        total = total + (jax.nn.softmax(scores) if as_probabilities else scores)
+    return total
+
+
+def _mix(x: Array, taps: Taps, *, start: Array, axis: int) -> Array:
+    """Weighted sums of a few rows (axis 0) or columns (axis 1), for a tile's pixels."""
+    inputs, weight = (jax.lax.dynamic_slice_in_dim(t, start, TILE[axis]) for t in taps)
+    shape = [-1 if a == axis else 1 for a in range(x.ndim)]
     total = jnp.zeros((), x.dtype)
-    for index, weight in zip(taps.inputs.T, taps.weight.T, strict=True):
-        shape = [-1 if a == axis else 1 for a in range(x.ndim)]
-        total = total + jnp.take(x, index, axis) * weight.reshape(shape)
+    for index, share in zip(inputs.T, weight.T, strict=True):
+        total = total + jnp.take(x, index, axis) * share.reshape(shape)
     return total

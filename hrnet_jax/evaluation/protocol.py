@@ -99,12 +99,12 @@ def bucket_side(length: int) -> int:
 
 
 @functools.lru_cache(maxsize=1024)
-def taps(windows: tuple[Window, ...], *, length: int, original: int, slot: int) -> Taps:
+def taps(windows: tuple[Window, ...], *, length: int, original: int, bucket: int) -> Taps:
     """From the stride-4 logits of a view's windows to the pixels of the original, along one axis.
 
     Three steps of the reference in one: each window's logits to its own size, the mean of the
     windows that cover a place, and the view of `length` to the size of the `original`, every
-    resize bilinear. The logits of window n begin at n * slot.
+    resize bilinear. The logits of window n begin at n * bucket.
     """
     covered = np.zeros((len(windows), length), bool)
     for row, (start, stop) in zip(covered, windows, strict=True):
@@ -118,7 +118,7 @@ def taps(windows: tuple[Window, ...], *, length: int, original: int, slot: int) 
         for place, part in ((lower, 1 - fraction), (upper, fraction)):
             inside = np.clip(place - start, 0, size - 1)
             part = part * share[place] * covered[number][place]
-            index += [number * slot + fine[0][inside], number * slot + fine[1][inside]]
+            index += [number * bucket + fine[0][inside], number * bucket + fine[1][inside]]
             weight += [part * (1 - fine[2][inside]), part * fine[2][inside]]
     indices, weights = np.stack(index, 1), np.stack(weight, 1)
     # Few of these count at any place: put them first, keep as many as the fullest place has.

@@ -22,12 +22,12 @@ class Predictions:
         self._folder, self._palette = folder, dataset.palette
 
     def __call__(self, example: Example, predicted: Label) -> None:
-        """Write one."""
+        """Write the label map of one example."""
         _write(indexed(predicted, self._palette), self._folder, f"{example['id']}.png")
 
 
 class Submission:
-    """Writes label maps as a test server wants them, all in one folder.
+    """Writes label maps in the format of a test server, all in one folder.
 
     "cityscapes": the ids of its label files, named `<city>_<sequence>_<frame>_leftImg8bit.png`;
     "ade20k": class index + 1, named as the images.
@@ -39,7 +39,7 @@ class Submission:
         self._written: dict[str, str] = {}  # file -> id
 
     def __call__(self, example: Example, predicted: Label) -> None:
-        """Write one."""
+        """Write the label map of one example."""
         suffix = "_leftImg8bit" if self._form == "cityscapes" else ""
         name = f"{Path(example['id']).name}{suffix}.png"
         if name in self._written:
@@ -51,9 +51,9 @@ class Submission:
         _write(PILImage.fromarray(self._values[predicted]), self._folder, name)
 
     def stale_files(self) -> list[str]:
-        """Return the files in the folder that were not written by this one, of older runs say."""
-        found = {path.name for path in self._folder.iterdir()} if self._folder.exists() else set()
-        return sorted(found - set(self._written))
+        """Return the files in the folder that older runs, or others, wrote."""
+        files = {path.name for path in self._folder.iterdir()} if self._folder.exists() else set()
+        return sorted(files - set(self._written))
 
 
 def submitted_values(dataset: Dataset, form: Format) -> UInt8[np.ndarray, "256"]:

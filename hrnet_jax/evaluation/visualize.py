@@ -8,7 +8,8 @@ from jaxtyping import UInt8
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
 
-from hrnet_jax.data.types import IGNORE_LABEL, Image, Label
+from hrnet_jax.data.dataset import Dataset
+from hrnet_jax.data.types import IGNORE_LABEL, Example, Image, Label
 from hrnet_jax.runs.paths import AnyPath, atomic_write, make_folder
 
 Color = tuple[int, int, int]  # RGB
@@ -21,7 +22,7 @@ _UNLABELLED = (0, 0, 0)
 
 
 def write_png(path: AnyPath, picture: PILImage.Image) -> None:
-    """Write a picture in one piece, and the folders above it."""
+    """Write a picture atomically; make its folder if need be."""
     make_folder(path.parent)
     with atomic_write(path) as file:
         picture.save(file, format="PNG")
@@ -103,7 +104,7 @@ def sheet(
     *,
     columns: int,
     legend: Sequence[tuple[str, Color]] = (),
-    width: int | None = None,  # of every picture; None: as they are, pixel by pixel
+    width: int | None = None,  # of every picture; None: as it is
 ) -> PILImage.Image:
     """Arrange pictures in rows, each below its caption, with a legend at the end."""
     font = ImageFont.load_default(14)
@@ -167,7 +168,7 @@ def _legend(entries: list[tuple[str, Color]], *, width: int, font: Font) -> PILI
 
 def draw_curves(entries: Sequence[dict], path: AnyPath, *, title: str) -> None:
     """Draw loss and mIoU against the step, from the entries of `metrics.jsonl`, into a PNG."""
-    # Here, because it takes a second of every start.
+    # Imported here: it takes a second, which no other command should pay.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -199,3 +200,35 @@ def draw_curves(entries: Sequence[dict], path: AnyPath, *, title: str) -> None:
     make_folder(path.parent)
     with atomic_write(path) as file:
         figure.savefig(file, format="png")
+
+
+class Pictures:
+    """Draws every n-th example with truth and prediction into a folder."""
+
+    def __init__(
+        self,
+        folder: AnyPath,
+        dataset: Dataset,
+        *,
+        count: int,  # pictures in all
+        total: int,  # examples in all
+    ):
+        self._folder, self._dataset = folder, dataset
+        self._every = max(1, total // count) if count else 0
+        self._left, self._seen = count, 0
+
+    def __call__(self, example: Example, predicted: Label) -> None:
+        """Draw the example if it is its turn."""
+        self._seen += 1
+        if not self._left or (self._seen - 1) % self._every:
+            return
+        self._left -= 1
+        picture = panel(
+            example["image"],
+            truth=example["label"],
+            predicted=predicted,
+            classes=self._dataset.classes,
+            palette=self._dataset.palette,
+        )
+        path = self._folder / f"{example['id'].replace('/', '_')}.png"
+        write_png(path, picture)

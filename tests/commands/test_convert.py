@@ -6,8 +6,8 @@ import pytest
 from hrnet_jax import zoo
 from hrnet_jax.commands import convert
 from hrnet_jax.commands.convert import exported_state, report_table, to_checkpoint, to_file
-from hrnet_jax.commands.predict import Predictor
 from hrnet_jax.config import recipes
+from hrnet_jax.config.load import predictor_of
 from hrnet_jax.interop.pth import read_pth
 from hrnet_jax.interop.safetensors import read_safetensors
 from hrnet_jax.runs.checkpoint import load_weights
@@ -52,7 +52,7 @@ def test_prediction_needs_nothing_else(converted):
     weights = load_weights(converted[1])
     assert weights.meta["config"]["eval"]["image_size"] == [512, 2048]
     weights.meta["config"]["eval"]["image_size"] = [32, 40]  # seconds less
-    label = Predictor(weights)(np.zeros((40, 50, 3), np.uint8))
+    label = predictor_of(weights)(np.zeros((40, 50, 3), np.uint8))
     assert label.shape == (40, 50)
     assert label.max() < 3
 

@@ -14,8 +14,8 @@ from tests.tiny_config import get_config
 
 def test_programs_are_counted_as_the_evaluator_compiles_them():
     whole = Protocol(image_size=(64, 128))
-    assert count_programs([(64, 128)] * 3, protocol=whole) == 1
-    assert count_programs([(64, 128), (128, 64)], protocol=whole) == 2
+    assert count_programs([(64, 128)] * 3, protocol=whole) == 2  # network, pixels
+    assert count_programs([(64, 128), (128, 64)], protocol=whole) == 4
     mirrored = Protocol(image_size=(64, 128), flip=True)
     assert count_programs([(64, 128)] * 3, protocol=mirrored) == 2  # network, pixels
 

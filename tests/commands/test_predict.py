@@ -6,14 +6,13 @@ import re
 from pathlib import Path
 
 import cv2
-import jax
 import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
 
 from hrnet_jax import models
-from hrnet_jax.commands.predict import Predictor, check_same_weights, input_files, predict
+from hrnet_jax.commands.predict import check_same_weights, input_files, predict
 from hrnet_jax.models import split
 from hrnet_jax.runs.checkpoint import Weights
 from hrnet_jax.runs.terminal import Terminal
@@ -33,35 +32,10 @@ def weights(tmp_path_factory):
     )
 
 
-def test_a_label_for_every_pixel_of_any_size(weights, tmp_path):
-    predictor = Predictor(weights)
-    image = np.random.default_rng(0).integers(0, 256, (37, 53, 3), np.uint8)
-    label = predictor(image)
-    assert label.shape == (37, 53)
-    assert label.max() < 2
-    predictor.save(image, label, tmp_path / "new" / "x")
-    stored = Image.open(tmp_path / "new" / "x_label.png")
-    np.testing.assert_array_equal(np.asarray(stored), label)
-    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["x_label.png", "x_overlay.png"]
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
-def test_it_computes_in_the_precision_of_the_checkpoint(default_precision, weights, dtype):
-    config = {**weights.meta["config"], "model": {"dtype": dtype}}
-    Predictor(dataclasses.replace(weights, meta={**weights.meta, "config": config}))
-    assert jax.config.jax_enable_x64 == (dtype == "float64")
-    assert jax.config.jax_default_matmul_precision == (None if dtype == "bfloat16" else "highest")
-
-
-def test_paths_may_be_text_and_begin_at_home(home, weights):
+def test_paths_may_begin_at_home(home, weights):
     Image.new("RGB", (40, 20), (90, 60, 30)).save(home / "x.png")
-    predictor = Predictor(weights)
-    predictor.save("~/x.png", predictor("~/x.png"), "~/one/x")
-    assert (home / "one" / "x_overlay.png").exists()
     assert not predict(weights, ["~/x.png"], output="~/all", terminal=quiet())
     assert (home / "all" / "x_overlay.png").exists()
-    with pytest.raises(ValueError, match=re.escape(f"Cannot read the video {home / 'x.mp4'}")):
-        predictor.video("~/x.mp4", "~/x_overlay.mp4", terminal=quiet())
 
 
 def test_folders_keep_their_inner_structure(weights, tmp_path):
@@ -100,7 +74,7 @@ def test_probabilities_say_what_the_labels_say(weights, tmp_path):
     np.testing.assert_array_equal(found.argmax(0)[is_clear], label[is_clear])
 
 
-def test_a_begun_folder_is_gone_on_with_and_a_broken_image_is_named(weights, tmp_path):
+def test_what_is_done_is_kept_and_a_broken_image_is_named(weights, tmp_path):
     for name in ("a", "b"):
         Image.new("RGB", (40, 20), (90, 60, 30)).save(tmp_path / f"{name}.png")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG nothing")
@@ -207,7 +181,7 @@ def test_what_killed_it_left_is_removed_and_nothing_else(weights, tmp_path):
 @pytest.mark.parametrize("text", ["{damaged", "[1]", ""])
 def test_a_damaged_mark_is_named(weights, tmp_path, text):
     (tmp_path / "predict.json").write_text(text)
-    with pytest.raises(ValueError, match=r"/predict\.json is damaged \(.*remove it if they are"):
+    with pytest.raises(ValueError, match=r"/predict\.json is damaged \(.*Remove it if they are"):
         check_same_weights(tmp_path, weights)
 
 
@@ -235,3 +209,12 @@ def test_a_gif_is_read_and_a_dead_link_is_named(weights, tmp_path):
     assert (tmp_path / "out" / "x_label.png").exists()
     assert len(failures) == 1
     assert "dead.png" in failures[0]
+
+
+def test_a_file_in_two_folders_that_are_given_has_results_for_both(weights, tmp_path):
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    Image.new("RGB", (40, 20)).save(tmp_path / "in" / "deep" / "x.png")
+    inputs, out = [str(tmp_path / "in"), str(tmp_path / "in" / "deep")], tmp_path / "out"
+    predict(weights, inputs, output=out, terminal=quiet())
+    labels = sorted(str(path.relative_to(out)) for path in out.rglob("*_label.png"))
+    assert labels == ["deep/x_label.png", "x_label.png"]

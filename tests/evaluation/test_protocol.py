@@ -64,18 +64,18 @@ def test_buckets_are_few():
 )
 def test_taps_are_the_three_steps_in_one(length, original):
     windows = SLIDE.windows((1, length))[1]
-    slot, canvas, count = 120, np.zeros((length, len(windows) * 120)), np.zeros((length, 1))
+    bucket, canvas, count = 120, np.zeros((length, len(windows) * 120)), np.zeros((length, 1))
     for n, (start, stop) in enumerate(windows):
         small = -(-(stop - start) // 4)
-        canvas[start:stop, n * slot : n * slot + small] += matrix(small, stop - start)
+        canvas[start:stop, n * bucket : n * bucket + small] += matrix(small, stop - start)
         count[start:stop] += 1
     expected = matrix(length, original) @ (canvas / count)
     found = np.zeros_like(expected)
-    index, weight = taps(windows, length=length, original=original, slot=slot)
+    index, weight = taps(windows, length=length, original=original, bucket=bucket)
     for t in range(index.shape[1]):
         np.add.at(found, (np.arange(original), index[:, t]), weight[:, t])
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_a_view_of_the_original_size_needs_two_taps():
-    assert taps(((0, 1024),), length=1024, original=1024, slot=256).inputs.shape == (1024, 2)
+    assert taps(((0, 1024),), length=1024, original=1024, bucket=256).inputs.shape == (1024, 2)

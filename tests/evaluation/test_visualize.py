@@ -1,6 +1,8 @@
 import numpy as np
 
+from hrnet_jax.data.datasets import DATASETS
 from hrnet_jax.evaluation.visualize import (
+    Pictures,
     colorize,
     draw_curves,
     error_map,
@@ -94,3 +96,11 @@ def test_a_sheet_shows_pictures_pixel_by_pixel_below_their_captions():
 def test_the_pictures_of_a_sheet_can_share_a_width():
     page = sheet([("a", np.zeros((10, 20, 3), np.uint8))] * 2, columns=1, width=100)
     assert page.width == 124
+
+
+def test_pictures_are_spread_over_the_split(tmp_path):
+    pictures = Pictures(tmp_path, DATASETS["cityscapes"], count=2, total=6)
+    image, label = np.zeros((32, 64, 3), np.uint8), np.zeros((32, 64), np.uint8)
+    for i in range(6):
+        pictures({"id": f"city/{i}", "image": image, "label": label}, label)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["city_0.png", "city_3.png"]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from hrnet_jax.commands.convert import to_checkpoint, to_file
-from hrnet_jax.commands.predict import Predictor
+from hrnet_jax.config.load import predictor_of
 from hrnet_jax.evaluation.protocol import MULTI_SCALE, Protocol
 from hrnet_jax.interop.read import read_source
 from hrnet_jax.interop.weights import template
@@ -294,7 +294,7 @@ def test_label_maps_of_photographs(variant, name, peer, files, converted, tables
     weights = converted(path)
     weights.meta["config"]["eval"] |= dataclasses.asdict(protocol)
     weights.meta["config"]["reference"] = protocol.reference
-    predictor = Predictor(weights)
+    predictor = predictor_of(weights)
     slide = [protocol.crop_size[0], protocol.stride[0]] if protocol.mode == "slide" else []
     different = pixels = 0
     worst = 0.0
