@@ -38,9 +38,9 @@ from hrnet_jax.config.build_data import Data, build_data
 from hrnet_jax.config.stored import from_json
 from hrnet_jax.data.pipeline import train_stream
 from hrnet_jax.models import split
-from hrnet_jax.runs.checkpoint import save_weights
 from hrnet_jax.runs.metrics_log import read_metrics
 from hrnet_jax.runs.paths import make_folder, write_json
+from hrnet_jax.runs.stored_weights import save_weights
 from hrnet_jax.runs.terminal import Terminal
 from tests.parity.document import DOCS, store
 from tests.parity.peer import PYTHON, Peer

@@ -23,8 +23,8 @@ from hrnet_jax.commands.convert import report_table, to_checkpoint
 from hrnet_jax.config import recipes
 from hrnet_jax.interop.download import download
 from hrnet_jax.interop.weights import HEAD_POLICIES
-from hrnet_jax.runs.checkpoint import FOLDER
 from hrnet_jax.runs.paths import AnyPath, is_remote, to_path
+from hrnet_jax.runs.stored_weights import FOLDER
 from hrnet_jax.runs.terminal import Terminal
 
 

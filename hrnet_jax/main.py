@@ -145,8 +145,7 @@ def _dispatch(config: Any, words: Sequence[str], terminal: Terminal) -> None:
     if mode in ("eval", "predict"):
         weights = load_network(checkpoint, config=config, terminal=terminal)
         config = from_dict(weights.meta["config"])
-    if mode not in ("samples", "doctor", "prepare"):
-        keep_compiled_programs(terminal)
+    keep_compiled_programs(terminal)
     if mode == "eval" or mode in _DATA_MODES:
         validate(config)  # that of a checkpoint, too, before anything is drawn
         draw_minicity(config, terminal=terminal)
@@ -161,9 +160,8 @@ def _dispatch(config: Any, words: Sequence[str], terminal: Terminal) -> None:
             )  # fmt: skip
         case "predict":
             output = _path(_OUTPUT) or workdir / "predict"
-            failures = predict(weights, _INPUT.value, output=output, terminal=terminal,
-                               probabilities=_PROBABILITIES.value)  # fmt: skip
-            if failures:
+            if failures := predict(weights, _INPUT.value, output=output, terminal=terminal,
+                                   probabilities=_PROBABILITIES.value):  # fmt: skip
                 raise ValueError(f"{len(failures)} of the files could not be read; see above.")
         case "samples":
             samples(config, workdir=workdir, terminal=terminal)

@@ -82,7 +82,7 @@ def train(config: ConfigDict, *, workdir: str | AnyPath, terminal: Terminal) -> 
                     examples=stop.watch(evaluation.examples()),
                     on_prediction=evaluation.pictures(own / "pictures"),
                 )
-                monitor.report_scores(done, scores)
+                monitor.report_scores(done, scores.summary())
                 draw_curves(writer.entries(), own / "curves.png", title=config.name)
                 # Comes last: a run that is killed before it evaluates again.
                 checkpoints.score(done, scores.summary())

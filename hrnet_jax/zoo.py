@@ -8,8 +8,8 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
-from hrnet_jax.runs.checkpoint import FOLDER
 from hrnet_jax.runs.paths import AnyPath, is_remote, to_path
+from hrnet_jax.runs.stored_weights import FOLDER
 
 HOST = "https://download.openmmlab.com"
 WEIGHTS = Path("weights")  # folder of converted rows, below the current one

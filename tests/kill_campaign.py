@@ -24,8 +24,8 @@ from collections import Counter
 from pathlib import Path
 
 from hrnet_jax.data import minicity
-from hrnet_jax.runs.checkpoint import best_step
 from hrnet_jax.runs.metrics_log import read_metrics
+from hrnet_jax.runs.scores import best_step
 from hrnet_jax.runs.terminal import Terminal
 from tests.command import ROOT
 

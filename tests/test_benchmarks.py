@@ -1,6 +1,7 @@
 """What the benchmarks conclude from their measurements; measuring is not tested here."""
 
 import dataclasses
+import functools
 import json
 import re
 import time
@@ -19,6 +20,7 @@ from hrnet_jax.commands.step_costs import Collective, collectives
 from hrnet_jax.models import VARIANTS, split
 from hrnet_jax.parallel.compiling import compiler_options
 from hrnet_jax.parallel.mesh import make_mesh
+from hrnet_jax.training.losses import cross_entropy
 from hrnet_jax.training.optim import sgd
 from hrnet_jax.training.state import initial_state
 from hrnet_jax.training.step import make_train_step
@@ -213,7 +215,7 @@ def test_sums_follow_from_parameters_and_statistics(variant):
     stored = json.loads(scale.STEPS.read_text())[f"{variant} cityscapes"]["collectives"]
     compiled = [Collective(*fields) for fields in stored]
     _, params, stats = split(models.build(variant, num_classes=19))
-    state = initial_state(params, stats, optax.identity())
+    state = initial_state(params, stats, optimizer=optax.identity())
     assert totals(scale.summed(state, like=compiled)) == totals(compiled)
 
 
@@ -230,10 +232,9 @@ def test_sums_are_those_of_a_network_of_another_width(monkeypatch):
     optimizer = sgd(lambda _: 0.01, momentum=0.9, weight_decay=0.0005)
     for variant in ("tiny", "wider"):
         structure, params, stats = split(models.build(variant, num_classes=3))
-        state = initial_state(params, stats, optimizer)
-        step = make_train_step(
-            structure, optimizer, mesh=make_mesh(), dtype=jnp.float32, ignore_label=255
-        )
+        state = initial_state(params, stats, optimizer=optimizer)
+        loss = functools.partial(cross_entropy, ignore_label=255)
+        step = make_train_step(structure, optimizer, loss=loss, mesh=make_mesh(), dtype=jnp.float32)
         batch = {
             "image": jax.ShapeDtypeStruct((8, 64, 64, 3), jnp.float32),
             "label": jax.ShapeDtypeStruct((8, 64, 64), jnp.uint8),

@@ -11,7 +11,7 @@ import pytest
 from convert import from_pytorch, to_pytorch
 from hrnet_jax import zoo
 from hrnet_jax.interop.pth import read_pth
-from hrnet_jax.runs.checkpoint import load_weights
+from hrnet_jax.runs.stored_weights import load_weights
 from tests.interop.test_download import Server
 from tests.interop.tiny_files import mmseg_state, write
 

@@ -13,7 +13,7 @@ import pytest
 
 from hrnet_jax import main
 from hrnet_jax.config import recipes
-from hrnet_jax.runs.checkpoint import save_weights
+from hrnet_jax.runs.stored_weights import save_weights
 from tests.command import ROOT, TINY, run, run_each
 
 MISTAKES = {

@@ -20,10 +20,10 @@ from hrnet_jax.commands.predict import predict
 from hrnet_jax.commands.prepare import prepare
 from hrnet_jax.config import checks
 from hrnet_jax.config.custom_data import dataset_of
-from hrnet_jax.runs.checkpoint import load_weights
 from hrnet_jax.runs.metrics_log import read_metrics
 from hrnet_jax.runs.paths import to_path
 from hrnet_jax.runs.signals import Stopped
+from hrnet_jax.runs.stored_weights import load_weights
 from hrnet_jax.runs.terminal import Terminal
 from hrnet_jax.runs.workdir import lock_workdir
 from hrnet_jax.train import train

@@ -21,8 +21,8 @@ from hrnet_jax.interop.read import META_KEY, Source, read_source
 from hrnet_jax.interop.safetensors import write_safetensors
 from hrnet_jax.interop.weights import HeadPolicy, Loaded, load, start_from
 from hrnet_jax.models import split
-from hrnet_jax.runs.checkpoint import Weights, load_weights, save_weights
 from hrnet_jax.runs.paths import AnyPath, size_of, to_path
+from hrnet_jax.runs.stored_weights import Weights, load_weights, save_weights
 
 Report = dict[str, str]  # rows of one table
 

@@ -27,9 +27,9 @@ from hrnet_jax.evaluation.report import write_report
 from hrnet_jax.evaluation.submission import Format, Predictions, Submission
 from hrnet_jax.evaluation.summary import class_table
 from hrnet_jax.parallel import processes
-from hrnet_jax.runs.checkpoint import Weights
 from hrnet_jax.runs.checksums import leaf_checksums
 from hrnet_jax.runs.paths import AnyPath, make_folder, to_path, write_json
+from hrnet_jax.runs.stored_weights import Weights
 from hrnet_jax.runs.terminal import Terminal
 
 

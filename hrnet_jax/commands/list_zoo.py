@@ -13,8 +13,8 @@ from rich.table import Table
 
 from hrnet_jax import zoo
 from hrnet_jax.config import recipes
-from hrnet_jax.runs.checkpoint import FOLDER
 from hrnet_jax.runs.paths import AnyPath, write_text
+from hrnet_jax.runs.stored_weights import FOLDER
 from hrnet_jax.runs.terminal import Terminal
 from hrnet_jax.zoo import BACKBONES, DATASETS, HARDWARE, IMAGENET, ROWS, Row
 

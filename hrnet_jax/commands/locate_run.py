@@ -5,8 +5,8 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from hrnet_jax import zoo
-from hrnet_jax.runs.checkpoint import FOLDER, Weights, load_weights
 from hrnet_jax.runs.paths import AnyPath, to_path
+from hrnet_jax.runs.stored_weights import FOLDER, Weights, load_weights
 from hrnet_jax.runs.terminal import Terminal
 
 

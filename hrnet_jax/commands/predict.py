@@ -14,7 +14,6 @@ from hrnet_jax.config.load import predictor_of
 from hrnet_jax.config.stored import from_dict
 from hrnet_jax.data.decode import decode_image
 from hrnet_jax.evaluation.predictor import Predictor
-from hrnet_jax.runs.checkpoint import Weights
 from hrnet_jax.runs.paths import (
     AnyPath,
     absolute,
@@ -25,6 +24,7 @@ from hrnet_jax.runs.paths import (
     to_path,
     write_json,
 )
+from hrnet_jax.runs.stored_weights import Weights
 from hrnet_jax.runs.terminal import Terminal
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")

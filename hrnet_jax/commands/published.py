@@ -10,7 +10,7 @@ from hrnet_jax.config import recipes
 from hrnet_jax.config.build_evaluation import Evaluation, protocol_of
 from hrnet_jax.evaluation.metrics import Scores
 from hrnet_jax.evaluation.protocol import MULTI_SCALE, Protocol
-from hrnet_jax.runs.checkpoint import Weights
+from hrnet_jax.runs.stored_weights import Weights
 from hrnet_jax.zoo import Row, Upload
 
 _TOLERANCE = 0.05  # of mIoU in percent: how near the same weights are expected to come

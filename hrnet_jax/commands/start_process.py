@@ -3,6 +3,7 @@
 import io
 import sys
 
+import jax
 from absl import logging
 
 from hrnet_jax.parallel.compiling import enable_compilation_cache, prepare_process
@@ -21,6 +22,8 @@ def start_process() -> None:
 
 def keep_compiled_programs(terminal: Terminal) -> None:
     """Make the next start quicker, where there is a folder for compiled programs."""
+    if jax.distributed.is_initialized() and jax.default_backend() == "cpu":
+        return  # from the cache, XLA's programs for CPUs may exchange in another order per process
     try:
         enable_compilation_cache(cache_folder() / "xla")
     except (OSError, RuntimeError) as error:  # a read-only home, or none

@@ -70,7 +70,8 @@ class Evaluation:
         examples: Iterable[Example] | None = None,  # `examples()`, maybe watched by the caller
     ) -> Scores:
         """Score weights on all examples; every process gets the scores of all."""
-        params, stats = replicate((params, stats), mesh=self.mesh)
+        # By way of the host: training's mesh may be that of several processes.
+        params, stats = replicate(jax.device_get((params, stats)), mesh=self.mesh)
         return self.evaluator(
             params,
             stats,

@@ -21,7 +21,7 @@ from hrnet_jax.interop.weights import Loaded, start_from
 from hrnet_jax.parallel.compiling import set_precision
 from hrnet_jax.parallel.mesh import check_batch_size, check_height, make_mesh, replicate
 from hrnet_jax.runs.terminal import Terminal
-from hrnet_jax.training.losses import LOSSES
+from hrnet_jax.training.losses import LOSSES, Loss
 from hrnet_jax.training.optim import OPTIMIZERS, partitioned, poly_schedule
 from hrnet_jax.training.state import TrainState, initial_state
 from hrnet_jax.training.step import make_train_step
@@ -99,12 +99,7 @@ def build_training(config: ConfigDict, *, mesh: Mesh | None = None) -> Training:
         step=make_train_step(
             structure,
             optimizer,
-            loss=functools.partial(
-                LOSSES[train.loss],
-                ignore_label=IGNORE_LABEL,
-                class_weights=train.class_weights,
-                reference=config.reference,
-            ),
+            loss=build_loss(config),
             mesh=mesh,
             dtype=dtype,
             accumulate=train.accumulate,
@@ -116,6 +111,16 @@ def build_training(config: ConfigDict, *, mesh: Mesh | None = None) -> Training:
             "label": jax.ShapeDtypeStruct(size, jnp.uint8),
         },
         meta=checkpoint_meta(config),
+    )
+
+
+def build_loss(config: ConfigDict) -> Loss:
+    """Build (logits, labels) -> loss."""
+    return functools.partial(
+        LOSSES[config.train.loss],
+        ignore_label=IGNORE_LABEL,
+        class_weights=config.train.class_weights,
+        reference=config.reference,
     )
 
 

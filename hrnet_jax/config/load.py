@@ -7,8 +7,8 @@ from hrnet_jax.config.build_evaluation import protocol_of
 from hrnet_jax.config.stored import from_dict
 from hrnet_jax.data.transforms import Channels
 from hrnet_jax.evaluation.predictor import Predictor
-from hrnet_jax.runs.checkpoint import Weights, load_weights
 from hrnet_jax.runs.paths import AnyPath
+from hrnet_jax.runs.stored_weights import Weights, load_weights
 from hrnet_jax.runs.terminal import Terminal
 
 

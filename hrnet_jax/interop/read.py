@@ -24,8 +24,8 @@ from hrnet_jax.interop.untrusted import (
     brief,
     errors_about,
 )
-from hrnet_jax.runs.checkpoint import load_weights
 from hrnet_jax.runs.paths import AnyPath, is_remote, to_path
+from hrnet_jax.runs.stored_weights import load_weights
 
 META_KEY = "hrnet_jax"  # what our own exports say of themselves, in JSON
 

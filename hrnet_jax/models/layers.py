@@ -19,7 +19,7 @@ Init = Callable[[tuple[int, ...], np.random.Generator], np.ndarray]
 def kaiming_normal(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     """Normal(0, sqrt(2 / fan_out)) for an HWIO kernel (He et al., 2015), as the original.
 
-    Drawn by numpy: the same bits on every backend, and no program to compile for each shape.
+    Drawn by numpy: the same bits on every backend.
     """
     fan_out = shape[0] * shape[1] * shape[3]
     return rng.standard_normal(shape, np.float32) * np.sqrt(2 / fan_out, dtype=np.float32)

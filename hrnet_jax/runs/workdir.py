@@ -13,8 +13,8 @@ from typing import Any
 from filelock import lock_descriptor
 
 from hrnet_jax.parallel.processes import is_first
-from hrnet_jax.runs.checkpoint import FOLDER
 from hrnet_jax.runs.paths import AnyPath, is_remote, make_folder, write_json
+from hrnet_jax.runs.stored_weights import FOLDER
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import optax
 
-from hrnet_jax.evaluation.metrics import Scores
 from hrnet_jax.parallel.processes import gather
 from hrnet_jax.runs.metrics_log import MetricsWriter
 from hrnet_jax.runs.terminal import LiveLine, Terminal
@@ -111,10 +110,11 @@ class Monitor:
                 self._good.append({name: float(getattr(values, name)) for name in _REPORTED})
         self._pending = []
 
-    def report_scores(self, done: int, scores: Scores) -> None:
-        """Write and show an evaluation."""
-        self._writer.write(done, scores.summary())
-        self._terminal.line(f"step {done}/{self._live.total}  {scores}")
+    def report_scores(self, done: int, scores: Mapping[str, float]) -> None:
+        """Write and show an evaluation: mIoU, mAcc and aAcc in percent."""
+        self._writer.write(done, scores)
+        text = "  ".join(f"{name} {value:.2f}" for name, value in scores.items())
+        self._terminal.line(f"step {done}/{self._live.total}  {text}")
 
     def _check(self, done: int, metrics: Metrics, ids: list[str]) -> None:
         if metrics.finite:

@@ -10,7 +10,7 @@ from hrnet_jax.config import recipes
 from hrnet_jax.config.load import predictor_of
 from hrnet_jax.interop.pth import read_pth
 from hrnet_jax.interop.safetensors import read_safetensors
-from hrnet_jax.runs.checkpoint import load_weights
+from hrnet_jax.runs.stored_weights import load_weights
 from tests.interop.tiny_files import NAMES, backbone_state, mmseg_state, official_state, write
 
 

@@ -20,7 +20,7 @@ from hrnet_jax.data.decode import decode
 from hrnet_jax.evaluation.metrics import Scores
 from hrnet_jax.evaluation.per_image import PerImage, confusion_of
 from hrnet_jax.models import split
-from hrnet_jax.runs.checkpoint import Weights
+from hrnet_jax.runs.stored_weights import Weights
 from hrnet_jax.runs.terminal import Terminal
 from tests.tiny_config import get_config
 
@@ -167,5 +167,5 @@ def test_a_hash_knows_weights_by_their_values(config):
     moved = dataclasses.replace(weights, path=Path("/elsewhere"), step=9)
     assert weights_hash(weights) == weights_hash(moved)
     changed = jax.tree.map(np.array, weights.params)
-    changed["first"]["conv"]["kernel"][0, 0, 0, 0] += 1e-3
+    changed["backbone"]["first"]["conv"]["kernel"][0, 0, 0, 0] += 1e-3
     assert weights_hash(weights) != weights_hash(dataclasses.replace(weights, params=changed))

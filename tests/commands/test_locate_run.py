@@ -5,7 +5,7 @@ import pytest
 
 from hrnet_jax.commands.locate_run import has_checkpoint, load_network, locate_run
 from hrnet_jax.config import recipes
-from hrnet_jax.runs.checkpoint import save_weights
+from hrnet_jax.runs.stored_weights import save_weights
 from hrnet_jax.runs.terminal import Terminal
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from hrnet_jax import models
 from hrnet_jax.commands.predict import check_same_weights, input_files, predict
 from hrnet_jax.models import split
-from hrnet_jax.runs.checkpoint import Weights
+from hrnet_jax.runs.stored_weights import Weights
 from hrnet_jax.runs.terminal import Terminal
 from tests import tiny  # noqa: F401 -- adds the variant "toy"
 

@@ -15,7 +15,7 @@ from hrnet_jax.data.decode import decode
 from hrnet_jax.data.sources.folder import First
 from hrnet_jax.evaluation.metrics import Scores
 from hrnet_jax.evaluation.protocol import MULTI_SCALE
-from hrnet_jax.runs.checkpoint import Weights
+from hrnet_jax.runs.stored_weights import Weights
 from hrnet_jax.runs.terminal import Terminal
 
 W18 = zoo.get("fcn_hr18_512x1024_160k_cityscapes")

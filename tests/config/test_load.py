@@ -7,7 +7,7 @@ import pytest
 from hrnet_jax import models
 from hrnet_jax.config.load import load_predictor, predictor_of
 from hrnet_jax.models import split
-from hrnet_jax.runs.checkpoint import Weights, save_weights
+from hrnet_jax.runs.stored_weights import Weights, save_weights
 from tests import tiny  # noqa: F401 -- adds the variant "toy"
 
 META = {

@@ -83,7 +83,9 @@ def test_a_published_run_has_its_settings(row):
     name, schedule, steps, batch_size, image_size, crop_size, lr, decay, classes, *miou = row
     config = load(name, schedule)
     assert config.name == f"{name}_{schedule}"
-    assert config.model.to_dict() == {"variant": name.partition("_")[0], "dtype": "float32"}
+    assert config.model.to_dict() == {
+        "variant": name.partition("_")[0], "head": "fcn", "dtype": "float32"
+    }  # fmt: skip
     assert config.data.name == name.partition("_")[2]
     assert dataset_of(config).num_classes == classes
     assert config.data.mean == (123.675, 116.28, 103.53)
@@ -95,6 +97,7 @@ def test_a_published_run_has_its_settings(row):
         "image_size": image_size,
         "ratio_range": (0.5, 2.0),
         "crop_size": crop_size,
+        "loss": "cross_entropy",
         "class_weights": (),
         "max_bad_steps": 10,
         "accumulate": 1,
@@ -102,7 +105,8 @@ def test_a_published_run_has_its_settings(row):
     }
     assert config.mesh.to_dict() == {"height": 1, "timeout": 60}
     assert config.optim.to_dict() == {
-        "lr": lr, "min_lr": 1e-4, "power": 0.9, "momentum": 0.9, "weight_decay": decay
+        "name": "sgd", "lr": lr, "head_lr": None, "min_lr": 1e-4, "power": 0.9, "momentum": 0.9,
+        "weight_decay": decay, "freeze": (),
     }  # fmt: skip
     assert config.eval.image_size == image_size
     mode = "slide" if "context" in name else "whole"

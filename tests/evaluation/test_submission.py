@@ -46,7 +46,7 @@ def test_ade20k_wants_the_index_plus_one(tmp_path):
         (
             CITYSCAPES,
             "ade20k",
-            r"submission='ade20k' is for its 150 classes, but cityscapes has 19",
+            r"--submission=ade20k is for its 150 classes, but cityscapes has 19",
         ),
         (
             ADE,

@@ -10,8 +10,8 @@ from hrnet_jax.interop.read import META_KEY, read_source, tensors_of
 from hrnet_jax.interop.safetensors import write_safetensors
 from hrnet_jax.interop.untrusted import CorruptFileError, UnsafeFileError
 from hrnet_jax.interop.weights import load
-from hrnet_jax.runs.checkpoint import save_weights
 from hrnet_jax.runs.paths import to_path
+from hrnet_jax.runs.stored_weights import save_weights
 from tests.interop.tiny_files import NAMES, backbone_state, mmseg_state, official_state, write
 
 STATE = mmseg_state()

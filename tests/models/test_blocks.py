@@ -39,8 +39,8 @@ def test_what_is_computed_again_is_what_was_asked_for(remat, units):
     assert program.count(" = checkpoint[") + program.count(" = remat2[") == units
 
 
-def test_the_backward_pass_keeps_four_arrays_of_a_block():
-    """Of each half: what batch normalisation centred, and what was rectified."""
+def test_the_backward_pass_keeps_five_arrays_of_a_block_at_most():
+    """Of each half what batch normalisation and what the convolution read, and the signs."""
     blocks = nnx.List([BasicBlock(16, rng=np.random.default_rng(0)) for _ in range(6)])
     blocks.train()
     structure, params, stats = split(blocks)
@@ -55,4 +55,4 @@ def test_the_backward_pass_keeps_four_arrays_of_a_block():
     gradient = jax.jit(jax.grad(loss), compiler_options=compiler_options("cpu"))
     memory = gradient.lower(params, stats, x).compile().memory_analysis()
     arrays = memory.temp_size_in_bytes / (x.size * x.dtype.itemsize)
-    assert 4 * 6 < arrays < 4 * 6 + 10  # copies for the product of one weight gradient
+    assert 4 * 6 < arrays < 5 * 6 + 10  # copies for the product of one weight gradient

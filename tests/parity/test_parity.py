@@ -19,8 +19,8 @@ from hrnet_jax.evaluation.protocol import MULTI_SCALE, Protocol
 from hrnet_jax.interop.read import read_source
 from hrnet_jax.interop.weights import template
 from hrnet_jax.parallel.compiling import enable_compilation_cache, set_precision
-from hrnet_jax.runs.checkpoint import Weights, load_weights
 from hrnet_jax.runs.paths import cache_folder
+from hrnet_jax.runs.stored_weights import Weights, load_weights
 from tests.parity import document, ours
 from tests.parity.document import BACKWARD, LONG, NUDGED, SHORT, TOTAL
 from tests.parity.peer import PYTHON, Peer

@@ -18,15 +18,10 @@ import pytest
 
 from hrnet_jax.models import split
 from hrnet_jax.parallel.mesh import make_mesh, replicate
-from hrnet_jax.runs.checkpoint import (
-    FOLDER,
-    Checkpoints,
-    load_weights,
-    save_weights,
-    with_int_keys,
-)
+from hrnet_jax.runs.checkpoint import Checkpoints
 from hrnet_jax.runs.checksums import list_files
 from hrnet_jax.runs.paths import to_path
+from hrnet_jax.runs.stored_weights import FOLDER, load_weights, save_weights, with_int_keys
 from hrnet_jax.training.optim import sgd
 from hrnet_jax.training.state import TrainState, initial_state
 from tests.tiny import Toy
@@ -493,31 +488,3 @@ def test_checkpoints_copied_into_a_bucket_are_gone_on_from(bucket, state, two):
     checkpoints.close()
     assert step == 2
     jax.tree.map(np.testing.assert_array_equal, restored, shifted(state, 2))
-
-
-OLD_RUN = Path(__file__).parents[1] / "golden" / "run_0_1_0"  # a step 2 that version 0.1.0 saved
-
-
-def test_a_run_of_version_0_1_0_is_resumed(tmp_path, state):
-    """Its state was three vectors: parameters, batch statistics, momentum."""
-    shutil.copytree(OLD_RUN / FOLDER, tmp_path / FOLDER)
-    with Checkpoints(tmp_path, keep_newest=2, warn=pytest.fail) as checkpoints:
-        step, restored, meta = checkpoints.restore_latest(like=state)
-    assert (step, int(restored.step), meta["variant"]) == (2, 2, "toy")
-    assert jax.tree.structure(restored) == jax.tree.structure(state)
-    momentum = [leaf for leaf in jax.tree.leaves(restored.opt_state) if leaf.ndim]
-    with np.load(OLD_RUN / "expected.npz") as expected:
-        for name, tree in {
-            "weights": restored.params,
-            "running": restored.batch_stats,
-            "momentum": momentum,
-        }.items():
-            vector = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
-            np.testing.assert_array_equal(vector, expected[name])
-
-
-def test_weights_of_version_0_1_0_are_read():
-    weights = load_weights(OLD_RUN)
-    assert weights.step == 2
-    assert set(weights.params) == {"first", "second", "classify"}
-    assert set(weights.stats["first"]["bn"]) == {"mean", "var"}

@@ -1,0 +1,46 @@
+"""The scores of a checkpoint, in a file beside its items, and the best of several."""
+
+import contextlib
+import json
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+
+from hrnet_jax.runs.paths import AnyPath, write_json
+
+_SCORES = "scores.json"
+
+
+def best_step(folder: AnyPath, steps: Sequence[int]) -> int | None:
+    """The step with the highest mIoU, the last of equals; None where nothing was scored."""
+    known: list[tuple[float, int]] = []
+    for step in steps:
+        with contextlib.suppress(ValueError):  # a damaged one is told of where a run resumes
+            scores = read_scores(folder / str(step))
+            if scores is not None and not math.isnan(scores["mIoU"]):
+                known.append((scores["mIoU"], step))
+    return max(known)[1] if known else None
+
+
+def write_scores(place: AnyPath, scores: Mapping[str, float]) -> None:
+    """Write them with a checksum: Orbax knows nothing of this file."""
+    text = json.dumps(scores)
+    write_json(place / _SCORES, {"scores": text, "crc32": zlib.crc32(text.encode())})
+
+
+def read_scores(place: AnyPath) -> dict[str, float] | None:
+    """Read them back; None where there are none.
+
+    Raises:
+        ValueError: they are damaged.
+    """
+    path = place / _SCORES
+    if not path.exists():
+        return None
+    try:
+        entry = json.loads(path.read_text())
+        if zlib.crc32(entry["scores"].encode()) == entry["crc32"]:
+            return json.loads(entry["scores"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise ValueError(f"{path} is damaged")

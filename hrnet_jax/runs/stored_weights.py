@@ -1,0 +1,128 @@
+"""The weights of a checkpoint: what evaluation, prediction and conversion read and write."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from hrnet_jax.runs.checksums import FILES, check_files, check_leaves, leaf_checksums, list_files
+from hrnet_jax.runs.paths import AnyPath, absolute, is_remote, to_path
+from hrnet_jax.runs.scores import best_step
+
+FOLDER = "checkpoints"  # within a workdir
+FORMAT = 2  # noted in `meta`; 0.1.0 noted none, and called batch statistics "stats"
+_ITEMS = ("model", "optimizer", "meta")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Weights:
+    """What evaluation and prediction need of a checkpoint."""
+
+    params: dict[str, Any]
+    stats: dict[str, Any]
+    meta: dict[str, Any]
+    step: int
+    path: AnyPath
+
+
+def save_weights(folder: AnyPath, params: dict, stats: dict, *, meta: Mapping[str, Any]) -> AnyPath:
+    """Write weights that no training of ours made: step 0 of a folder without checkpoints.
+
+    `meta` is what `load_weights` gives back, and has an entry `source`.
+    """
+    manager = ocp.CheckpointManager(absolute(folder) / FOLDER, item_names=_ITEMS)
+    if manager.all_steps():
+        manager.close()
+        raise ValueError(f"{folder} holds a checkpoint already; choose another folder.")
+    model = {"params": params, "batch_stats": stats}
+    sums = {"model": leaf_checksums(model)}
+    manager.save(
+        0,
+        args=ocp.args.Composite(
+            model=ocp.args.StandardSave(model),
+            meta=ocp.args.JsonSave({**meta, "step": 0, "format": FORMAT, "checksums": sums}),
+        ),
+    )
+    manager.close()  # waits until everything is on disk
+    list_files(folder / FOLDER / "0")
+    return folder / FOLDER / "0"
+
+
+def load_weights(path: str | AnyPath) -> Weights:
+    """Load the weights of a workdir (best by mIoU, else newest) or of one checkpoint folder.
+
+    Raises:
+        FileNotFoundError: where no checkpoint lies there.
+        ValueError: if the file contents do not match their checksums.
+    """
+    folder, step = _locate(absolute(to_path(path)))
+    place = folder / str(step)
+    try:
+        check_files(place, among=("model", "meta"))
+        meta = json.loads((place / "meta" / "metadata").read_text())
+        with ocp.PyTreeCheckpointer() as reader:
+            # As numpy arrays: on any number and kind of devices, in the dtype they were saved in.
+            saved = reader.metadata(place / "model").item_metadata.tree
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
+            model = reader.restore(
+                place / "model", args=ocp.args.PyTreeRestore(restore_args=as_numpy)
+            )
+        check_leaves(model, meta["checksums"]["model"])
+    except Exception as error:  # Orbax raises many types on damage
+        raise ValueError(
+            f"{place} is damaged ({first_line(error)}); give another checkpoint."
+        ) from error
+    return Weights(
+        params=with_int_keys(model["params"]),
+        stats=with_int_keys(model["batch_stats" if "format" in meta else "stats"]),
+        meta=meta,
+        step=step,
+        path=place,
+    )
+
+
+def _locate(path: AnyPath) -> tuple[AnyPath, int]:
+    """Find the folder of checkpoints and the step that a user means by `path`."""
+    if path.name.isdigit() and (path / "meta").is_dir():
+        return path.parent, int(path.name)
+    folder = path / FOLDER if (path / FOLDER).is_dir() else path
+    steps = (
+        [
+            int(place.name)
+            for place in folder.iterdir()
+            if place.name.isdigit() and _is_finished(place)
+        ]
+        if folder.is_dir()
+        else []
+    )
+    if not steps:
+        raise FileNotFoundError(
+            f"There is no checkpoint in {path}. Train first (hrnet_jax.main --mode train), "
+            "or give a workdir or one of its checkpoints."
+        )
+    best = best_step(folder, steps)
+    return folder, max(steps) if best is None else best
+
+
+def _is_finished(place: AnyPath) -> bool:
+    """Whether a folder is a checkpoint; in a bucket a save that was cut off has its name, too."""
+    return (place / FILES).exists() if is_remote(place) else any(place.iterdir())
+
+
+def with_int_keys(tree: Any) -> Any:
+    """Orbax names the members of lists "0", "1"; our modules count with numbers."""
+    if not isinstance(tree, dict):
+        return tree
+    return {
+        int(name) if isinstance(name, str) and name.isdigit() else name: with_int_keys(item)
+        for name, item in tree.items()
+    }
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, or its type."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
