@@ -121,8 +121,11 @@ def kernel_gradient(
 ) -> Float[Array, "n n i o"]:
     """Derivative by the kernel, as products of matrices as tall as there are pixels."""
     if size == stride == 1 and padding == _NONE:
-        # Image by image: shorter sums in float32, smaller errors.
-        return jnp.einsum("bhwi,bhwo->bio", x, dy).sum(0)[None, None]
+        # Image by image: shorter sums in float32, smaller errors. The side of fewer channels is
+        # the one that is transposed in memory.
+        if x.shape[-1] <= dy.shape[-1]:
+            return jnp.einsum("bhwi,bhwo->bio", x, dy).sum(0)[None, None]
+        return jnp.einsum("bhwo,bhwi->boi", dy, x).sum(0).T[None, None]
     if stride == 1:
         return _gradient_of_shifted(x, dy, size=size, padding=padding)
     return _gradient_of_strided(x, dy, size=size, stride=stride, padding=padding)
