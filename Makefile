@@ -1,4 +1,4 @@
-# Everything a newcomer needs: `make demo`, `make test`. Each sets up its own environment once.
+# All that a newcomer needs: `make demo`, `make test`. Each sets up its own environment once.
 
 PYTHON ?= python3
 ARGS ?=  # more flags for the demo, as in make demo ARGS=--config.train.steps=600
@@ -27,27 +27,27 @@ fast-tests: $(VENV)/.installed-test
 test-slow: $(VENV)/.installed-test  ## full-size checks
 	@$(BIN)/python -m pytest -q -m slow
 
-parity: $(VENV)/.installed-test .venv-parity/.installed  ## beside the real mmsegmentation (PyTorch, 30 min)
+parity: $(VENV)/.installed-test .venv-parity/.installed  ## comparison with the real mmsegmentation (PyTorch, 30 min)
 	@HRNET_PARITY_PYTHON=.venv-parity/bin/python $(BIN)/python -m pytest -q -m parity tests/parity
 
 browser: $(VENV)/.installed-test  ## the report in a real headless browser
 	@$(BIN)/python -m pytest -q -m browser tests/test_browser.py
 
-format: $(VENV)/.installed-test  ## rewrite the code in the house's format
+format: $(VENV)/.installed-test  ## rewrite the code in the project's format
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/ruff check --quiet --fix .
 
-# Each runs alone, and compares with what `make parity` installs; half an hour in all.
+# Each runs alone, compared with what `make parity` installs; half an hour in all.
 BENCHMARKS := inference training compile scaling job data evaluate ragged kernels roofline
-benchmark: $(VENV)/.installed-test .venv-parity/.installed  ## speed and memory beside mmsegmentation
+benchmark: $(VENV)/.installed-test .venv-parity/.installed  ## speed and memory compared with mmsegmentation
 	@for name in $(BENCHMARKS); do \
 		$(BIN)/python -m benchmarks.$$name --json benchmarks/results/$$name.json || exit 1; done
 	@$(BIN)/python -m benchmarks.report benchmarks/results
 
-learning: $(VENV)/.installed-test .venv-parity/.installed  ## learn photographs beside mmsegmentation (ROOT=folder, half an hour or more)
+learning: $(VENV)/.installed-test .venv-parity/.installed  ## training on photographs compared with mmsegmentation (ROOT=folder, half an hour or more)
 	@HRNET_PARITY_PYTHON=.venv-parity/bin/python $(BIN)/python -m benchmarks.learning --root "$(ROOT)"
 
-kill-campaign: $(VENV)/.installed-test  ## kill a run 50 times at random; it must end as if never killed
+kill-campaign: $(VENV)/.installed-test  ## kill a run 50 times at random; it must end like one that never was
 	@$(BIN)/python -m tests.kill_campaign --folder runs/kills
 
 colour-table: $(VENV)/.installed  ## what a classifier that sees only colours reaches on minicity
