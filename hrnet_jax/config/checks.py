@@ -20,6 +20,8 @@ _RANGES = {
     "data.mean": (0, 255), "data.std": (0.01, 1e4),
 }  # fmt: skip
 
+_OWN = "One that a recipe adds is known where --config names that recipe."
+
 
 def validate(config: ConfigDict) -> None:
     """Refuse values that no type can refuse, naming the field and what is allowed.
@@ -38,15 +40,15 @@ def _check_choices(config: ConfigDict) -> None:
     _one_of(config, "reference", ("v0", "v1"))
     _one_of(config, "init_head", ("strict", "match", "new"))
     _one_of(config, "model.variant", tuple(VARIANTS))
-    _one_of(config, "model.head", tuple(HEADS))
+    _one_of(config, "model.head", tuple(HEADS), advice=_OWN)
     _one_of(config, "model.dtype", ("float32", "bfloat16", "float64"))
     _one_of(
         config, "data.name", (*DATASETS, "custom"),
         advice="A dataset that a recipe defines is known where --config names that recipe.",
     )  # fmt: skip
     _one_of(config, "eval.mode", ("whole", "slide"))
-    _one_of(config, "train.loss", tuple(LOSSES))
-    _one_of(config, "optim.name", tuple(OPTIMIZERS))
+    _one_of(config, "train.loss", tuple(LOSSES), advice=_OWN)
+    _one_of(config, "optim.name", tuple(OPTIMIZERS), advice=_OWN)
     _one_of(config, "train.remat", ("none", "block", "stage"))
     _one_of(config, "data.on_error", ("stop", "quarantine"))
 

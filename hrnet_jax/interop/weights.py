@@ -97,7 +97,8 @@ def start_from(
         note = f"; the {len(paths) - len(tensors)} of the head are random"
     new_params, new_stats = _trees(paths, fresh | tensors)
     backbone = sum(not key.startswith(_HEAD) for key in tensors)
-    origin = f"{source.path.name} ({source.family}): {backbone} tensors of the backbone{note}"
+    name = source.path.name if source.sha256 else source.path  # a checkpoint's name is its step
+    origin = f"{name} ({source.family}): {backbone} tensors of the backbone{note}"
     return Loaded(params=new_params, stats=new_stats, origin=origin)
 
 

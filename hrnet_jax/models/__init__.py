@@ -51,7 +51,10 @@ def build(variant: str, *, num_classes: int, head: str = "fcn", seed: int = 0) -
     if variant not in VARIANTS:
         raise ValueError(f"There is no variant {variant!r}; use one of {', '.join(VARIANTS)}.")
     if head not in HEADS:
-        raise ValueError(f"There is no head {head!r}; use one of {', '.join(HEADS)}.")
+        raise ValueError(
+            f"There is no head {head!r}; use one of {', '.join(HEADS)}. One of your own is known "
+            "once the file that adds it was imported, such as the recipe that --config names."
+        )
     rng = np.random.default_rng(seed)
     shape = VARIANTS[variant]
     backbone = shape.backbone(rng=rng)

@@ -23,6 +23,9 @@ def test_every_recipe_validates(config):
         ("model.variant", "hr18x", r"config.model.variant='hr18x' must be one of .*Did you mean"),
         ("model.dtype", "float16", r"must be one of float32, bfloat16, float64"),
         ("data.name", "minicty", r"Did you mean 'minicity'"),
+        ("model.head", "mine", r"one of fcn.*One that a recipe adds is known where --config names"),
+        ("train.loss", "mine", r"one of cross_entropy.*One that a recipe adds is known where"),
+        ("optim.name", "mine", r"one of sgd, adamw.*One that a recipe adds is known where"),
         ("data.name", "xyz", r"A dataset that a recipe defines is known where --config names tha"),
         (
             "train.crop_size",

@@ -101,3 +101,8 @@ def test_a_fresh_network_has_asked_nothing_of_jax():
 def test_an_unknown_variant_names_the_known_ones():
     with pytest.raises(ValueError, match=r"no variant 'hr32'; use one of hr18s, hr18, hr48"):
         models.build("hr32", num_classes=2)
+
+
+def test_an_unknown_head_names_the_known_ones():
+    with pytest.raises(ValueError, match=r"no head 'mine'; use one of fcn.* once the file that"):
+        models.build("hr18s", num_classes=2, head="mine")
