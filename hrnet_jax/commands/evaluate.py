@@ -55,7 +55,9 @@ def evaluate(
     """
     validate(config)
     dataset = dataset_of(config)
-    check_weights_fit(weights, variant=config.model.variant, dataset=dataset)
+    check_weights_fit(
+        weights, variant=config.model.variant, head=config.model.head, dataset=dataset
+    )
     evaluation = build_evaluation(config, split=split, limit=limit, terminal=terminal)
     folder = to_path(workdir) / "eval"
     results = Results(
@@ -195,14 +197,18 @@ def weights_hash(weights: Weights) -> str:
     return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
 
 
-def check_weights_fit(weights: Weights, *, variant: str, dataset: Dataset) -> None:
-    """Refuse weights of another variant or of other classes than the config describes."""
-    held, classes = weights.meta["variant"], tuple(weights.meta["classes"])
-    if held != variant:
-        raise ValueError(
-            f"{weights.path} holds {held}, but config.model.variant={variant}; use "
-            f"--config.model.variant={held} or another --checkpoint."
-        )
+def check_weights_fit(weights: Weights, *, variant: str, head: str, dataset: Dataset) -> None:
+    """Refuse weights of another network or of other classes than the config describes."""
+    classes = tuple(weights.meta["classes"])
+    for field, held, wanted in (
+        ("variant", weights.meta["variant"], variant),
+        ("head", weights.head, head),
+    ):
+        if held != wanted:
+            raise ValueError(
+                f"{weights.path} holds {held}, but config.model.{field}={wanted}; use "
+                f"--config.model.{field}={held} or another --checkpoint."
+            )
     if classes != dataset.classes:
         raise ValueError(
             f"{weights.path} was trained for {len(classes)} classes ({', '.join(classes[:3])}, "

@@ -43,6 +43,8 @@ _REPLACED = {  # fields of older versions that were used by hand
         for name in ("split", "limit", "submission", "save_predictions")
     },
     "train.on_bad_step": "use --config.train.max_bad_steps=1.",
+    "checkpoint.keep": "the two newest are kept, and the best by mIoU.",
+    "data.threads": "their number is chosen by the program; config.data.workers are processes.",
     "mesh.data": "it is the number of devices over config.mesh.height.",
 }
 

@@ -191,6 +191,7 @@ def checkpoint_meta(config: ConfigDict) -> dict[str, Any]:
     dataset = dataset_of(config)
     return {
         "variant": config.model.variant,
+        "head": config.model.head,
         "dataset": dataset.name,
         "classes": dataset.classes,
         "palette": dataset.palette,

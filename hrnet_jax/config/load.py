@@ -34,7 +34,7 @@ def predictor_of(weights: Weights, *, terminal: Terminal | None = None) -> Predi
     """
     meta = weights.meta
     config = from_dict(meta["config"])
-    model = models.build(meta["variant"], num_classes=len(meta["classes"]), head=config.model.head)
+    model = models.build(meta["variant"], num_classes=len(meta["classes"]), head=weights.head)
     structure, _, _ = models.split(model)
     return Predictor(
         structure,

@@ -93,18 +93,28 @@ class Predictor:
     def save(self, image: Image | str | AnyPath, label: Label, path: str | AnyPath) -> None:
         """Write `<path>_label.png` (class indices, with palette) and `<path>_overlay.png`."""
         path = to_path(path)
-        blended = PILImage.fromarray(overlay(_pixels(image), label, self.palette))
+        blended = PILImage.fromarray(overlay(pixels_of(image), label, self.palette))
         for kind, picture in (("label", indexed(label, self.palette)), ("overlay", blended)):
             write_png(path.with_name(f"{path.name}_{kind}.png"), picture)
 
     def _batch(self, image: Image | str | AnyPath) -> Batch:
-        pixels = _pixels(image)
+        pixels = pixels_of(image)
         height, width, _ = pixels.shape
         views = [resize_image(pixels, size) for size in self._protocol.view_sizes((height, width))]
         return self._batcher.assemble([Views(views, (height, width))])
 
 
-def _pixels(image: Image | str | AnyPath) -> Image:
+def pixels_of(image: np.ndarray | str | AnyPath) -> Image:
+    """Return an RGB image as it is, or read it from its file.
+
+    Raises:
+        ValueError: for an array of another shape or type.
+    """
     if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise ValueError(
+                f"An array {image.dtype}{list(image.shape)} is no image; give RGB values from 0 to "
+                "255, uint8[height, width, 3]."
+            )
         return image
     return decode_image(to_path(image).read_bytes(), path=str(image))

@@ -22,7 +22,6 @@ STALL = 30.0  # seconds without a byte before a connection is given up
 PAUSE = 2.0  # seconds before the next attempt, doubled each time
 ATTEMPTS = 5  # in a row that fetch nothing new
 _BLOCK = 1 << 16
-_MEGABYTE = 1_000_000
 _TRANSIENT = (  # errors that a later attempt may not meet
     TimeoutError,
     ConnectionResetError,

@@ -28,6 +28,11 @@ class Weights:
     step: int
     path: AnyPath
 
+    @property
+    def head(self) -> str:
+        """The name of the network's head, which converted files and 0.1.0 leave out."""
+        return self.meta.get("head", "fcn")
+
 
 def save_weights(folder: AnyPath, params: dict, stats: dict, *, meta: Mapping[str, Any]) -> AnyPath:
     """Write weights that no training of ours made: step 0 of a folder without checkpoints.

@@ -70,37 +70,43 @@ def partitioned(
         freeze: dotted names of modules, such as "backbone" or "backbone.stage2".
 
     Raises:
-        ValueError: when it meets the parameters, for a module that has none.
+        ValueError: when it meets the parameters, for a module that has none, or if all are frozen.
     """
     if head is None and not freeze:
         return backbone
 
     def labels(params: Any) -> Any:
         for name in freeze:
-            if not any(_is_below(path, name) for path, _ in _named(params)):
+            if not any(is_below(path, [name]) for path, _ in _named(params)):
                 raise ValueError(
                     f"config.optim.freeze={name!r} is no module of this network; its modules are "
                     f"{', '.join(params)}, and those in them, such as backbone.stage2."
                 )
-        return jax.tree_util.tree_map_with_path(lambda path, _: label_of(_dotted(path)), params)
+        if all(is_below(path, freeze) for path, _ in _named(params)):
+            raise ValueError(
+                f"config.optim.freeze={tuple(freeze)} leaves nothing to learn; name fewer modules."
+            )
+        return jax.tree_util.tree_map_with_path(lambda path, _: label_of(dotted(path)), params)
 
     def label_of(path: str) -> str:
-        if any(_is_below(path, name) for name in freeze):
+        if is_below(path, freeze):
             return "frozen"
-        return "head" if head is not None and _is_below(path, "decode_head") else "backbone"
+        return "head" if head is not None and is_below(path, ["decode_head"]) else "backbone"
 
     return optax.partition(
         {"backbone": backbone, "head": head or backbone, "frozen": optax.set_to_zero()}, labels
     )
 
 
-def _dotted(path: Any) -> str:
+def dotted(path: Any) -> str:
+    """The name of a leaf of a tree: "backbone.conv1.kernel"."""
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 def _named(tree: Any) -> list[tuple[str, Any]]:
-    return [(_dotted(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+    return [(dotted(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
 
 
-def _is_below(path: str, module: str) -> bool:
-    return path == module or path.startswith(f"{module}.")
+def is_below(path: str, modules: Sequence[str]) -> bool:
+    """Whether a dotted name is that of one of the modules, or of something in it."""
+    return any(path == module or path.startswith(f"{module}.") for module in modules)

@@ -16,6 +16,7 @@ from hrnet_jax import ops
 from hrnet_jax.parallel.compiling import compiler_options
 from hrnet_jax.parallel.mesh import batch_sharding, replicated
 from hrnet_jax.training.losses import Loss
+from hrnet_jax.training.optim import dotted, is_below
 from hrnet_jax.training.state import TrainState
 
 Images = dict[str, jax.Array]  # {"image": [b h w 3], "label": [b h w]}
@@ -63,7 +64,8 @@ def make_train_step(
         dtype: of the forward and backward pass; parameters keep theirs.
         accumulate: micro-batches, one after the other, whose gradients are averaged.
         remat: what is computed again for the backward pass instead of being kept.
-        freeze: modules whose batch statistics stay as they are; see `optim.partitioned`.
+        freeze: modules that get no gradient, and whose batch statistics stay as they are; see
+            `optim.partitioned`.
     """
     one_pass = _loss_and_grads(
         structure, loss, mesh=mesh, dtype=dtype, remat=remat, freeze=tuple(freeze)
@@ -101,7 +103,7 @@ def _loss_and_grads(
     form = ops.form_on(mesh)
 
     def loss_of(params: dict, batch_stats: dict, batch: Images):
-        model = nnx.merge(structure, params, batch_stats)
+        model = nnx.merge(structure, _without_gradient(params, freeze), batch_stats)
         _set_train_mode(model, freeze)
         model.set_attributes(remat=remat, raise_if_not_found=False)
         with ops.use(form):
@@ -120,12 +122,20 @@ def _loss_and_grads(
     return one_pass
 
 
+def _without_gradient(params: dict, freeze: tuple[str, ...]) -> dict:
+    """Let frozen parameters have gradient 0, for which nothing is kept or computed."""
+
+    def stop(path: Any, leaf: jax.Array) -> jax.Array:
+        return jax.lax.stop_gradient(leaf) if is_below(dotted(path), freeze) else leaf
+
+    return jax.tree_util.tree_map_with_path(stop, params)
+
+
 def _set_train_mode(model: nnx.Module, freeze: tuple[str, ...]) -> None:
     """Normalise by the batch, but in frozen modules by what they know."""
     model.train()
     for path, module in nnx.iter_modules(model):
-        name = ".".join(map(str, path))
-        if any(name == frozen or name.startswith(f"{frozen}.") for frozen in freeze):
+        if is_below(".".join(map(str, path)), freeze):
             module.eval()
 
 

@@ -65,6 +65,7 @@ def test_scores_are_written_with_their_protocol(config, tmp_path):
     ("changes", "message"),
     [
         ({"variant": "hr48"}, r"holds hr48, but config.model.variant=toy"),
+        ({"head": "other"}, r"holds other, but config.model.head=fcn; use --config.model.head="),
         ({"classes": ["road"]}, r"was trained for 1 classes .* minicity has 19"),
     ],
 )

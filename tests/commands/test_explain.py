@@ -55,4 +55,6 @@ def test_a_field_that_does_not_exist_names_the_one_that_was_meant():
     assert text == "there is no field config.eval.flp; did you mean config.eval.flip?"
     text = explain.bad_flags(AttributeError("x"), ["--config.qqq=1"])
     assert text == "there is no field config.qqq; --help lists them."
+    text = explain.bad_flags(AttributeError("x"), ["--config.checkpoint.keep=3"])
+    assert "the two newest are kept" in text
     assert explain.bad_flags(AttributeError("x"), ["--config.eval.flip"]) == "x"

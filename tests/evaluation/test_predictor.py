@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hrnet_jax.evaluation.predictor import Predictor
+from hrnet_jax.evaluation.predictor import Predictor, pixels_of
 from hrnet_jax.evaluation.protocol import Protocol
 from hrnet_jax.models import split
 from tests.tiny import Toy
@@ -65,3 +65,14 @@ def test_paths_may_be_text_and_begin_at_home(home):
     predictor = predictor_of()
     predictor.save("~/x.png", predictor("~/x.png"), "~/one/x")
     assert (home / "one" / "x_overlay.png").exists()
+
+
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros(shape, np.uint8) for shape in ((8, 8), (8, 8, 1), (8, 8, 4), (1, 8, 8, 3), (0, 8, 3))]
+    + [np.zeros((8, 8, 3), np.float32)],
+    ids=lambda image: f"{image.dtype}{image.shape}",
+)
+def test_an_array_that_is_no_image_is_refused(image):
+    with pytest.raises(ValueError, match=r"is no image; give RGB values .* uint8\[height, width"):
+        pixels_of(image)

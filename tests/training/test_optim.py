@@ -110,3 +110,9 @@ def test_an_unknown_module_to_freeze_is_named(params):
     optimizer = partitioned(sgd(lambda s: 0.1, momentum=0.9, weight_decay=0.0), freeze=("back",))
     with pytest.raises(ValueError, match=r"freeze='back' is no module .* backbone, decode_head"):
         optimizer.init(params)
+
+
+def test_a_network_frozen_as_a_whole_is_refused(params):
+    optimizer = sgd(lambda s: 0.1, momentum=0.9, weight_decay=0.0)
+    with pytest.raises(ValueError, match="leaves nothing to learn"):
+        partitioned(optimizer, freeze=("backbone", "decode_head")).init(params)

@@ -374,10 +374,14 @@ def test_a_frozen_backbone_stays_as_it_is_and_the_head_learns():
     optimizer = partitioned(OPTIMIZER, freeze=("backbone",))
     model = models.build("toy", num_classes=3)
     _, params, stats = split(model)
-    state, _ = run(
+    state, (metrics,) = run(
         make_mesh(), [random_batch()], model=model, optimizer=optimizer, freeze=("backbone",)
     )
     for before, after in ((params, state.params), (stats, state.batch_stats)):
         jax.tree.map(np.testing.assert_array_equal, before["backbone"], after["backbone"])
         moved = jax.tree.map(np.array_equal, before["decode_head"], after["decode_head"])
         assert not any(jax.tree.leaves(moved))
+    before, after = (tree["decode_head"] for tree in (params, state.params))
+    gradients = jax.tree.map(lambda old, new: (old - new) / 0.1 - 0.01 * old, before, after)
+    norm = np.sqrt(sum(np.square(leaf).sum() for leaf in jax.tree.leaves(gradients)))
+    assert float(metrics.grad_norm) == pytest.approx(float(norm), rel=1e-3)  # of the head alone
