@@ -1,8 +1,8 @@
-"""What an image file says before its pixels are decoded: format, size, and whether it is complete.
+"""Read the header of an image file without decoding it: format, size, and completeness.
 
-Decoders differ in what they make of a truncated file: some say nothing and leave the rest grey or
-black. So the end of the file is looked for here. It takes 0.02 to 0.2 ms; Pillow, which finds it
-only by decoding, takes 10 to 40 ms for the same images of Cityscapes' size.
+Some decoders accept a truncated file and leave the rest grey or black. So the end of the file is
+searched here, in 0.02 to 0.2 ms. Pillow must decode to find it, which takes 10 to 40 ms for images
+of Cityscapes' size.
 """
 
 import io
@@ -13,7 +13,7 @@ from typing import NamedTuple
 from PIL import Image as PILImage
 
 # 8192 x 8192: 200 MB as RGB in each thread that reads ahead, and below the size at which Pillow
-# suspects an attack. The largest images of the zoo's datasets have a thirtieth of that.
+# warns of an attack. The largest images of the zoo's datasets have a thirtieth of these pixels.
 MAX_PIXELS = 2**26
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -30,9 +30,9 @@ _FOREIGN = {
 class BadFile(ValueError):
     """A file of a dataset that cannot be used for training; the message says what to do.
 
-    `path` is the file, `kind` what is wrong in general: "unreadable", "too large", "format",
-    "size" or "values". Both have defaults because an exception that comes from a worker process is
-    first made from its text, then gets its attributes.
+    `path` is the file, `kind` the kind of problem: "unreadable", "too large", "format", "size" or
+    "values". Both need defaults: unpickling an exception from a worker process first makes it from
+    its text, then sets its attributes.
     """
 
     def __init__(self, message: str, *, path: str = "", kind: str = "unreadable"):
@@ -41,7 +41,7 @@ class BadFile(ValueError):
 
 
 class Header(NamedTuple):
-    """What an image file states about itself."""
+    """The header of an image file."""
 
     format: str  # "PNG", "JPEG" or Pillow's name of another one
     height: int  # as stored, before any EXIF rotation
@@ -52,7 +52,7 @@ class Header(NamedTuple):
 
 
 def read_header(data: bytes, *, path: str, what: str) -> Header:
-    """Read format and size of a file, and refuse one with more than `MAX_PIXELS` pixels.
+    """Read the header of a file; refuse more than `MAX_PIXELS` pixels.
 
     Args:
         data: the whole file.
@@ -89,8 +89,8 @@ def read_header(data: bytes, *, path: str, what: str) -> Header:
 
 
 _TOO_LARGE = (
-    f"At most {MAX_PIXELS:,} are decoded, because each thread holds one decoded image in memory;"
-    " cut it into tiles, or remove it if the size is wrong."
+    f"The limit is {MAX_PIXELS:,}, because each thread holds one decoded image in memory; cut the"
+    " image into tiles, or remove it if the size is wrong."
 )
 
 
@@ -109,31 +109,31 @@ def _png(data: bytes) -> Header:
     if data[12:16] != b"IHDR":
         raise ValueError("a PNG must begin with its header")
     width, height, bits = struct.unpack(">IIB", data[16:25])
-    place, names = len(_PNG), set()
-    while place + 12 <= len(data) and b"IEND" not in names:
-        length, name = struct.unpack_from(">I4s", data, place)
+    offset, names = len(_PNG), set()
+    while offset + 12 <= len(data) and b"IEND" not in names:
+        length, name = struct.unpack_from(">I4s", data, offset)
         names.add(name)
-        place += length + 12
+        offset += length + 12
     return Header("PNG", height, width, bits, b"IEND" in names, b"eXIf" in names)
 
 
 def _jpeg(data: bytes) -> Header:
-    frame, place, codes = None, 2, set()
-    while 0xD9 not in codes and (marker := _JPEG_MARKER.search(data, place)):
-        code, place = data[marker.start() + 1], marker.end()
+    frame, offset, codes = None, 2, set()
+    while 0xD9 not in codes and (marker := _JPEG_MARKER.search(data, offset)):
+        code, offset = data[marker.start() + 1], marker.end()
         codes.add(code)
         if code in _JPEG_FRAMES and frame is None:
-            frame = struct.unpack_from(">BHH", data, place + 2)
-        if code not in (0x01, 0xD9):  # the others are followed by their length
-            place += struct.unpack_from(">H", data, place)[0]
+            frame = struct.unpack_from(">BHH", data, offset + 2)
+        if code not in (0x01, 0xD9):  # all others have a length
+            offset += struct.unpack_from(">H", data, offset)[0]
     if frame is None:
         raise ValueError("a JPEG without a frame")
     bits, height, width = frame
     return Header("JPEG", height, width, bits, 0xD9 in codes, 0xE1 in codes)
 
 
-def has_right_checksums(data: bytes) -> bool:
-    """Whether every chunk of a PNG matches its checksum; other formats carry none."""
+def has_valid_checksums(data: bytes) -> bool:
+    """Whether every chunk of a PNG matches its checksum; other formats have none."""
     if not data.startswith(_PNG):
         return True
     try:
@@ -141,6 +141,6 @@ def has_right_checksums(data: bytes) -> bool:
             file.verify()
     except (OSError, SyntaxError):
         return False
-    except ValueError:  # Pillow refuses long texts; they do not concern the pixels
+    except ValueError:  # Pillow refuses long text chunks, which do not affect the pixels
         pass
     return True

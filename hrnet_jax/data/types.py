@@ -1,4 +1,4 @@
-"""What an image, a label, an example and a batch are in numpy."""
+"""Types of images, labels, examples and batches in numpy."""
 
 from typing import NotRequired, TypedDict
 
@@ -13,7 +13,7 @@ IGNORE_LABEL = 255  # of pixels without a class, in every dataset of the zoo
 
 
 class Example(TypedDict):
-    """One image with its label, and the name that errors and reports use."""
+    """One image with its label, and its name for errors and reports."""
 
     id: str
     image: Image | NormalizedImage

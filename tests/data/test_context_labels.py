@@ -115,7 +115,10 @@ def test_another_file_is_refused(root):
 def test_an_unknown_category_and_a_wrong_size_are_refused(root):
     for change, message in [
         (drawn(1, 3, [0, 6]), "a mask of category 3, which Pascal Context does not have"),
-        ({**drawn(1, 2, [0, 6]), "segmentation": {"size": [3, 2], "counts": [6]}}, "but a mask"),
+        (
+            {**drawn(1, 2, [0, 6]), "segmentation": {"size": [3, 2], "counts": [6]}},
+            "one of its masks",
+        ),
     ]:
         content = {"images": [image(1, "train")], "annos_segmentation": [change]}
         (root / ANNOTATIONS).write_text(json.dumps(content))

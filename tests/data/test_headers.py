@@ -8,7 +8,7 @@ import pytest
 from PIL import Image as PILImage
 from PIL.PngImagePlugin import PngInfo
 
-from hrnet_jax.data.headers import BadFile, has_right_checksums, read_header
+from hrnet_jax.data.headers import BadFile, has_valid_checksums, read_header
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (37, 61, 3), dtype=np.uint8)
 
@@ -106,17 +106,17 @@ def test_other_formats_are_refused_by_their_header_too():
 
 def test_one_changed_bit_breaks_a_checksum():
     data = FILES["PNG"]
-    assert has_right_checksums(data)
+    assert has_valid_checksums(data)
     for place in range(10, len(data) - 12, 97):
         damaged = bytearray(data)
         damaged[place] ^= 4
-        assert not has_right_checksums(bytes(damaged)), place
+        assert not has_valid_checksums(bytes(damaged)), place
 
 
 def test_a_long_text_in_a_png_is_not_damage():
     texts = PngInfo()
     texts.add_text("comment", "x" * 2**21, zip=True)
-    assert has_right_checksums(encoded("PNG", pnginfo=texts))
+    assert has_valid_checksums(encoded("PNG", pnginfo=texts))
 
 
 def test_a_pickled_error_keeps_path_and_kind():

@@ -210,7 +210,7 @@ def test_ten_bad_examples_in_a_row_stop_the_run():
         def __getitem__(self, index):
             return dataclasses.replace(super().__getitem__(index), image=b"")
 
-    with pytest.raises(ValueError, match="10 examples in a row cannot be used"):
+    with pytest.raises(ValueError, match="10 examples in a row cannot be used: is the disk"):
         with_replacements(Rubbish(40), 1)
 
 

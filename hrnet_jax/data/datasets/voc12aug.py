@@ -52,14 +52,14 @@ _AUG = Part(
     image_suffix=".jpg",
     label_suffix=".png",
     lists=(f"{_LISTS}/aug.txt",),
-    otherwise=Part(
+    fallback=Part(
         images="JPEGImages",  # SBD's images are VOC's
         labels=f"{_SBD}/cls",
         image_suffix=".jpg",
         label_suffix=".mat",
         lists=(f"{_SBD}/train.txt", f"{_SBD}/val.txt"),
         # VOC's own masks are finer, and its validation images must not be trained on.
-        lists_without=(f"{_LISTS}/train.txt", f"{_LISTS}/val.txt"),
+        exclude_lists=(f"{_LISTS}/train.txt", f"{_LISTS}/val.txt"),
     ),
 )
 

@@ -57,8 +57,8 @@ class FileSource:
         self._files = files
         self._pairs: list[tuple[str, Part]] = []  # (stem, part)
         for part in parts:
-            while part.otherwise is not None and not _has_labels(files, part):
-                part = part.otherwise
+            while part.fallback is not None and not _has_labels(files, part):
+                part = part.fallback
             self._pairs += [(stem, part) for stem in finder.stems(part)]
         if not self._pairs:
             on_problem(

@@ -78,7 +78,7 @@ class PairFinder:
         return [stem for stem in wanted if stem in complete]
 
     def _listed(self, part: Part) -> list[str]:
-        without = {stem for name in part.lists_without for stem in self._read_list(name)}
+        without = {stem for name in part.exclude_lists for stem in self._read_list(name)}
         stems = dict.fromkeys(stem for name in part.lists for stem in self._read_list(name))
         return [stem for stem in stems if stem not in without]
 

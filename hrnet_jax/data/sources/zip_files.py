@@ -89,9 +89,9 @@ _AGAIN = " Download or pack the archive again."
 class _Zips:
     def __init__(self, paths: list[Path], dataset: Dataset):
         parts = [part for split in (*dataset.splits.values(), dataset.test) for part in split]
-        parts += [part.otherwise for part in parts if part.otherwise]
+        parts += [part.fallback for part in parts if part.fallback]
         folders = {f for part in parts for f in (part.images, part.labels) if f is not None}
-        lists = {name for part in parts for name in (*part.lists, *part.lists_without)}
+        lists = {name for part in parts for name in (*part.lists, *part.exclude_lists)}
         starts = tuple(f"{folder}/" for folder in folders)
         self._archives = ", ".join(map(str, paths))
         self._members: dict[str, _Member] = {}
