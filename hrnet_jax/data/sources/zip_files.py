@@ -1,10 +1,11 @@
 """Datasets in zip files, read without unpacking.
 
-Nothing is written, so a hostile name cannot do harm here. It is refused all the same, as is all
-else that no honest archive of images has, because it was made to attack some program.
+Nothing is written, so a hostile name cannot do harm here. Archives with features that no honest
+archive of images has are refused all the same, because they were made to attack some program.
 
 Members are read by our own code. A `zipfile.ZipFile` cannot be pickled for workers, its threads
-share one file handle under a lock (8 threads take a quarter longer), and it checks none of this.
+share one file handle under a lock (8 threads take a quarter longer), and it has none of these
+checks.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ from hrnet_jax.runs.paths import to_local_path
 
 MAX_ENTRIES = 250_000  # in one archive
 MAX_FILE_BYTES = 2**28  # of one file, unpacked
-_MAX_DIRECTORY_BYTES = 2**26  # of the table of contents, which is read before it can be checked
+_MAX_DIRECTORY_BYTES = 2**26  # of the central directory, which is read before it can be checked
 
 
 class ZipSource(FileSource):
@@ -33,7 +34,7 @@ class ZipSource(FileSource):
     The layout may begin at the top of an archive or in a folder of it.
 
     Raises:
-        ValueError: an archive is damaged, or has something that no honest archive has.
+        ValueError: an archive is damaged or was made to attack a program.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class ZipSource(FileSource):
 
 @dataclasses.dataclass(frozen=True)
 class _Member:
-    """Where one file is in an archive. No archive is kept open, so it can be pickled."""
+    """One file in an archive. It can be pickled, because no archive is kept open."""
 
     archive: str
     name: str
@@ -61,26 +62,24 @@ class _Member:
     crc: int
 
     def read(self) -> bytes:
+        damaged = f"{self.archive} is damaged at {self.name}"
         try:
             with open(self.archive, "rb") as file:
                 file.seek(self.offset)
                 header = file.read(30)
                 if header[:4] != b"PK\3\4":
-                    raise zlib.error("its header is not where the archive says")
-                # Names and extra fields may have other lengths here than in the table of contents.
+                    raise zlib.error("its header is not at the declared position")
+                # Name and extra field may have other lengths here than in the central directory.
                 file.seek(sum(struct.unpack_from("<HH", header, 26)), os.SEEK_CUR)
                 data = file.read(self.packed)
             if self.is_deflated:
-                # One byte more than declared reveals a file that is larger than it says.
+                # One byte more than declared reveals a larger file.
                 data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, self.unpacked + 1)
         except (zlib.error, struct.error) as error:
-            raise ValueError(f"{self._damaged()}: {error}.{_AGAIN}") from error
+            raise ValueError(f"{damaged}: {error}.{_AGAIN}") from error
         if len(data) != self.unpacked or zlib.crc32(data) != self.crc:
-            raise ValueError(f"{self._damaged()}: size or checksum do not match.{_AGAIN}")
+            raise ValueError(f"{damaged}: size or checksum do not match.{_AGAIN}")
         return data
-
-    def _damaged(self) -> str:
-        return f"{self.archive} is damaged at {self.name}"
 
 
 _AGAIN = " Download or pack the archive again."
@@ -105,8 +104,8 @@ class _Zips:
                     continue
                 if (other := self._members.get(name)) is not None:
                     raise ValueError(
-                        f"{name} is in two archives: {other.archive} and {member.archive}. Point"
-                        " to a folder with the archives of one dataset only."
+                        f"{name} is in two archives: {other.archive} and {member.archive}. Use a"
+                        " folder with the archives of one dataset only."
                     )
                 self._members[name] = member
 
@@ -138,21 +137,21 @@ def _top(members: list[_Member], wanted: set[str]) -> str:
 
 
 def _contents(path: Path) -> list[_Member]:
-    """Read an archive's table of contents; refuse what no honest archive has."""
+    """Read an archive's central directory; refuse hostile entries."""
     try:
         _check_directory_size(path)
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, struct.error, EOFError) as error:
-        raise ValueError(f"{path} is no zip file, or a damaged one: {error}.{_AGAIN}") from error
+        raise ValueError(f"{path} is not a zip file, or damaged: {error}.{_AGAIN}") from error
     members: dict[str, _Member] = {}
     for info in infos:
         if problem := _problem(info):
-            raise ValueError(_refusal(path, f"{info.orig_filename!r} {problem}"))
+            raise _refusal(path, f"{info.orig_filename!r} {problem}")
         if info.is_dir():
             continue
         if info.filename in members:
-            raise ValueError(_refusal(path, f"{info.filename!r} is in it twice"))
+            raise _refusal(path, f"{info.filename!r} is in it twice")
         members[info.filename] = _Member(
             archive=str(path),
             name=info.filename,
@@ -178,37 +177,35 @@ def _problem(info: zipfile.ZipInfo) -> str | None:
     if info.flag_bits & 1:
         return "is encrypted"
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        return "is packed by another method than the usual two (stored, deflated)"
+        return "is packed by another method than stored or deflated"
     if info.file_size > MAX_FILE_BYTES:
-        return f"unpacks to {info.file_size:,} bytes, beyond {MAX_FILE_BYTES:,}"
+        return f"unpacks to {info.file_size:,} bytes, over the limit of {MAX_FILE_BYTES:,}"
     return None
 
 
-def _refusal(path: Path, problem: str) -> str:
-    return (
-        f"{path} is refused: {problem}. No archive of images needs that; get it from where it was"
-        " published, or unpack it yourself and point to the folder."
+def _refusal(path: Path, problem: str) -> ValueError:
+    return ValueError(
+        f"{path} is refused: {problem}. No archive of images needs that; download it from its"
+        " publisher, or unpack it yourself and point to the folder."
     )
 
 
 def _check_directory_size(path: Path) -> None:
-    """Read only the last record of an archive, because `zipfile` would load all entries first."""
+    """Check the last record of an archive, because `zipfile` loads all entries at once."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 2**16 - 22 - 20 - 56))  # comment, end, locator, end of zip64
         tail = file.read()
     end = tail.rfind(b"PK\5\6")
     if end < 0:
-        raise zipfile.BadZipFile("the table of contents at its end is missing")
+        raise zipfile.BadZipFile("the central directory at its end is missing")
     entries, directory = struct.unpack_from("<HI", tail, end + 10)
-    # An archive of zip64 has the true numbers in a record of 56 bytes and a pointer of 20 to it.
+    # A zip64 archive has the true numbers in a record of 56 bytes, followed by a locator of 20.
     if tail[max(0, end - 20) :].startswith(b"PK\6\7") and end >= 76:
         entries, directory = struct.unpack_from("<QQ", tail, end - 76 + 32)
     if entries > MAX_ENTRIES or directory > _MAX_DIRECTORY_BYTES:
-        raise ValueError(
-            _refusal(
-                path,
-                f"it has {entries:,} entries in {directory:,} bytes, beyond {MAX_ENTRIES:,} in"
-                f" {_MAX_DIRECTORY_BYTES:,}",
-            )
+        raise _refusal(
+            path,
+            f"it has {entries:,} entries in {directory:,} bytes, over the limit of"
+            f" {MAX_ENTRIES:,} in {_MAX_DIRECTORY_BYTES:,}",
         )

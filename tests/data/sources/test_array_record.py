@@ -153,7 +153,7 @@ def test_flipped_and_lost_bytes_name_the_example(written):
 
 def test_a_missing_shard_is_named_at_once(written):
     shard(written[1], "val").unlink()
-    with pytest.raises(FileNotFoundError, match=r"shard .*-val.* is missing: .* as a whole"):
+    with pytest.raises(FileNotFoundError, match=r"shard .*-val.* is missing: .* copied completely"):
         ArrayRecordSource(written[1], PETS, "val")
 
 
@@ -171,7 +171,7 @@ def test_what_cannot_be_read_says_how_to_prepare_it(written):
 
 
 @pytest.mark.parametrize(
-    ("name", "what"), [("scene_parse150", "instance masks"), ("voc", "about detection")]
+    ("name", "what"), [("scene_parse150", "instance masks"), ("voc", "for detection")]
 )
 def test_datasets_for_other_tasks_are_refused(written, name, what):
     edit(written[1], name=name, fileFormat="tfrecord")

@@ -135,7 +135,9 @@ def test_a_declared_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch)
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("images/train/bomb.jpg", bytes(200_000))
     monkeypatch.setattr(zip_files, "MAX_FILE_BYTES", 100_000)
-    with pytest.raises(ValueError, match=r"bomb\.jpg' unpacks to 200,000 bytes, beyond 100,000"):
+    with pytest.raises(
+        ValueError, match=r"bomb\.jpg' unpacks to 200,000 bytes, over the limit of 100,000"
+    ):
         ZipSource([path], PETS, "train")
 
 
@@ -170,13 +172,13 @@ def test_a_large_table_of_contents_is_refused_whatever_it_counts(tmp_path):
     data = bytearray(path.read_bytes())
     struct.pack_into("<I", data, data.index(b"PK\5\6") + 12, 2**30)
     path.write_bytes(data)
-    with pytest.raises(ValueError, match=r"8 entries in 1,073,741,824 bytes, beyond 250,000 in"):
+    with pytest.raises(ValueError, match=r"8 entries in 1,073,741,824 bytes, over the limit"):
         ZipSource([path], PETS, "train")
 
 
 def test_encrypted_and_rare_packings_are_refused(tmp_path):
     path = pack(tmp_path / "rare.zip", method=zipfile.ZIP_LZMA)
-    with pytest.raises(ValueError, match="is packed by another method than the usual two"):
+    with pytest.raises(ValueError, match="is packed by another method than stored or deflated"):
         ZipSource([path], PETS, "train")
     path = pack(tmp_path / "secret.zip")
     data = bytearray(path.read_bytes())
@@ -189,10 +191,10 @@ def test_encrypted_and_rare_packings_are_refused(tmp_path):
 def test_a_cut_download_says_so(tmp_path):
     path = pack(tmp_path / "pets.zip")
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(ValueError, match=r"pets\.zip is no zip file, or a damaged one: .* again"):
+    with pytest.raises(ValueError, match=r"pets\.zip is not a zip file, or damaged: .* again"):
         ZipSource([path], PETS, "train")
     path.write_bytes(b"")
-    with pytest.raises(ValueError, match="is no zip file"):
+    with pytest.raises(ValueError, match="is not a zip file"):
         ZipSource([path], PETS, "train")
 
 
