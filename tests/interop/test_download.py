@@ -159,7 +159,7 @@ def test_a_server_without_ranges_starts_again(server, fetch):
     server.script = ["truncates", "right, no ranges"]
     fetch()
     assert is_complete(fetch)
-    assert "fetching all of it" in fetch.said
+    assert "starting from the beginning" in fetch.said
 
 
 @pytest.mark.parametrize("size", [1000, 400_000])
@@ -169,7 +169,7 @@ def test_the_beginning_of_another_file_is_dropped(server, fetch, size):
     fetch()
     assert is_complete(fetch)
     assert server.ranges == [f"bytes={size}-", None]
-    assert "of different files; fetching it again" in fetch.said
+    assert "mixes different files; downloading it again" in fetch.said
 
 
 def test_a_wrong_file_is_named_by_both_hashes_and_removed(server, fetch):
@@ -216,7 +216,7 @@ def test_a_server_without_ranges_that_always_truncates_is_given_up(server, fetch
 
 def test_a_part_that_was_not_requested_is_not_appended(server, fetch):
     server.script = ["truncates", "another part"]
-    with pytest.raises(ConnectionError, match="another part of the file than was requested"):
+    with pytest.raises(ConnectionError, match="another part of the file than requested"):
         fetch()
     assert fetch.part.read_bytes() == CONTENT[:HALF]
 

@@ -198,7 +198,7 @@ def test_a_state_dict_holds_nothing_but_tensors_by_name():
     assert tensors_of({"a": tensor}) == {"a": tensor}
     with pytest.raises(UnsafeFileError, match=r"'b' is a numpy.dtype, which is not read"):
         tensors_of({"a": tensor, "b": Placeholder("numpy.dtype")})
-    with pytest.raises(CorruptFileError, match=r"'b' is a dict, not a tensor by name"):
+    with pytest.raises(CorruptFileError, match=r"'b' is a dict, not a named tensor"):
         tensors_of({"a": tensor, "b": {}})
     with pytest.raises(CorruptFileError, match=r"state dict's 3 is a ndarray"):
         tensors_of({3: tensor})

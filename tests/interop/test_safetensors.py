@@ -116,7 +116,7 @@ HOSTILE = {
     "appended_to_nothing": (file_of({}, bytes(1)), INVALID),
     "odd_bool": (
         file_of({"a": WEIGHT | {"dtype": "BOOL", "shape": [8]}}, b"\2" * 8),
-        "other values",
+        "values other than",
     ),
     "metadata_number": (file_of({"a": WEIGHT, "__metadata__": {"x": 1}}), INVALID),
     "metadata_list": (file_of({"a": WEIGHT, "__metadata__": []}), INVALID),

@@ -155,7 +155,7 @@ def head_of(loaded) -> dict[str, np.ndarray]:
 
 
 def test_a_strict_head_takes_no_other_classes(fresh):
-    with pytest.raises(ValueError, match=r"expected are 4 .* match to keep those of equal names"):
+    with pytest.raises(ValueError, match=r"expected are 4 .* match to keep the classes"):
         start_from(changed(), *fresh, variant="tiny", classes=("a", "b", "c", "d"))
 
 
