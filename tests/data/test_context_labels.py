@@ -12,7 +12,7 @@ from hrnet_jax.data.context_labels import (
     write_labels,
 )
 from hrnet_jax.data.datasets.pascal_context import DATASET
-from hrnet_jax.data.sources.folder import FolderSource
+from hrnet_jax.data.sources.open import open_source
 
 # Masks encoded by pycocotools 2.0.11: runs, then the mask's bits, row after row.
 GOLDEN = [
@@ -78,7 +78,7 @@ def root(tmp_path):
 
 def test_labels_and_lists_are_written_where_the_dataset_looks(root):
     write_labels(root, Annotations(root / ANNOTATIONS))
-    train, val = (FolderSource(root, DATASET, split) for split in ("train", "val"))
+    train, val = (open_source(root, DATASET, split) for split in ("train", "val"))
     assert [r.id for r in train] == ["2008_000001", "2008_000002"]
     assert [r.id for r in val] == ["2008_000003"]
 

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from hrnet_jax.data.dataset import Dataset, Part
-from hrnet_jax.data.sources.pairs import Files, OnProblem, PairFinder, not_found, suffixes_seen
-from hrnet_jax.runs.paths import to_local_path
+from hrnet_jax.data.sources.pairs import Files, OnProblem, PairFinder, suffixes_seen
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +47,7 @@ class FileSource:
         dataset: Dataset,
         split: str,
         *,
-        on_problem: OnProblem | None = None,  # by default a ValueError
+        on_problem: OnProblem | None = None,  # default: raise a ValueError
     ):
         on_problem = on_problem or _refuse
         parts = dataset.parts(split)
@@ -95,30 +94,9 @@ class FileSource:
         return image, part.labels and f"{part.labels}/{stem}{part.label_suffix}"
 
 
-class FolderSource(FileSource):
-    """The records of one split in a folder.
+class Folder:
+    """The files in a folder."""
 
-    Raises:
-        FileNotFoundError: the folder, or one that the dataset needs in it, is missing.
-        ValueError: an image has no label or vice versa, unless `on_problem` returns.
-    """
-
-    def __init__(
-        self,
-        root: str | os.PathLike[str],
-        dataset: Dataset,
-        split: str,
-        *,
-        on_problem: OnProblem | None = None,
-    ):
-        dataset.parts(split)  # reports an unknown split before a missing folder
-        folder = to_local_path(root).absolute()
-        if not folder.is_dir():
-            raise FileNotFoundError(not_found(f"folder {folder}", dataset))
-        super().__init__(_Folder(folder), dataset, split, on_problem=on_problem)
-
-
-class _Folder:
     def __init__(self, root: Path):
         self._root = str(root)
 

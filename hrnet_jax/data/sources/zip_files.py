@@ -15,38 +15,13 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 
 from hrnet_jax.data.dataset import Dataset
-from hrnet_jax.data.sources.folder import FileSource
-from hrnet_jax.data.sources.pairs import OnProblem
-from hrnet_jax.runs.paths import to_local_path
 
 MAX_ENTRIES = 250_000  # in one archive
 MAX_FILE_BYTES = 2**28  # of one file, unpacked
 _MAX_DIRECTORY_BYTES = 2**26  # of the central directory, which is read before it can be checked
-
-
-class ZipSource(FileSource):
-    """The records of one split in one zip file, or in several that together hold the layout.
-
-    The layout may begin at the top of an archive or in a folder of it.
-
-    Raises:
-        ValueError: an archive is damaged or was made to attack a program.
-    """
-
-    def __init__(
-        self,
-        archives: Sequence[str | os.PathLike[str]],
-        dataset: Dataset,
-        split: str,
-        *,
-        on_problem: OnProblem | None = None,
-    ):
-        paths = [to_local_path(path).absolute() for path in archives]
-        super().__init__(_Zips(paths, dataset), dataset, split, on_problem=on_problem)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +60,15 @@ class _Member:
 _AGAIN = " Download or pack the archive again."
 
 
-class _Zips:
+class ZipFiles:
+    """The files of one dataset in one zip file, or in several that together hold the layout.
+
+    The layout may begin at the top of an archive or in a folder of it.
+
+    Raises:
+        ValueError: an archive is damaged or was made to attack a program.
+    """
+
     def __init__(self, paths: list[Path], dataset: Dataset):
         parts = [part for split in (*dataset.splits.values(), dataset.test) for part in split]
         parts += [part.fallback for part in parts if part.fallback]
