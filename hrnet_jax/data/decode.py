@@ -71,7 +71,6 @@ def check_image(data: bytes, *, path: str) -> Header:
         BadFile: it is no image, truncated, too large, or has more than 16 bits per channel.
     """
     header = read_header(data, path=path, what="image")
-    _check_complete(data, header, path=path, what="image")
     if header.bits > 16:
         raise BadFile(
             f"The image {path} has {header.bits} bits per channel; save it with 8.",
@@ -79,19 +78,6 @@ def check_image(data: bytes, *, path: str) -> Header:
             kind="format",
         )
     return header
-
-
-def _check_complete(data: bytes, header: Header, *, path: str, what: str) -> None:
-    is_complete = header.is_complete
-    if header.format not in ("PNG", "JPEG"):  # `read_header` has searched these for their end
-        try:
-            with PILImage.open(io.BytesIO(data)) as file:
-                file.load()  # stops at the first missing byte
-        except (OSError, SyntaxError, ValueError):
-            is_complete = False
-    if not is_complete:
-        reason = "It ends too early, as after an interrupted copy."
-        raise undecodable(data, path=path, what=what, reason=reason)
 
 
 def decode_label(data: bytes, *, path: str) -> Label:
@@ -105,7 +91,6 @@ def decode_label(data: bytes, *, path: str) -> Label:
     if is_mat(data):
         return _decode_mat(data, path=path)
     header = read_header(data, path=path, what="label")
-    _check_complete(data, header, path=path, what="label")
     if (plain := _decode_plain_png(data, mode="mono")) is not None:
         return plain[..., 0]
     try:

@@ -47,12 +47,11 @@ class Header(NamedTuple):
     height: int  # as stored, before any EXIF rotation
     width: int
     bits: int  # per channel
-    is_complete: bool  # false for a file that was cut off
-    has_exif: bool  # it may ask for a rotation
+    has_exif: bool  # which may include a rotation
 
 
 def read_header(data: bytes, *, path: str, what: str) -> Header:
-    """Read the header of a file; refuse more than `MAX_PIXELS` pixels.
+    """Read the header of a file; refuse a truncated one, or more than `MAX_PIXELS` pixels.
 
     Args:
         data: the whole file.
@@ -60,17 +59,18 @@ def read_header(data: bytes, *, path: str, what: str) -> Header:
         what: "image" or "label", for messages.
 
     Raises:
-        BadFile: it is empty, no image, or too large.
+        BadFile: it is empty, no image, truncated, or too large.
     """
     try:
         if data.startswith(_PNG):
-            header = _png(data)
+            header, is_complete = _png(data)
         elif data.startswith(b"\xff\xd8"):
-            header = _jpeg(data)
+            header, is_complete = _jpeg(data)
         else:
             with PILImage.open(io.BytesIO(data)) as file:  # reads no pixels yet
                 bits = 16 if "16" in file.mode else 32 if file.mode in ("I", "F") else 8
-                header = Header(file.format or "?", file.height, file.width, bits, True, True)
+                header = Header(file.format or "?", file.height, file.width, bits, True)
+            is_complete = None
     except (PILImage.DecompressionBombError, PILImage.DecompressionBombWarning) as error:
         raise BadFile(
             f"The {what} {path} declares too many pixels: {error} {_TOO_LARGE}",
@@ -85,6 +85,9 @@ def read_header(data: bytes, *, path: str, what: str) -> Header:
             path=path,
             kind="too large",
         )
+    if not (_can_decode(data) if is_complete is None else is_complete):
+        reason = "It ends too early, as after an interrupted copy."
+        raise undecodable(data, path=path, what=what, reason=reason)
     return header
 
 
@@ -105,7 +108,17 @@ def undecodable(data: bytes, *, path: str, what: str, reason: str = "") -> BadFi
     )
 
 
-def _png(data: bytes) -> Header:
+def _can_decode(data: bytes) -> bool:
+    try:
+        with PILImage.open(io.BytesIO(data)) as file:
+            file.load()  # stops at the first missing byte
+    except (OSError, SyntaxError, ValueError):
+        return False
+    return True
+
+
+def _png(data: bytes) -> tuple[Header, bool]:
+    """Return the header, and whether the file is complete."""
     if data[12:16] != b"IHDR":
         raise ValueError("a PNG must begin with its header")
     width, height, bits = struct.unpack(">IIB", data[16:25])
@@ -114,10 +127,11 @@ def _png(data: bytes) -> Header:
         length, name = struct.unpack_from(">I4s", data, offset)
         names.add(name)
         offset += length + 12
-    return Header("PNG", height, width, bits, b"IEND" in names, b"eXIf" in names)
+    return Header("PNG", height, width, bits, b"eXIf" in names), b"IEND" in names
 
 
-def _jpeg(data: bytes) -> Header:
+def _jpeg(data: bytes) -> tuple[Header, bool]:
+    """Return the header, and whether the file is complete."""
     frame, offset, codes = None, 2, set()
     while 0xD9 not in codes and (marker := _JPEG_MARKER.search(data, offset)):
         code, offset = data[marker.start() + 1], marker.end()
@@ -129,7 +143,7 @@ def _jpeg(data: bytes) -> Header:
     if frame is None:
         raise ValueError("a JPEG without a frame")
     bits, height, width = frame
-    return Header("JPEG", height, width, bits, 0xD9 in codes, 0xE1 in codes)
+    return Header("JPEG", height, width, bits, 0xE1 in codes), 0xD9 in codes
 
 
 def has_valid_checksums(data: bytes) -> bool:
