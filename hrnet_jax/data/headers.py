@@ -72,29 +72,24 @@ def read_header(data: bytes, *, path: str, what: str) -> Header:
                 header = Header(file.format or "?", file.height, file.width, bits, True)
             is_complete = None
     except (PILImage.DecompressionBombError, PILImage.DecompressionBombWarning) as error:
-        raise BadFile(
-            f"The {what} {path} declares too many pixels: {error} {_TOO_LARGE}",
-            path=path,
-            kind="too large",
-        ) from error
+        raise _too_large(f"too many pixels: {error}", path=path, what=what) from error
     except (OSError, SyntaxError, ValueError, IndexError, struct.error) as error:
         raise undecodable(data, path=path, what=what) from error
     if header.height * header.width > MAX_PIXELS:
-        raise BadFile(
-            f"The {what} {path} declares {header.height} x {header.width} pixels. {_TOO_LARGE}",
-            path=path,
-            kind="too large",
-        )
+        raise _too_large(f"{header.height} x {header.width} pixels.", path=path, what=what)
     if not (_can_decode(data) if is_complete is None else is_complete):
         reason = "It ends too early, as after an interrupted copy."
         raise undecodable(data, path=path, what=what, reason=reason)
     return header
 
 
-_TOO_LARGE = (
-    f"The limit is {MAX_PIXELS:,}, because each thread holds one decoded image in memory; cut the"
-    " image into tiles, or remove it if the size is wrong."
-)
+def _too_large(size: str, *, path: str, what: str) -> BadFile:
+    return BadFile(
+        f"The {what} {path} declares {size} The limit is {MAX_PIXELS:,}, because each thread holds"
+        " one decoded image in memory; cut it into tiles, or remove it if the size is wrong.",
+        path=path,
+        kind="too large",
+    )
 
 
 def undecodable(data: bytes, *, path: str, what: str, reason: str = "") -> BadFile:

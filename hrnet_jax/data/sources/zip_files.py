@@ -28,31 +28,29 @@ _MAX_DIRECTORY_BYTES = 2**26  # of the central directory, which is read before i
 class _Member:
     """One file in an archive. It can be pickled, because no archive is kept open."""
 
-    archive: str
-    name: str
-    offset: int  # of the local header
-    packed: int  # bytes
-    unpacked: int
-    is_deflated: bool
-    crc: int
+    archive: Path
+    info: zipfile.ZipInfo
+
+    def __str__(self) -> str:
+        return f"{self.archive}/{self.info.filename}"
 
     def read(self) -> bytes:
-        damaged = f"{self.archive} is damaged at {self.name}"
+        info, damaged = self.info, f"{self.archive} is damaged at {self.info.filename}"
         try:
-            with open(self.archive, "rb") as file:
-                file.seek(self.offset)
+            with self.archive.open("rb") as file:
+                file.seek(info.header_offset)
                 header = file.read(30)
                 if header[:4] != b"PK\3\4":
                     raise zlib.error("its header is not at the declared position")
                 # Name and extra field may have other lengths here than in the central directory.
                 file.seek(sum(struct.unpack_from("<HH", header, 26)), os.SEEK_CUR)
-                data = file.read(self.packed)
-            if self.is_deflated:
+                data = file.read(info.compress_size)
+            if info.compress_type == zipfile.ZIP_DEFLATED:
                 # One byte more than declared reveals a larger file.
-                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, self.unpacked + 1)
+                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, info.file_size + 1)
         except (zlib.error, struct.error) as error:
             raise ValueError(f"{damaged}: {error}.{_AGAIN}") from error
-        if len(data) != self.unpacked or zlib.crc32(data) != self.crc:
+        if len(data) != info.file_size or zlib.crc32(data) != info.CRC:
             raise ValueError(f"{damaged}: size or checksum do not match.{_AGAIN}")
         return data
 
@@ -78,24 +76,23 @@ class ZipFiles:
         self._archives = ", ".join(map(str, paths))
         self._members: dict[str, _Member] = {}
         for path in paths:
-            members = _contents(path)
-            top = _top(members, folders | lists)
-            for member in members:
-                name = member.name.removeprefix(top)
+            infos = _contents(path)
+            top = _top(infos, folders | lists)
+            for info in infos:
+                name = info.filename.removeprefix(top)
                 is_wanted = name in lists or name.startswith(starts)
-                if not member.name.startswith(top) or not is_wanted:
+                if not info.filename.startswith(top) or not is_wanted:
                     continue
                 if (other := self._members.get(name)) is not None:
                     raise ValueError(
-                        f"{name} is in two archives: {other.archive} and {member.archive}. Use a"
-                        " folder with the archives of one dataset only."
+                        f"{name} is in two archives: {other.archive} and {path}. Use a folder with"
+                        " the archives of one dataset only."
                     )
-                self._members[name] = member
+                self._members[name] = _Member(path, info)
 
     def where(self, name: str) -> str:
-        if member := self._members.get(name):
-            return f"{member.archive}/{member.name}"
-        return f"{name} in {self._archives}"
+        member = self._members.get(name)
+        return str(member) if member else f"{name} in {self._archives}"
 
     def has_folder(self, folder: str) -> bool:
         return any(name.startswith(f"{folder}/") for name in self._members)
@@ -111,40 +108,32 @@ class ZipFiles:
         return self._members[name].read()
 
 
-def _top(members: list[_Member], wanted: set[str]) -> str:
+def _top(infos: list[zipfile.ZipInfo], wanted: set[str]) -> str:
     """Return the folder in which the layout begins: "" or "ADEChallengeData2016/"."""
     pattern = re.compile(f"((?:[^/]+/)*?)(?:{'|'.join(map(re.escape, sorted(wanted)))})(?:/|$)")
-    tops = {match[1] for member in members if (match := pattern.match(member.name))}
+    tops = {match[1] for info in infos if (match := pattern.match(info.filename))}
     tops = {top for top in tops if not top.startswith("__MACOSX/")}
     return min(tops, key=lambda top: (top.count("/"), top), default="")
 
 
-def _contents(path: Path) -> list[_Member]:
-    """Read an archive's central directory; refuse hostile entries."""
+def _contents(path: Path) -> list[zipfile.ZipInfo]:
+    """Return the files in an archive's central directory; refuse hostile entries."""
     try:
         _check_directory_size(path)
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, struct.error, EOFError) as error:
         raise ValueError(f"{path} is not a zip file, or damaged: {error}.{_AGAIN}") from error
-    members: dict[str, _Member] = {}
+    files: dict[str, zipfile.ZipInfo] = {}
     for info in infos:
         if problem := _problem(info):
             raise _refusal(path, f"{info.orig_filename!r} {problem}")
         if info.is_dir():
             continue
-        if info.filename in members:
+        if info.filename in files:
             raise _refusal(path, f"{info.filename!r} is in it twice")
-        members[info.filename] = _Member(
-            archive=str(path),
-            name=info.filename,
-            offset=info.header_offset,
-            packed=info.compress_size,
-            unpacked=info.file_size,
-            is_deflated=info.compress_type == zipfile.ZIP_DEFLATED,
-            crc=info.CRC,
-        )
-    return list(members.values())
+        files[info.filename] = info
+    return list(files.values())
 
 
 def _problem(info: zipfile.ZipInfo) -> str | None:
