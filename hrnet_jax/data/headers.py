@@ -53,10 +53,7 @@ class Header(NamedTuple):
 def read_header(data: bytes, *, path: str, what: str) -> Header:
     """Read the header of a file; refuse a truncated one, or more than `MAX_PIXELS` pixels.
 
-    Args:
-        data: the whole file.
-        path: for messages.
-        what: "image" or "label", for messages.
+    `data` is the whole file; `path` and `what` ("image" or "label") are for messages.
 
     Raises:
         BadFile: it is empty, no image, truncated, or too large.

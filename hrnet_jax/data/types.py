@@ -20,7 +20,7 @@ class Example(TypedDict):
     label: Label
     views: NotRequired[list[Image]]  # in evaluation: the image at each scale
     left_out: NotRequired[tuple[str, ...]]  # in training: the bad examples it replaces, as JSON
-    draws: NotRequired[dict[str, str]]  # only for `samples`: what the transforms drew
+    draws: NotRequired[dict[str, str]]  # only for `samples`: the random draws of the transforms
 
 
 Batch = dict[str, np.ndarray]  # {"image": float32 [b h w 3], "label": uint8 [b h w]}

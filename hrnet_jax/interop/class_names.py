@@ -32,16 +32,10 @@ class ClassNames:
 def class_names(
     num_classes: int,
     *,
-    names: tuple[str, ...] | None = None,
-    palette: tuple[Color, ...] | None = None,
+    names: tuple[str, ...] | None = None,  # from the network's file, if it has any
+    palette: tuple[Color, ...] | None = None,  # from the file too
 ) -> ClassNames:
-    """Return the names and colours of a network's classes.
-
-    Args:
-        num_classes: of the network.
-        names: from its file, if it has any.
-        palette: from its file, if it has one.
-    """
+    """Return the names and colours of a network's classes."""
     dataset, known = _KNOWN.get(num_classes, ("custom", {}))
     default = tuple(known) or tuple(f"class {index}" for index in range(num_classes))
     if names is None:
@@ -77,11 +71,12 @@ def names_in(meta: Any) -> tuple[tuple[str, ...] | None, tuple[Color, ...] | Non
 
 
 def _names(value: Any) -> tuple[str, ...] | None:
-    is_valid = isinstance(value, list | tuple) and all(
+    if not isinstance(value, list | tuple) or not all(
         isinstance(name, str) and name.strip() and name.isprintable() and len(name) <= 100
         for name in value
-    )
-    names = tuple(name.strip() for name in value) if is_valid else ()
+    ):
+        return None
+    names = tuple(name.strip() for name in value)
     return names if names and len(set(names)) == len(names) else None
 
 

@@ -1,7 +1,7 @@
 """Pascal VOC 2012: 20 classes of objects and the background (Everingham et al., 2015).
 
-Training adds the masks of the Semantic Boundaries Dataset (Hariharan et al., 2011), either as the
-PNGs that others made of them or as its own `.mat` files.
+Training adds the masks of the Semantic Boundaries Dataset (Hariharan et al., 2011), either as
+converted PNGs or as the original `.mat` files.
 """
 
 from hrnet_jax.data.dataset import Dataset, Part, voc_palette
