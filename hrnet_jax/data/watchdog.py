@@ -10,7 +10,6 @@ import dataclasses
 import multiprocessing
 import os
 import shutil
-import signal
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -73,7 +72,7 @@ class Watchdog:
         who = f"Worker process {dead}" if dead else "A worker process"
         reading = " while reading" + files.replace("\n", "\n  ") if files else " between two files"
         reason = f"{error} A file that crashes the decoder should be removed."
-        if f"exit code -{signal.SIGKILL:d}" in str(error):
+        if "exit code -9" in str(error):  # SIGKILL
             reason = (
                 "It was killed: by the system when memory ran out (use fewer workers with"
                 " --config.data.workers), by a user, or because one example took over"

@@ -1,4 +1,4 @@
-"""Every fault planted in a file is found and named."""
+"""Every fault planted in a file is detected and named."""
 
 import io
 

@@ -24,14 +24,14 @@ GOLDEN = [
 
 
 @pytest.mark.parametrize(("size", "runs", "bits"), GOLDEN)
-def test_masks_are_those_of_pycocotools(size, runs, bits):
+def test_masks_equal_pycocotools(size, runs, bits):
     height, width = size
     flat = np.unpackbits(np.frombuffer(bytes.fromhex(bits), np.uint8))[: height * width]
     mask = decode_runs({"size": [height, width], "counts": runs})
     np.testing.assert_array_equal(mask, flat.reshape(size).astype(bool))
 
 
-def test_a_large_mask_is_that_of_pycocotools():
+def test_a_large_mask_equals_pycocotools():
     runs = "Q17Q1000000000000000000000c?2Y@4M2N2N2N2O0O2O0000000000000001N101N2N2N2N3Lf>"
     y, x = np.mgrid[:40, :60]
     expected = ((y - 16) ** 2 + (x - 36) ** 2 < 144) | ((y > 32) & (x < 12))

@@ -48,7 +48,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("data", FILES.values(), ids=FILES)
-def test_format_size_and_end_are_those_that_pillow_finds(data):
+def test_format_and_size_equal_pillows(data):
     header = read_header(data, path="a", what="image")
     with PILImage.open(io.BytesIO(data)) as file:
         assert header[:3] == (file.format, file.height, file.width)
@@ -79,7 +79,7 @@ def test_a_truncated_file_is_never_complete(name):
         (b"\x89PNG\r\n\x1a\n\0\0", "damaged or no image"),
     ],
 )
-def test_what_is_no_image_says_what_it_looks_like(data, reason):
+def test_a_file_that_is_not_an_image_is_described(data, reason):
     with pytest.raises(BadFile, match=rf"the image dir/a\.png \({len(data)} bytes\)\. .*{reason}"):
         read_header(data, path="dir/a.png", what="image")
 

@@ -58,7 +58,7 @@ def read_often(watchdog):
         read(watchdog, "a", 0.05)
 
 
-def test_a_death_between_two_files_says_so(tmp_path):
+def test_a_death_between_two_files_is_reported(tmp_path):
     error = Watchdog(tmp_path).worker_died(RuntimeError("It had exit code 7."))
     assert "ended between two files\nIt had exit code 7." in str(error)
     with pytest.raises(OSError, match="between two files"):  # which `main` prints in one line

@@ -1,4 +1,4 @@
-"""Hostile weight files: each tries to run code, to fill the memory, or to be misread."""
+"""Hostile weight files: each tries to run code, to exhaust memory, or to be misread."""
 
 import dataclasses
 import io
@@ -20,7 +20,7 @@ class Case:
 
     make: Callable[[str], bytes]  # from the command that a payload would run
     error: type[Exception]
-    says: str
+    text: str  # in its message
 
 
 # Pieces of pickles.
@@ -163,7 +163,7 @@ def fixed(content: bytes) -> Callable[[str], bytes]:
 
 
 def _swallowed(command: str) -> bytes:
-    """Code in the state of an object that is dropped anyway."""
+    """Code in the state of a dropped object."""
     history = named("mmengine.logging.history_buffer", "HistoryBuffer") + pickle.EMPTY_TUPLE
     state = entry("x", call("posix", "system", plain(command)))
     return pth(entry("message_hub", history + pickle.NEWOBJ + state + pickle.BUILD))
@@ -354,7 +354,7 @@ def _pickle_cases() -> dict[str, Case]:
         "odd_items": (b"}(Nu", "sets items of a dict"),
         "list_as_key": (b"}]Ns", "key of type list"),
         "deep_key": (b"})" + 999 * b"\x85" + b"Ns", "key of type tuple"),
-        # These three kill or hang `pickle.Unpickler`, even one that knows no names.
+        # These three kill or hang `pickle.Unpickler`, even with a closed `find_class`.
         "deepest_key": (b"})" + 500_000 * b"\x85" + b"Ns", "key of type tuple"),
         "laughing_key": (b"})q\0" + 60 * b"h\0\x86q\0" + b"Ns", "key of type tuple"),
         "colliding_keys": (b"}(" + _colliding(100_000) + b"u", "key of type int"),

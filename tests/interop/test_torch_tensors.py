@@ -1,4 +1,4 @@
-"""What is wrong with single tensors is tested in `test_pth.py`, by whole files."""
+"""Faults of single tensors are tested in `test_pth.py`, with whole files."""
 
 import numpy as np
 import pytest

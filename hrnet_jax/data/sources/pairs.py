@@ -47,9 +47,7 @@ class PairFinder:
             if not files.has_folder(folder):
                 raise FileNotFoundError(not_found(f"folder {files.where(folder)}", self.dataset))
         images = _stems(files, part.images, suffix=part.image_suffix)
-        labels = images
-        if part.labels is not None:
-            labels = _stems(files, part.labels, suffix=part.label_suffix)
+        labels = _stems(files, part.labels, suffix=part.label_suffix) if part.labels else images
         where_images = f"{files.where(part.images)}/*{part.image_suffix}"
         where_labels = f"{files.where(part.labels or '')}/*{part.label_suffix}"
         if not part.lists:

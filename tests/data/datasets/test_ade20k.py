@@ -15,7 +15,7 @@ def test_names_and_colours_are_the_published_ones():
     assert DATASET.classes == tuple(names)
 
 
-def test_the_label_map_is_what_the_reference_calls_reduce_zero_label():
+def test_the_label_map_equals_reduce_zero_label():
     table, is_legal = DATASET.lookup_table()
     raw = np.arange(151, dtype=np.uint8)
     np.testing.assert_array_equal(table[raw], raw - 1)  # 0 becomes 255

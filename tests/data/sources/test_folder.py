@@ -28,10 +28,10 @@ def ids(source):
     return [source[i].id for i in range(len(source))]
 
 
-def test_images_are_found_recursively_in_sorted_order(tmp_path):
+def test_images_are_listed_recursively_in_sorted_order(tmp_path):
     write_pairs(tmp_path, "b/2", "a", "b/10", "a-b")
     source = open_source(tmp_path, PETS, "train")
-    assert ids(source) == ["a-b", "a", "b/10", "b/2"]  # as sorted with their suffix
+    assert ids(source) == ["a-b", "a", "b/10", "b/2"]  # sorted with the suffix
     assert isinstance(source, Source)
 
 
@@ -97,7 +97,7 @@ def test_a_source_survives_pickling_for_worker_processes(tmp_path):
     assert list(pickle.loads(pickle.dumps(source))) == list(source)
 
 
-def test_a_missing_root_says_where_it_looked_and_what_to_do(tmp_path):
+def test_a_missing_root_is_named_with_instructions(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         open_source(tmp_path / "nowhere", CITYSCAPES, "train")
     message = str(error.value)
@@ -128,7 +128,7 @@ def test_a_test_split_may_lack_labels_but_has_them_if_they_are_there(tmp_path):
     assert source[0].label is None
     write(tmp_path, "labels/test/a.png", "labels/test/b.png")
     assert open_source(tmp_path, PETS, "test")[1].label == b"labels/test/b.png"
-    write(tmp_path, "images/test/c.jpg")  # some labels are not none
+    write(tmp_path, "images/test/c.jpg")  # some labels, but not all
     with pytest.raises(ValueError, match="1 images of dataset 'custom' have no label: c"):
         open_source(tmp_path, PETS, "test")
 

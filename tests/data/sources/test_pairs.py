@@ -67,17 +67,17 @@ def test_repeated_list_entries_are_refused(tmp_path):
 def test_complete_pairs_are_read_if_the_problems_are_only_reported(tmp_path):
     write(tmp_path, "images/train/a.jpg", "images/train/b.jpg")
     write(tmp_path, "labels/train/a.png", "labels/train/c.png")
-    heard = []
+    reported = []
     files = open_source(
-        tmp_path, PETS, "train", on_problem=lambda problem, names: heard.append((problem, names))
+        tmp_path, PETS, "train", on_problem=lambda problem, names: reported.append((problem, names))
     )
-    assert [names for _, names in heard] == [["c"], ["b"]]
-    assert "labels of dataset 'custom' have no image: c." in heard[0][0]
-    assert "images of dataset 'custom' have no label: b." in heard[1][0]
+    assert [names for _, names in reported] == [["c"], ["b"]]
+    assert "labels of dataset 'custom' have no image: c." in reported[0][0]
+    assert "images of dataset 'custom' have no label: b." in reported[1][0]
     assert [files.paths(i)[0][-5:] for i in range(len(files))] == ["a.jpg"]
 
 
-def test_an_empty_split_tells_which_files_it_saw_instead(tmp_path):
+def test_an_empty_split_reports_the_files_it_saw(tmp_path):
     write(tmp_path, "images/train/a.PNG", "images/train/b.PNG")
     (tmp_path / "labels/train").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"(?s)is empty.*'\.jpg'.*found: 2 x '\.PNG'"):

@@ -38,7 +38,7 @@ def same(one, other):
 
 @pytest.mark.parametrize("top", ["", "Pets/", "Pets/2012/"])
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_a_zip_gives_what_its_folder_gives(tmp_path, top, method):
+def test_a_zip_gives_the_records_of_its_folder(tmp_path, top, method):
     path = pack(tmp_path / "pets.zip", [*NAMES, "images/train/._a.jpg"], top=top, method=method)
     with zipfile.ZipFile(path) as archive:
         archive.extractall(tmp_path / "unpacked")
@@ -72,7 +72,7 @@ def test_two_archives_with_one_file_are_refused(tmp_path):
         open_source(tmp_path, PETS, "train")
 
 
-def test_what_an_archive_lacks_is_named(tmp_path):
+def test_missing_folders_and_labels_in_an_archive_are_named(tmp_path):
     path = pack(tmp_path / "pets.zip", NAMES[:4])
     with pytest.raises(FileNotFoundError, match=r"no folder labels/train in .*pets\.zip"):
         open_source(path, PETS, "train")
@@ -102,7 +102,7 @@ def test_workers_and_threads_read_the_same(tmp_path):
         ("images\\..\\x", "leads out of the archive"),
     ],
 )
-def test_names_that_lead_elsewhere_are_refused(tmp_path, name, problem):
+def test_names_that_lead_out_of_the_archive_are_refused(tmp_path, name, problem):
     path = pack(tmp_path / "pets.zip", [*NAMES, name])
     message = rf"pets\.zip is refused: {re.escape(repr(name))} {problem}\. No archive of images"
     with pytest.raises(ValueError, match=message):
@@ -143,11 +143,11 @@ def test_a_declared_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch)
 
 
 def directory_entry(data, name):
-    """Where the table of contents speaks of a file."""
+    """The offset of a file in the central directory."""
     return data.index(name.encode(), data.index(b"PK\1\2")) - 46
 
 
-def test_a_bomb_that_lies_about_its_size_is_cut_short(tmp_path):
+def test_a_bomb_with_a_false_size_is_stopped(tmp_path):
     path = pack(tmp_path / "pets.zip")
     data = bytearray(path.read_bytes())
     struct.pack_into("<I", data, directory_entry(data, "images/train/a.jpg") + 24, 10)
@@ -168,7 +168,7 @@ def test_a_million_entries_are_refused_unread(tmp_path, entries):
         open_source(path, PETS, "train")
 
 
-def test_a_large_table_of_contents_is_refused_whatever_it_counts(tmp_path):
+def test_a_large_central_directory_is_refused_whatever_its_count(tmp_path):
     path = pack(tmp_path / "pets.zip")
     data = bytearray(path.read_bytes())
     struct.pack_into("<I", data, data.index(b"PK\5\6") + 12, 2**30)
@@ -189,7 +189,7 @@ def test_encrypted_and_rare_packings_are_refused(tmp_path):
         open_source(path, PETS, "train")
 
 
-def test_a_cut_download_says_so(tmp_path):
+def test_a_truncated_download_is_reported(tmp_path):
     path = pack(tmp_path / "pets.zip")
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(ValueError, match=r"pets\.zip is not a zip file, or damaged: .* again"):
@@ -204,7 +204,7 @@ def test_a_flipped_byte_of_a_file_is_found(tmp_path, method):
     path = pack(tmp_path / "pets.zip", ["images/train/a.jpg", "labels/train/a.png"], method=method)
     good = path.read_bytes()
     record, harmless = open_source(path, PETS, "train")[0], 0
-    for place in range(0, good.index(b"PK\1\2"), 7):  # all that lies before the table of contents
+    for place in range(0, good.index(b"PK\1\2"), 7):  # up to the central directory
         bad = bytearray(good)
         bad[place] ^= 0x10
         path.write_bytes(bad)
