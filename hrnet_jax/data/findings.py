@@ -34,7 +34,7 @@ class Finding:
     files: list[str] = dataclasses.field(default_factory=list)
     details: list[str] = dataclasses.field(default_factory=list)  # at most one text per file
     suggestion: str
-    stops_training: bool  # False: a warning; it may be intended, or is only a guess
+    stops_training: bool = False  # False: a warning; it may be intended, or is only a guess
 
 
 def wrong_counts(dataset: Dataset, sources: Mapping[str, Source]) -> list[Finding]:
@@ -47,7 +47,6 @@ def wrong_counts(dataset: Dataset, sources: Mapping[str, Source]) -> list[Findin
             split=split,
             problem=f"{len(sources[split])} examples, but {dataset.name} has {official} officially",
             suggestion=SUGGESTIONS["count"],
-            stops_training=False,
         )
         for split, official in dataset.counts.items()
         if split in sources and len(sources[split]) != official
@@ -90,7 +89,6 @@ def copies_within_split(split: str, checked: Sequence[Checked]) -> Iterator[Find
             files=[path for group in groups for path in group[1:]],
             details=["\n  equals ".join(group) for group in groups],
             suggestion=SUGGESTIONS["twice"],
-            stops_training=False,
         )
 
 
@@ -107,7 +105,6 @@ def copies_across_splits(by_split: Mapping[str, Sequence[Checked]]) -> Iterator[
                 files=[path for _, path in pairs],
                 details=["\n  equals ".join(pair[::-1]) for pair in pairs],
                 suggestion=SUGGESTIONS["overlap"],
-                stops_training=False,
             )
 
 

@@ -30,15 +30,7 @@ def suspicions(
     if result is None:
         return []
     problem, suggestion = result
-    return [
-        Finding(
-            kind="meaning",
-            split="all splits",
-            problem=problem,
-            suggestion=suggestion,
-            stops_training=False,
-        )
-    ]
+    return [Finding(kind="meaning", split="all splits", problem=problem, suggestion=suggestion)]
 
 
 def _guess_picture(

@@ -8,6 +8,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -111,17 +112,15 @@ class ArrayRecordSource:
 def prepared_folder(root: Path, dataset: Dataset) -> Path | None:
     """Find a dataset of TFDS in `root` or below it, as in root/<name>/<config>/<version>."""
     for depth in ("", "*/", "*/*/", "*/*/*/"):
-        folders = sorted(path.parent for path in root.glob(f"{depth}dataset_info.json"))
-        inside = {folder: folder.relative_to(root).parts for folder in folders}
         # A killed run leaves folders that begin with a dot, and TFDS some called incomplete.
-        complete = [
-            folder
-            for folder in folders
-            if not any(name.startswith((".", "incomplete")) for name in inside[folder])
+        folders = [
+            path.parent
+            for path in sorted(root.glob(f"{depth}dataset_info.json"))
+            if not re.search(r"(^|/)(\.|incomplete)", path.relative_to(root).as_posix())
         ]
-        named = [folder for folder in complete if dataset.name in inside[folder]]
-        if complete:
-            return (named or complete)[-1]  # the highest version
+        named = [folder for folder in folders if dataset.name in folder.relative_to(root).parts]
+        if folders:
+            return (named or folders)[-1]  # the highest version
     return None
 
 
