@@ -24,7 +24,7 @@ from rich.console import Console
 from hrnet_jax.data import minicity
 from hrnet_jax.data.datasets.cityscapes import DATASET
 from hrnet_jax.data.pipeline import eval_examples, train_batches
-from hrnet_jax.data.sources.folder import FolderSource
+from hrnet_jax.data.sources.open import open_source
 from hrnet_jax.data.transforms import ResizeViews, train_transforms
 from hrnet_jax.data.types import Example
 from hrnet_jax.evaluation.evaluator import Evaluator
@@ -75,7 +75,7 @@ def soak(root: Path, *, workers: int, terminal: Terminal, count: int = 10_000) -
         image_size=(128, 256), crop_size=(64, 128), ratio_range=(0.5, 2.0), mean=MEAN, std=STD
     )
     batches = train_batches(
-        FolderSource(root, DATASET, "train"), DATASET, transforms=transforms, batch_size=10,
+        open_source(root, DATASET, "train"), DATASET, transforms=transforms, batch_size=10,
         seed=0, start_step=0, workers=workers,
     )  # fmt: skip
     for number in terminal.track(range(0, count + 1, 1000), "1,000 examples", total=count // 1000):
@@ -89,7 +89,7 @@ def soak(root: Path, *, workers: int, terminal: Terminal, count: int = 10_000) -
 def evaluation(root: Path, *, terminal: Terminal, count: int = 5_000) -> None:
     """Evaluate images of 128x256, read from files over and over."""
     protocol = Protocol(image_size=(128, 256))
-    source = FolderSource(root, DATASET, "val")
+    source = open_source(root, DATASET, "val")
     evaluator, params, stats = evaluator_of(19, protocol, terminal=terminal, batch_size=4)
 
     def examples() -> Iterator[Example]:

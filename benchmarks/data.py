@@ -36,7 +36,7 @@ from hrnet_jax.data.decode import decode, decode_image, decode_label, map_label
 from hrnet_jax.data.examine import examine
 from hrnet_jax.data.minicity import entries
 from hrnet_jax.data.pipeline import train_batches
-from hrnet_jax.data.sources.folder import FolderSource
+from hrnet_jax.data.sources.open import open_source
 from hrnet_jax.data.transforms import Transform, train_transforms
 from hrnet_jax.runs.paths import make_folder, write_json
 from hrnet_jax.runs.terminal import Terminal
@@ -172,7 +172,7 @@ def serve(pipe: Connection, root: Path, workers: int) -> None:
     """Take as many batches as the pipe says, until it closes."""
     cv2.setNumThreads(0)
     stream = train_batches(
-        FolderSource(root, DATASET, "train"),
+        open_source(root, DATASET, "train"),
         DATASET,
         transforms=train_transforms(**CHAIN),
         batch_size=BATCH,
@@ -240,7 +240,7 @@ def wait_until_idle(pid: int) -> float:
 def doctor_speed(root: Path, *, number: int, terminal: Terminal) -> str:
     """Images that the doctor examines per second; each file is read many times."""
     size, repeats = (512, 1024), 16
-    source = FolderSource(draw(root, number=number, terminal=terminal, size=size), DATASET, "train")
+    source = open_source(draw(root, number=number, terminal=terminal, size=size), DATASET, "train")
     rates = []
     for _ in terminal.track(range(repeats), "Doctor", total=repeats):
         begin = time.perf_counter()
@@ -256,7 +256,7 @@ def doctor_speed(root: Path, *, number: int, terminal: Terminal) -> str:
 def time_stages(root: Path, *, number: int, terminal: Terminal) -> dict[str, float]:
     """Mean milliseconds of CPU time per image and stage."""
     cv2.setNumThreads(0)
-    source, chain = FolderSource(root, DATASET, "train"), train_transforms(**CHAIN)
+    source, chain = open_source(root, DATASET, "train"), train_transforms(**CHAIN)
     total: dict[str, float] = defaultdict(float)
 
     def timed(stage: str, function: Callable, *args: Any, **kwargs: Any) -> Any:

@@ -29,7 +29,7 @@ from hrnet_jax.data import minicity
 from hrnet_jax.data.datasets.cityscapes import DATASET
 from hrnet_jax.data.decode import decode, map_label
 from hrnet_jax.data.pipeline import eval_examples
-from hrnet_jax.data.sources.folder import FolderSource
+from hrnet_jax.data.sources.open import open_source
 from hrnet_jax.data.transforms import ResizeViews, normalize
 from hrnet_jax.evaluation.evaluator import Evaluator
 from hrnet_jax.evaluation.pixels import bucket_logits
@@ -112,7 +112,7 @@ def our_evaluation(root: Path, mode: str, *, images: int) -> Callable[[], np.nda
         mesh=make_mesh(devices=jax.devices()[:1]), batch_size=1, dtype=jnp.float32,
         terminal=Terminal(),
     )  # fmt: skip
-    source = FolderSource(root, DATASET, "val")
+    source = open_source(root, DATASET, "val")
 
     def run() -> np.ndarray:
         examples = eval_examples(
@@ -163,7 +163,7 @@ def compare(
 def shares(root: Path, *, images: int) -> dict[str, float]:
     """Seconds of one image in whole mode: reading and decoding, network, logits to counts."""
     protocol = PROTOCOLS["whole"]
-    source, resize = FolderSource(root, DATASET, "val"), ResizeViews(sizes=protocol.view_sizes)
+    source, resize = open_source(root, DATASET, "val"), ResizeViews(sizes=protocol.view_sizes)
     begin = time.perf_counter()
     examples = [resize.map(decode(source[index], DATASET)) for index in range(images)]
     decoding = (time.perf_counter() - begin) / images

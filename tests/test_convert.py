@@ -32,7 +32,7 @@ def test_there_and_back(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["tiny-0badcafe.pth"], "the name promises a SHA-256 that begins with 0badcafe"),
+        (["tiny-0badcafe.pth"], "by its name, the SHA-256 begins with 0badcafe"),
         (["nowhere.pth"], "nowhere.pth"),
         (["tiny-0badcafe.pth", "--any-hash", "--config", "configs/hr18_cityscapes.py:40k"],
          "looks like tiny with 3 classes, not hr18 with 19"),
@@ -113,7 +113,7 @@ def test_a_row_that_does_not_come_is_fetched_by_hand(mirror):
     with pytest.raises(SystemExit) as stop:
         from_pytorch.main(["--zoo", row.name, "--mirror", mirror.host, "--output", "out"])
     for text in (
-        f"Error: Cannot fetch {mirror.host}/mmsegmentation/", "answered 404", row.url,
+        f"Error: Cannot download {mirror.host}/mmsegmentation/", "answered 404", row.url,
         f"python -m convert.from_pytorch {row.file()} --output out", "https_proxy", "--mirror",
     ):  # fmt: skip
         assert text in str(stop.value)

@@ -13,6 +13,7 @@ from flax import nnx
 from hrnet_jax.config.build_data import build_data
 from hrnet_jax.config.build_training import build_training
 from hrnet_jax.data.datasets import DATASETS
+from hrnet_jax.data.transforms import AUGMENTATIONS
 from hrnet_jax.models import HEADS, VARIANTS
 from hrnet_jax.models.layers import Conv
 from hrnet_jax.parallel.mesh import to_global
@@ -112,10 +113,11 @@ def test_a_variant_is_a_line(config, monkeypatch):
     assert training.random.params["decode_head"]["conv_seg"]["kernel"].shape == (1, 1, 90, 19)
 
 
-def test_an_augmentation_is_a_dataclass_and_a_line(config, tmp_path):
-    data = build_data(config, terminal=Terminal())
-    inverted = dataclasses.replace(data, transforms=[RandomInvert(), *data.transforms])
-    plain, changed = (next(d.batches(0, workdir=tmp_path)) for d in (data, inverted))
+def test_an_augmentation_is_a_dataclass_and_a_line(config, monkeypatch, tmp_path):
+    monkeypatch.setitem(AUGMENTATIONS, "invert", RandomInvert())
+    plain = next(build_data(config, terminal=Terminal()).batches(0, workdir=tmp_path))
+    config.train.augmentations = ("invert",)
+    changed = next(build_data(config, terminal=Terminal()).batches(0, workdir=tmp_path))
     same = [np.array_equal(a, b) for a, b in zip(plain["image"], changed["image"], strict=True)]
     assert not all(same)
     np.testing.assert_array_equal(plain["id"], changed["id"])
@@ -126,6 +128,12 @@ def test_a_dataset_is_a_definition_and_a_line(config, monkeypatch):
     monkeypatch.setitem(DATASETS, "mine", mine)
     config.data.name = "mine"
     assert build_data(config, terminal=Terminal()).dataset == mine
+
+
+def test_an_unknown_augmentation_is_named(config):
+    config.train.augmentations = ("invert",)
+    with pytest.raises(ValueError, match=r"no 'invert' in data.transforms.AUGMENTATIONS"):
+        build_data(config, terminal=Terminal())
 
 
 @pytest.mark.parametrize("field", ["model.head", "train.loss", "optim.name", "model.variant"])

@@ -79,6 +79,7 @@ def build_data(config: ConfigDict, *, terminal: Terminal) -> Data:
             image_size=config.train.image_size,
             crop_size=config.train.crop_size,
             ratio_range=config.train.ratio_range,
+            augmentations=config.train.augmentations,
             mean=config.data.mean,
             std=config.data.std,
         ),

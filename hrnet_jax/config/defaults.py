@@ -71,6 +71,7 @@ def default(*, name: str, dataset: str, variant: str) -> ConfigDict:
     config.train.image_size = (1024, 2048)  # long and short side before the random scale
     config.train.ratio_range = (0.5, 2.0)  # of the random scale
     config.train.crop_size = (512, 1024)
+    config.train.augmentations = ()  # keys of data.transforms.AUGMENTATIONS, besides the published
     config.train.loss = "cross_entropy"  # a key of training.losses.LOSSES
     config.train.class_weights = ()  # of the loss, one per class; empty: every class weighs 1
     # Micro-batches that a step computes one after the other, for batches too large for the devices.

@@ -1,4 +1,4 @@
-"""The check of one example: every pixel of its label, the integrity and header of its image."""
+"""Check one example: every pixel of its label, integrity and header of its image."""
 
 import hashlib
 import io
@@ -17,18 +17,18 @@ from hrnet_jax.data.decode import (
     different_sizes,
     illegal_values,
 )
-from hrnet_jax.data.headers import BadFile, Header, has_right_checksums, undecodable
+from hrnet_jax.data.headers import BadFile, Header, has_valid_checksums, undecodable
 from hrnet_jax.data.sources.folder import Source
 from hrnet_jax.data.types import Label
 
 
 class Fault(NamedTuple):
-    """What is wrong with one file."""
+    """A problem with one file."""
 
     kind: str  # a key of SUGGESTIONS
     path: str
     text: str
-    weight: int = 0  # the larger the worse: pixels
+    bad_pixels: int = 0
 
 
 class Checked(NamedTuple):
@@ -38,7 +38,7 @@ class Checked(NamedTuple):
     faults: list[Fault]
     counts: Int64[np.ndarray, "256"] | None = None  # pixels of each raw value; None: unreadable
     image_kind: str = ""  # "JPEG", "16-bit PNG", ...
-    size: tuple[int, int] = (0, 0)  # of the image as it is shown (height, width)
+    size: tuple[int, int] = (0, 0)  # (height, width) of the upright image
     digest: bytes = b""  # of the image file
 
 
@@ -47,7 +47,7 @@ def check(source: Source, index: int, *, dataset: Dataset) -> Checked:
     image_path, label_path = source.paths(index)
     try:
         record = source[index]
-    except (ValueError, OSError) as error:  # an archive may be damaged
+    except (ValueError, OSError) as error:  # a damaged archive
         return Checked(image_path, [Fault("unreadable", image_path, str(error))])
     assert record.label is not None, "splits that are examined have labels"
     header, faults = _check_image(record.image, path=image_path)
@@ -57,10 +57,10 @@ def check(source: Source, index: int, *, dataset: Dataset) -> Checked:
     if header and raw is not None and size != raw.shape:
         mismatch = different_sizes(size, raw, record=record)
         faults.append(Fault(mismatch.kind, label_path, str(mismatch)))
-    counts = None if raw is None else count_values(raw)
-    if raw is not None and counts is not None:
-        bad_pixels = int(counts[~dataset.lookup_table()[1]].sum())
-        if bad_pixels:
+    counts = None
+    if raw is not None:
+        counts = count_values(raw)
+        if bad_pixels := int(counts[~dataset.lookup_table()[1]].sum()):
             illegal = illegal_values(raw, dataset, path=label_path)
             faults.append(Fault(illegal.kind, label_path, str(illegal), bad_pixels))
     return Checked(
@@ -77,8 +77,8 @@ def _check_image(data: bytes, *, path: str) -> tuple[Header | None, list[Fault]]
     header = None
     try:
         header = check_image(data, path=path)
-        _require_right_checksums(data, path=path, what="image")
-        if header.bits == 16:  # 8 of them may be too few
+        _check_checksums(data, path=path, what="image")
+        if header.bits == 16:  # the upper 8, which training reads, may all be 0
             decode_image(data, path=path)
     except BadFile as error:
         return header, [Fault(error.kind, path, str(error))]
@@ -89,7 +89,7 @@ def _check_label(data: bytes, dataset: Dataset, *, path: str) -> tuple[Label | N
     raw = None
     try:
         raw = decode_label(data, path=path)
-        _require_right_checksums(data, path=path, what="label")
+        _check_checksums(data, path=path, what="label")
     except BadFile as error:
         hint = _palette_hint(data, dataset) if error.kind == "format" else ""
         return raw, [Fault(error.kind, path, str(error) + hint)]
@@ -98,14 +98,14 @@ def _check_label(data: bytes, dataset: Dataset, *, path: str) -> tuple[Label | N
 
 def count_values(raw: Label) -> Int64[np.ndarray, "256"]:
     """Count the pixels of each value."""
-    if raw.size < 2**24:  # above, the counts of OpenCV are not exact
+    if raw.size < 2**24:  # OpenCV counts in float32
         counts = cv2.calcHist([np.ascontiguousarray(raw)], [0], None, [256], [0, 256])
         return counts.ravel().astype(np.int64)
     return np.bincount(raw.ravel(), minlength=256).astype(np.int64)
 
 
 def upright_size(data: bytes, header: Header) -> tuple[int, int]:
-    """Return height and width of an image after its EXIF rotation, without decoding it."""
+    """Return (height, width) of an image after its EXIF rotation, without decoding it."""
     if header.has_exif:
         with PILImage.open(io.BytesIO(data)) as file:
             if file.getexif().get(0x0112, 1) >= 5:
@@ -113,9 +113,9 @@ def upright_size(data: bytes, header: Header) -> tuple[int, int]:
     return header.height, header.width
 
 
-def _require_right_checksums(data: bytes, *, path: str, what: str) -> None:
-    if not has_right_checksums(data):
-        reason = "A checksum in it is wrong: bits have changed."
+def _check_checksums(data: bytes, *, path: str, what: str) -> None:
+    if not has_valid_checksums(data):
+        reason = "A checksum is wrong: bits have changed."
         raise undecodable(data, path=path, what=what, reason=reason)
 
 
@@ -128,8 +128,8 @@ def _palette_hint(data: bytes, dataset: Dataset) -> str:
     if (colors.min(axis=1) == colors.max(axis=1)).all():
         return " Its three channels are equal: keep one of them."
     if all(tuple(map(int, color)) in known for color in colors):
-        return f" Its colours are those of {dataset.name!r}: replace each by its class's value."
-    return f" It has {len(colors)} colours, not those of {dataset.name!r}."
+        return f" It shows the palette of {dataset.name!r}: replace each colour by its class index."
+    return f" It has {len(colors)} colours, some of them not in the palette of {dataset.name!r}."
 
 
 def _kind(header: Header) -> str:

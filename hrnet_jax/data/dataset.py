@@ -1,4 +1,4 @@
-"""What a dataset is: class names, palette, label mapping, and where its files are.
+"""The description of a dataset: class names, palette, label mapping, and file layout.
 
 Facts only. `sources` finds the files, `decode` applies the label mapping.
 """
@@ -23,26 +23,26 @@ class Part:
     """
 
     images: str
-    labels: str | None  # None: there are none, no pixel has a class
+    labels: str | None  # None: the images have no labels
     image_suffix: str
     label_suffix: str
     lists: tuple[str, ...] = ()  # files with one stem per line; by default all images, sorted
-    lists_without: tuple[str, ...] = ()  # files with the stems to leave out
-    otherwise: "Part | None" = None  # is read instead if there is no folder `labels`
+    exclude_lists: tuple[str, ...] = ()  # files with the stems to leave out
+    fallback: "Part | None" = None  # read instead if the folder `labels` is missing
 
     def __post_init__(self):
         for field in ("image_suffix", "label_suffix"):
             if not getattr(self, field):
-                raise ValueError(f"Part.{field} is empty; give the end of the names, like '.png'.")
+                raise ValueError(f"Part.{field} is empty; give a suffix, such as '.png'.")
 
     def or_unlabelled(self) -> "Part":
-        """Return this part, which has no labels if their folder is missing."""
-        return dataclasses.replace(self, otherwise=dataclasses.replace(self, labels=None))
+        """Return this part, without labels if their folder is missing."""
+        return dataclasses.replace(self, fallback=dataclasses.replace(self, labels=None))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """Everything that distinguishes one dataset from another."""
+    """All that the program knows about one dataset."""
 
     name: str
     classes: tuple[str, ...]  # in the order of the logits
@@ -51,8 +51,8 @@ class Dataset:
     splits: Mapping[str, tuple[Part, ...]]  # "train" and "val"
     test: tuple[Part, ...] = ()  # for evaluation only; may lack labels, see `Part.or_unlabelled`
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)  # of images; empty: unknown
-    counts_are_official: bool = True  # false: any number of images is right
-    obtain: str  # where to get it and what the folder must look like
+    counts_are_official: bool = True  # False: any number of images is fine
+    obtain: str  # where to get it, and the expected layout of the folder
 
     def __post_init__(self):
         _check_classes(self)
@@ -73,11 +73,11 @@ class Dataset:
 
     @property
     def class_values(self) -> dict[int, int]:
-        """The raw values that mean a class, and which class: without the ignored ones."""
+        """The class index of each raw value, without the ignored values."""
         return {raw: index for raw, index in self.label_map.items() if index != IGNORE_LABEL}
 
     def parts(self, split: str) -> tuple[Part, ...]:
-        """Return where the files of a split are; "test" is a split for evaluation only.
+        """Return the parts of a split; "test" is a split for evaluation only.
 
         Raises:
             ValueError: for a split that the dataset does not have.
@@ -90,7 +90,7 @@ class Dataset:
         return known[split]
 
     def lookup_table(self) -> tuple[UInt8[np.ndarray, "256"], Bool[np.ndarray, "256"]]:
-        """Return the class index (or 255) of every raw value, and which raw values are legal."""
+        """Return the class index (or 255) of every raw value, and whether the value is legal."""
         raw = np.fromiter(self.label_map, dtype=np.uint8)
         table = np.full(256, IGNORE_LABEL, dtype=np.uint8)
         table[raw] = np.fromiter(self.label_map.values(), dtype=np.uint8)
@@ -102,8 +102,8 @@ class Dataset:
 def _check_classes(dataset: Dataset) -> None:
     if not 1 <= dataset.num_classes <= IGNORE_LABEL:
         raise ValueError(
-            f"Dataset {dataset.name!r} has {dataset.num_classes} classes; an 8-bit label holds"
-            f" 1 to {IGNORE_LABEL} of them."
+            f"Dataset {dataset.name!r} has {dataset.num_classes} classes; an 8-bit label can hold"
+            f" 1 to {IGNORE_LABEL}."
         )
     if len(set(dataset.classes)) != dataset.num_classes:
         repeated = sorted({name for name in dataset.classes if dataset.classes.count(name) > 1})
@@ -133,11 +133,11 @@ def _check_label_map(dataset: Dataset) -> None:
             )
         if not 0 <= index < dataset.num_classes and index != IGNORE_LABEL:
             raise ValueError(
-                f"Dataset {dataset.name!r}: label_map sends {raw} to {index}; allowed are 0 to"
+                f"Dataset {dataset.name!r}: label_map maps {raw} to {index}; allowed are 0 to"
                 f" {dataset.num_classes - 1} and {IGNORE_LABEL} (ignored)."
             )
     if not dataset.class_values:
-        raise ValueError(f"Dataset {dataset.name!r}: label_map leaves no pixel with a class.")
+        raise ValueError(f"Dataset {dataset.name!r}: label_map maps no value to a class.")
 
 
 def folder_dataset(
@@ -147,10 +147,10 @@ def folder_dataset(
     labels: str = "labels/{split}",
     image_suffix: str = ".jpg",
     label_suffix: str = ".png",
-    label_map: Mapping[int, int] | None = None,  # raw value -> class index or 255; default: equal
-    palette: tuple[Color, ...] | None = None,  # by default the colours of Pascal VOC
-    list_file: str | None = None,  # one stem per line; by default every file of the folder counts
-    splits: tuple[str, ...] = ("train", "val"),  # what `{split}` stands for
+    label_map: Mapping[int, int] | None = None,  # raw value -> class index or 255; default: itself
+    palette: tuple[Color, ...] | None = None,  # default: the colours of Pascal VOC
+    list_file: str | None = None,  # one stem per line; default: all files in the folder
+    splits: tuple[str, ...] = ("train", "val"),  # the values of `{split}`
     name: str = "custom",
 ) -> Dataset:
     """Describe your own folders of images and label PNGs."""
@@ -181,7 +181,7 @@ def folder_dataset(
 
 
 def voc_palette(num_colors: int) -> tuple[Color, ...]:
-    """Return the colour map of Pascal VOC: the bits of the index go to R, G and B in turn."""
+    """Return the colour map of Pascal VOC: the bits of an index go to R, G and B in turn."""
 
     def channel(index: int, offset: int) -> int:
         return sum((index >> (3 * bit + offset) & 1) << (7 - bit) for bit in range(8))
@@ -192,6 +192,6 @@ def voc_palette(num_colors: int) -> tuple[Color, ...]:
 
 
 def ranges(values: Int[np.ndarray, " n"]) -> str:
-    """Write ascending numbers in words: [0, 1, 2, 255] -> "0-2, 255"."""
+    """Format ascending integers as ranges: [0, 1, 2, 255] -> "0-2, 255"."""
     runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)

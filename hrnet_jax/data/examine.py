@@ -1,4 +1,4 @@
-"""Checks of a whole dataset: every label pixel, every image's header and integrity, all pairs."""
+"""Check a whole dataset: every label pixel, every image's header and integrity, all pairs."""
 
 import collections
 import dataclasses
@@ -40,9 +40,9 @@ def examine(
     limit: int | None = None,  # examples in all, spread evenly; None: every one
     track: Callable[[Iterable[Checked]], Iterable[Checked]] = iter,  # shows progress
 ) -> tuple[list[Finding], dict[str, Statistics]]:
-    """Read the examples of all splits; return what is wrong, and statistics of each split.
+    """Check the examples of all splits; return the findings, and statistics of each split.
 
-    Memory: a few kilobytes per example that waits to be counted, and one decoded label per thread.
+    Memory: a few kilobytes per example, and one decoded label per thread.
     """
     work = [
         (split, index)
@@ -78,9 +78,9 @@ def _sum(checked: Sequence[Checked], dataset: Dataset) -> Statistics:
     counts = [item.counts for item in checked if item.counts is not None]
     raw = np.stack(counts) if counts else np.zeros((0, 256), np.int64)
     table, is_legal = dataset.lookup_table()
-    # [256 classes]: which raw values make up each class
-    belongs = (table[:, None] == np.arange(dataset.num_classes)) & is_legal[:, None]
-    by_class = raw @ belongs.astype(np.int64)
+    # [256 classes]: whether a raw value means a class
+    is_class = (table[:, None] == np.arange(dataset.num_classes)) & is_legal[:, None]
+    by_class = raw @ is_class.astype(np.int64)
     return Statistics(
         examples=len(checked),
         pixels=raw.sum(axis=0),
@@ -92,7 +92,7 @@ def _sum(checked: Sequence[Checked], dataset: Dataset) -> Statistics:
 
 
 def class_weights(pixels: Int64[np.ndarray, " classes"]) -> Float64[np.ndarray, " classes"]:
-    """Return the inverse square roots of the classes' shares, 1 on average over pixels.
+    """Return one over the square root of each class's share, scaled to a mean of 1 over all pixels.
 
     A class without pixels gets the largest weight of the others; it has no effect.
     """

@@ -1,4 +1,4 @@
-"""From the faults of single examples to findings about a split, each with what to do."""
+"""Group the faults of single examples into findings per split, each with a suggestion."""
 
 import dataclasses
 import itertools
@@ -9,24 +9,24 @@ from hrnet_jax.data.dataset import Dataset
 from hrnet_jax.data.sources.folder import Source
 
 SUGGESTIONS = {  # by kind of fault
-    "pairs": "",  # the problem says it
-    "count": "Unpack the whole archives again into an empty folder; scores of another set of images"
+    "pairs": "",  # part of the problem's text
+    "count": "Unpack the whole archives again into an empty folder; scores on another set of images"
     " are not comparable with published ones.",
-    "unreadable": "Copy the files again from where they came. To train without them:"
+    "unreadable": "Copy the files again from their origin. To train without them:"
     " --config.data.on_error=quarantine.",
     "too large": "Cut them into tiles of a few megapixels.",
     "format": "Save labels as PNGs with one channel of class values, images as 8-bit PNG or JPEG.",
     "size": "Make these labels again from their images; resizing them would move borders.",
     "values": "Correct the files, or give the values a class or 255 (ignored) in the label map.",
-    "twice": "Remove the copies, unless an image should weigh more than others.",
-    "overlap": "Remove them from one split: scores on images trained on say nothing.",
+    "twice": "Remove the copies, unless an image should count more than others.",
+    "overlap": "Remove them from one split: scores on training images are meaningless.",
     "meaning": "",  # each finding has its own
 }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One kind of problem of one split, with all files that have it, the worst first."""
+    """One kind of problem in one split, with all affected files, the worst first."""
 
     kind: str  # a key of SUGGESTIONS
     split: str
@@ -34,11 +34,11 @@ class Finding:
     files: list[str] = dataclasses.field(default_factory=list)
     details: list[str] = dataclasses.field(default_factory=list)  # at most one text per file
     suggestion: str
-    stops_training: bool  # else it is a warning: it may be intended, or is only a guess
+    stops_training: bool = False  # False: a warning; it may be intended, or is only a guess
 
 
 def wrong_counts(dataset: Dataset, sources: Mapping[str, Source]) -> list[Finding]:
-    """Find the splits that hold more or fewer examples than the dataset officially has."""
+    """Find the splits whose number of examples differs from the official one."""
     if not dataset.counts_are_official:
         return []
     return [
@@ -47,7 +47,6 @@ def wrong_counts(dataset: Dataset, sources: Mapping[str, Source]) -> list[Findin
             split=split,
             problem=f"{len(sources[split])} examples, but {dataset.name} has {official} officially",
             suggestion=SUGGESTIONS["count"],
-            stops_training=False,
         )
         for split, official in dataset.counts.items()
         if split in sources and len(sources[split]) != official
@@ -55,12 +54,12 @@ def wrong_counts(dataset: Dataset, sources: Mapping[str, Source]) -> list[Findin
 
 
 def file_findings(split: str, checked: Sequence[Checked]) -> Iterator[Finding]:
-    """Collect the faults of single files by kind."""
+    """Group the faults of single files by kind."""
     faults = [fault for item in checked for fault in item.faults]
+    faults.sort(key=lambda fault: (-fault.bad_pixels, fault.path))
     for kind in SUGGESTIONS:
-        of_kind = sorted((f for f in faults if f.kind == kind), key=lambda f: (-f.weight, f.path))
-        if of_kind:
-            pixels = sum(fault.weight for fault in of_kind)
+        if of_kind := [fault for fault in faults if fault.kind == kind]:
+            pixels = sum(fault.bad_pixels for fault in of_kind)
             what = {
                 "unreadable": "cannot be read",
                 "too large": "declare too many pixels",
@@ -86,11 +85,10 @@ def copies_within_split(split: str, checked: Sequence[Checked]) -> Iterator[Find
         yield Finding(
             kind="twice",
             split=split,
-            problem=f"images that are there more than once, byte for byte: {len(groups)}",
+            problem=f"images that occur more than once, byte for byte: {len(groups)}",
             files=[path for group in groups for path in group[1:]],
-            details=["\n  is also ".join(group) for group in groups],
+            details=["\n  equals ".join(group) for group in groups],
             suggestion=SUGGESTIONS["twice"],
-            stops_training=False,
         )
 
 
@@ -103,11 +101,10 @@ def copies_across_splits(by_split: Mapping[str, Sequence[Checked]]) -> Iterator[
             yield Finding(
                 kind="overlap",
                 split=f"{first} and {second}",
-                problem=f"images of {second} that are in {first} too, byte for byte: {len(pairs)}",
+                problem=f"images of {second} that {first} holds too, byte for byte: {len(pairs)}",
                 files=[path for _, path in pairs],
-                details=["\n  is also ".join(pair[::-1]) for pair in pairs],
+                details=["\n  equals ".join(pair[::-1]) for pair in pairs],
                 suggestion=SUGGESTIONS["overlap"],
-                stops_training=False,
             )
 
 

@@ -1,7 +1,7 @@
-"""What the values in all labels together say about their meaning.
+"""Guess from the values in all labels whether they are the right files.
 
-A label can be legal pixel by pixel and still be the wrong file, for example one with class indices
-where the dataset maps raw ids. The text of each finding says why it is suspected.
+Every pixel of a label can be legal and the file still be wrong, for example with class indices
+where the dataset maps raw ids. The text of a finding says why.
 """
 
 import math
@@ -17,35 +17,26 @@ from hrnet_jax.data.types import IGNORE_LABEL
 def suspicions(
     dataset: Dataset, pixels: Int64[np.ndarray, "256"], *, num_labels: int
 ) -> list[Finding]:
-    """Conclude from the pixels of each raw value in `num_labels` labels what the files may be.
+    """Guess from the pixel count of each raw value in `num_labels` labels what the files are.
 
     Returns at most one finding, because the first one explains the others.
     """
     present = set(np.flatnonzero(pixels).tolist())
     if not present:
         return []
-    are_indices = all(raw == index for raw, index in dataset.class_values.items())
-    as_values = _meaning_of_indices if are_indices else _meaning_of_raw_values
-    meaning = _meaning_of_pictures(dataset, present, num_labels=num_labels)
-    meaning = meaning or as_values(dataset, present)
-    if meaning is None:
+    expects_indices = all(raw == index for raw, index in dataset.class_values.items())
+    guess = _guess_numbering if expects_indices else _guess_indices
+    result = _guess_picture(dataset, present, num_labels=num_labels) or guess(dataset, present)
+    if result is None:
         return []
-    problem, suggestion = meaning
-    return [
-        Finding(
-            kind="meaning",
-            split="all splits",
-            problem=problem,
-            suggestion=suggestion,
-            stops_training=False,
-        )
-    ]
+    problem, suggestion = result
+    return [Finding(kind="meaning", split="all splits", problem=problem, suggestion=suggestion)]
 
 
-def _meaning_of_pictures(
+def _guess_picture(
     dataset: Dataset, present: set[int], *, num_labels: int
 ) -> tuple[str, str] | None:
-    """Find labels whose values are not classes, but colours or one single value."""
+    """Recognise labels whose values are no classes, but grey levels or one single value."""
     count = dataset.num_classes
     step = math.gcd(*present)
     if present == {0, 255} and count > 1 and 255 not in dataset.class_values:
@@ -65,14 +56,14 @@ def _meaning_of_pictures(
         and max(present) // step < max(count, 256 // step)
     ):
         return (
-            f"all label values are multiples of {step}: drawn to be looked at?",
-            f"Map each value to a {step}th of it, or use the files with class values.",
+            f"all label values are multiples of {step}: scaled for viewing?",
+            f"Divide each value by {step} in the label map, or use the files with class values.",
         )
     return None
 
 
-def _meaning_of_indices(dataset: Dataset, present: set[int]) -> tuple[str, str] | None:
-    """Find labels with another numbering where each value should be the index of its class."""
+def _guess_numbering(dataset: Dataset, present: set[int]) -> tuple[str, str] | None:
+    """Recognise another numbering of the classes where class indices are expected."""
     count = dataset.num_classes
     illegal = present - set(dataset.label_map)
     values = present - {IGNORE_LABEL}
@@ -80,20 +71,20 @@ def _meaning_of_indices(dataset: Dataset, present: set[int]) -> tuple[str, str] 
         return (
             f"the labels hold values up to {max(values)} where 19 classes are expected:"
             " they look like Cityscapes' labelIds",
-            "Use --config.data.name=cityscapes, which reads labelIds, or the *_labelTrainIds.png.",
+            "Use --config.data.name=cityscapes, which reads labelIds, or *_labelTrainIds.png.",
         )
     if illegal == {count} and 0 in present:
         known = {59: "Pascal Context's 60 classes", 150: "ADE20K's files"}.get(count, "ADE20K")
         return (
             f"the labels hold 0 to {count}, one value more than there are classes: they look like"
             f" classes counted from 1, with 0 for unlabelled or background (as in {known})",
-            "Map 0 to 255 and each other value to one less, or add a class for 0 at the front.",
+            "Map 0 to 255 and subtract 1 from all other values, or add a class for 0 at the front.",
         )
     if count == 150 and 0 in present and IGNORE_LABEL not in present:
         return (
-            "no pixel of 150 classes is 255: they look like ADE20K's own files, where 0 means"
-            " unlabelled and classes count from 1",
-            "Map 0 to 255 and each other value to one less.",
+            "the labels of 150 classes never hold 255: they look like ADE20K's own files, where 0"
+            " means unlabelled and classes count from 1",
+            "Map 0 to 255 and subtract 1 from all other values.",
         )
     if (
         count == 60
@@ -109,21 +100,21 @@ def _meaning_of_indices(dataset: Dataset, present: set[int]) -> tuple[str, str] 
     return None
 
 
-def _meaning_of_raw_values(dataset: Dataset, present: set[int]) -> tuple[str, str] | None:
-    """Find labels that hold class indices already, where the label map should make them."""
+def _guess_indices(dataset: Dataset, present: set[int]) -> tuple[str, str] | None:
+    """Recognise class indices where raw values are expected."""
     count = dataset.num_classes
     values = present - {IGNORE_LABEL}
-    beyond = {raw for raw in dataset.class_values if raw >= count}
-    if len(beyond) >= 3 and values and max(values) < count:
+    large = {raw for raw in dataset.class_values if raw >= count}
+    if len(large) >= 3 and values and max(values) < count:
         return (
-            f"no label holds a value above {count - 1}, although {len(beyond)} classes have such"
+            f"no label holds a value above {count - 1}, although {len(large)} classes have such"
             " raw values: they look like class indices (for Cityscapes: trainIds)",
-            f"Give the files with raw ids, which {dataset.name!r} maps itself.",
+            f"Use the files with raw ids, which {dataset.name!r} maps itself.",
         )
     if present - set(dataset.label_map) == {IGNORE_LABEL} and max(values, default=0) < count:
         return (
             "the labels hold 255 and no value above the last class index: they look already mapped"
-            " (zero label reduced)",
-            f"Give the original files, which {dataset.name!r} maps itself.",
+            " (reduce_zero_label)",
+            f"Use the original files, which {dataset.name!r} maps itself.",
         )
     return None

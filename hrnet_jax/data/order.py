@@ -1,7 +1,7 @@
-"""The order of the training examples, and the number of steps that an epoch has.
+"""The order of the training examples, and the number of steps per epoch.
 
-Which example stands at a position is a pure function of seed and position, so that a run resumed
-at any step, on any number of hosts and workers, sees what an uninterrupted run would have seen.
+The example at a position is a pure function of seed and position. So a run resumed at any step, on
+any number of hosts and workers, sees the same examples as an uninterrupted run.
 """
 
 import functools
@@ -12,7 +12,7 @@ from jaxtyping import Int
 
 Reference = Literal["v0", "v1"]
 
-REFERENCE_GPUS = 4  # of every published run
+REFERENCE_GPUS = 4  # in every published run
 
 
 def example_index(
@@ -23,12 +23,11 @@ def example_index(
     seed: int,
     reference: Reference,
 ) -> int:
-    """Return which example stands at a position of the endless training stream.
+    """Return the index of the example at a position of the endless training stream.
 
-    "v1" (mmsegmentation 1.x) concatenates one permutation per epoch. "v0" (0.x) does what the
-    published runs did: it pads each permutation to a multiple of 4 (their GPUs) with its own
-    beginning, and drops the last, incomplete batch. A set too small for a single full batch has
-    no such epochs; it follows "v1".
+    "v1" (mmsegmentation 1.x) concatenates one permutation per epoch. "v0" (0.x, as in the published
+    runs) pads each permutation to a multiple of 4 (their GPUs) with its own beginning, and drops
+    the last, incomplete batch. A split too small for one full batch follows "v1".
     """
     length = _epoch_length(num_examples, batch_size=batch_size, reference=reference)
     epoch, place = divmod(position, length)
@@ -36,14 +35,14 @@ def example_index(
 
 
 # Cached, because every position needs it; two epochs are in use when threads read ahead. Grain's
-# shuffle needs no memory, but 2 ms per index for 20 examples, and cannot pad an epoch.
+# shuffle needs no memory, but takes 2 ms per index for 20 examples, and cannot pad an epoch.
 @functools.lru_cache(maxsize=4)
 def _permutation(num_examples: int, *, seed: int, epoch: int) -> Int[np.ndarray, " n"]:
     return np.random.default_rng((seed, epoch)).permutation(num_examples)
 
 
 def steps_per_epoch(*, num_examples: int, batch_size: int, reference: Reference) -> float:
-    """Return the steps of one pass over the split; a whole number where batches are dropped."""
+    """Return the steps of one pass over the split; a whole number if batches are dropped."""
     return _epoch_length(num_examples, batch_size=batch_size, reference=reference) / batch_size
 
 

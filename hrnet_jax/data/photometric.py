@@ -1,6 +1,6 @@
 """Photometric distortion: changes of brightness, contrast, saturation and hue (SSD).
 
-Every byte follows the reference (mmsegmentation 0.x on OpenCV), whose numbers the zoo published.
+Every byte equals the reference (mmsegmentation 0.x on OpenCV), which the published runs used.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ Range = tuple[float, float]  # (low, high)
 class PhotometricDistortion(grain.transforms.RandomMap):
     """Change brightness, contrast, saturation and hue, each with probability one half (SSD).
 
-    Contrast comes either before or after saturation and hue, as a fair coin decides.
+    Contrast comes before or after saturation and hue, with equal probability.
     """
 
     brightness: float = 32.0  # added, from -32 to 32
@@ -32,7 +32,7 @@ class PhotometricDistortion(grain.transforms.RandomMap):
         return cast(Example, {**example, "image": distort(example["image"], **self.draw(rng))})
 
     def draw(self, rng: np.random.Generator) -> dict[str, Any]:
-        """Draw the arguments of `distort` in the reference's order; None leaves a step out."""
+        """Draw the arguments of `distort` in the reference's order; None skips a step."""
         brightness = _maybe_uniform(rng, (-self.brightness, self.brightness))
         is_contrast_first = rng.integers(2) == 1
         early_contrast = _maybe_uniform(rng, self.contrast) if is_contrast_first else None
@@ -66,12 +66,12 @@ def distort(
         image = cv2.LUT(image, linear_table(add=brightness))
     if early_contrast is not None:
         image = cv2.LUT(image, linear_table(factor=early_contrast))
-    # Two round trips, as in the reference: each loses up to 6 grey levels, which training saw.
+    # Two round trips through HSV, as in the reference: each is off by up to 6 grey levels.
     if saturation is not None:
         image = _look_up_hsv(image, channel=1, table=linear_table(factor=saturation))
     if hue is not None:
-        turned = ((np.arange(256) + hue) % 180).astype(np.uint8)  # 8-bit hue counts 2 degrees
-        image = _look_up_hsv(image, channel=0, table=turned)
+        rotated = ((np.arange(256) + hue) % 180).astype(np.uint8)  # in units of 2 degrees
+        image = _look_up_hsv(image, channel=0, table=rotated)
     if late_contrast is not None:
         image = cv2.LUT(image, linear_table(factor=late_contrast))
     return image

@@ -10,20 +10,20 @@ from hrnet_jax.data.types import IGNORE_LABEL
 
 
 def markdown(datasets: Iterable[Dataset]) -> str:
-    """Describe datasets: counts, label values and their meaning, files, where to get them."""
+    """Describe datasets: counts, label mapping, layout, and where to get them."""
     datasets = list(datasets)
     lines = [
         "# Datasets",
         "",
-        "Written by `python -m hrnet_jax.data.table` from what the program itself uses; a test",
-        "keeps both equal. A label file is read as published: its values become classes by the",
-        f"mapping given here, {IGNORE_LABEL} is ignored in loss and scores, and any other value is",
-        "an error that names file, value and place.",
+        "Written by `python -m hrnet_jax.data.table` from the descriptions in the code; a test",
+        "keeps both equal. Label files are read as published: the mapping below turns their values",
+        f"into classes, {IGNORE_LABEL} is ignored in loss and scores, and any other value is an",
+        "error that names file, value and position.",
         "",
         "`config.data.root` is the folder described below, a zip file of it, a folder with several",
-        "zip files that together hold it, or what `--mode prepare --config CONFIG --output=DIR`",
-        "wrote: ArrayRecord shards, which suit network storage. All give the same examples bit for",
-        "bit. Your own folders need no code: see `configs/custom.py`.",
+        "zip files that together hold it, or the output of `--mode prepare --config CONFIG",
+        "--output=DIR`: ArrayRecord shards, which suit network storage. All give the same examples",
+        "bit for bit. Your own folders need no code: see `configs/custom.py`.",
         "",
         "| `config.data.name` | classes | train | val | label value → class | ignored values |",
         "|--|--:|--:|--:|--|--|",
@@ -44,7 +44,7 @@ def markdown(datasets: Iterable[Dataset]) -> str:
 
 
 def mapping_in_words(dataset: Dataset) -> str:
-    """Say which label values are which classes: "1-150 → 0-149"."""
+    """Format the label mapping as ranges: "1-150 → 0-149"."""
     values, classes = np.array(sorted(dataset.class_values.items())).T
     breaks = np.flatnonzero((np.diff(values) != 1) | (np.diff(classes) != 1)) + 1
     runs = zip(np.split(values, breaks), np.split(classes, breaks), strict=True)
@@ -55,10 +55,10 @@ def _row(part: Part) -> str:
     images = f"`{part.images}/**/*{part.image_suffix}`"
     labels = f"`{part.labels}/**/*{part.label_suffix}`"
     lists = " and ".join(f"`{name}`" for name in part.lists) or "all, sorted"
-    without = "".join(f", without `{name}`" for name in part.lists_without)
+    without = "".join(f", without `{name}`" for name in part.exclude_lists)
     row = f"{images} | {labels} | {lists}{without}"
-    if part.otherwise:
-        row += f" |\n| else | {_row(part.otherwise)}"
+    if part.fallback:
+        row += f" |\n| else | {_row(part.fallback)}"
     return row
 
 

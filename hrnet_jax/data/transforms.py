@@ -1,11 +1,11 @@
 """Transforms of examples: scale and crop, flip, photometric distortion, normalise, pad.
 
-Every byte follows the reference (mmsegmentation 0.x on OpenCV), whose numbers the zoo published.
-A random transform draws its parameters first, then calls a pure function with them.
+Every byte equals the reference (mmsegmentation 0.x on OpenCV), which the published runs used. A
+random transform draws its parameters first, then calls a pure function with them.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import cv2
@@ -24,27 +24,39 @@ WHOLE: Window = (slice(None), slice(None))
 Transform = grain.transforms.Map | grain.transforms.RandomMap
 
 
+# Transforms of uint8 images and their labels that a recipe may add to the published ones, by the
+# names of config.train.augmentations. The zoo adds none.
+AUGMENTATIONS: dict[str, Transform] = {}
+
+
 def train_transforms(
-    *, image_size: Size, crop_size: Size, ratio_range: Range, mean: Channels, std: Channels
+    *,
+    image_size: Size,
+    crop_size: Size,
+    ratio_range: Range,
+    mean: Channels,
+    std: Channels,
+    augmentations: Sequence[str] = (),
 ) -> list[Transform]:
-    """Return the training transforms, in the reference's order."""
+    """Return the training transforms, in the reference's order; added ones before normalising."""
     return [
         RandomScaleCrop(image_size=image_size, ratio_range=ratio_range, size=crop_size),
         RandomFlip(),
         PhotometricDistortion(),
+        *(AUGMENTATIONS[name] for name in augmentations),
         Normalize(mean=mean, std=std),
         Pad(size=crop_size),
     ]
 
 
 def fit_size(size: Size, *, within: Size) -> Size:
-    """Return the largest size of the same shape whose long and short side fit those of `within`.
+    """Return the largest size of the same aspect ratio that fits `within`, in either orientation.
 
-    The rule ignores orientation: a portrait image gets the limits of a landscape one.
+    The long side is compared with the long one, the short side with the short one.
     """
     height, width = size
     scale = min(max(within) / max(size), min(within) / min(size))
-    # At least one pixel: a line-shaped image may not vanish.
+    # At least one pixel, or a very thin image would vanish.
     return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
 
 
@@ -53,16 +65,16 @@ def resize_image(
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
     """Resize bilinearly without anti-aliasing, in OpenCV's 8-bit fixed-point arithmetic.
 
-    Returns the `window` of the resized image; what lies below and to the right is not computed.
+    Returns the `window` of the resized image; pixels below it and to its right are not computed.
     """
     factors = [new / old for new, old in zip(size, image.shape[:2], strict=True)]
     ends = [
-        # A pixel is made from two neighbours; one more keeps the rule for borders away from them.
+        # A pixel needs two neighbours; a third keeps OpenCV's border rule away from them.
         min(int((part.indices(new)[1] + 0.5) / factor) + 2, old)
         for part, new, factor, old in zip(window, size, factors, image.shape[:2], strict=True)
     ]
-    # From factors, OpenCV computes every position from the upper left corner, so that what follows
-    # the window may be left out. What precedes it may not: positions are float32.
+    # Given factors, OpenCV computes positions from the upper left corner, so pixels after the
+    # window can be cut off. Pixels before it cannot: positions are float32.
     y, x = factors
     resized = cv2.resize(image[: ends[0], : ends[1]], None, fx=x, fy=y)
     return resized[window]
@@ -71,7 +83,7 @@ def resize_image(
 def resize_label(
     label: UInt8[np.ndarray, "h w"], size: Size, *, window: Window = WHOLE
 ) -> UInt8[np.ndarray, "h2 w2"]:
-    """Take the pixel at floor(i * n_in / n_out), as the reference does: not the nearest centre."""
+    """Take the pixel at floor(i * n_in / n_out) as the reference does, not the nearest centre."""
     rows, columns = (
         nearest_positions(old, new)[part]
         for old, new, part in zip(label.shape, size, window, strict=True)
@@ -80,17 +92,17 @@ def resize_label(
 
 
 def nearest_positions(old: int, new: int) -> Int[np.ndarray, " new"]:
-    """Return which of `old` pixels each of the `new` ones takes."""
-    # Where i * old / new is an integer, floor depends on how it was rounded.
-    positions = np.arange(new) * (1 / (new / old))  # as OpenCV divides
+    """Return for each of the `new` pixels the index of its source among the `old` ones."""
+    # Where i * old / new is an integer, floor depends on the rounding of the quotient.
+    positions = np.arange(new) * (1 / (new / old))  # OpenCV's order of divisions
     return np.minimum(positions.astype(np.intp), old - 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ResizeViews(grain.transforms.Map):
-    """Add the views of an evaluation: the image at each of the sizes that belong to its own."""
+    """Add the views of an evaluation: the image at several sizes."""
 
-    sizes: Callable[[Size], list[Size]]
+    sizes: Callable[[Size], list[Size]]  # size of the image -> sizes of its views
 
     def map(self, example: Example) -> Example:
         image = example["image"]
@@ -102,8 +114,8 @@ class ResizeViews(grain.transforms.Map):
 class RandomScaleCrop(grain.transforms.RandomMap):
     """Fit image and label within `image_size` times a random ratio, then crop a random window.
 
-    No class covers `max_class_share` of the window, if ten tries find such a window. A side that is
-    shorter than the window is kept; `Pad` completes it later.
+    Up to ten windows are tried until no class covers `max_class_share` of it. A side shorter than
+    the window is kept; `Pad` fills it up later.
     """
 
     image_size: Size
@@ -128,7 +140,7 @@ class RandomScaleCrop(grain.transforms.RandomMap):
             if is_balanced(cropped, max_class_share=self.max_class_share):
                 break
             window = self.draw_window(size, rng)
-        return size, window  # after ten failures the eleventh, untested, as in the reference
+        return size, window  # after ten failures an eleventh, unchecked, as in the reference
 
     def draw_size(self, size: Size, rng: np.random.Generator) -> Size:
         low, high = self.ratio_range
@@ -189,7 +201,7 @@ def normalize(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pad(grain.transforms.Map):
-    """Fill up to `size` at the right and the bottom: image with 0, label with 255.
+    """Pad to `size` at the right and bottom: the image with 0, the label with 255.
 
     It follows `Normalize`, so that 0 is the mean colour.
     """
@@ -203,7 +215,7 @@ class Pad(grain.transforms.Map):
 
 
 def pad(pixels: np.ndarray, size: Size, *, value: int) -> np.ndarray:
-    """Fill up to `size` at the right and the bottom."""
+    """Pad to `size` at the right and bottom."""
     bottom, right = size[0] - pixels.shape[0], size[1] - pixels.shape[1]
     if bottom == right == 0:
         return pixels

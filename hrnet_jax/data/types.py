@@ -1,4 +1,4 @@
-"""What an image, a label, an example and a batch are in numpy."""
+"""Types of images, labels, examples and batches in numpy."""
 
 from typing import NotRequired, TypedDict
 
@@ -13,14 +13,14 @@ IGNORE_LABEL = 255  # of pixels without a class, in every dataset of the zoo
 
 
 class Example(TypedDict):
-    """One image with its label, and the name that errors and reports use."""
+    """One image with its label, and its name for errors and reports."""
 
     id: str
     image: Image | NormalizedImage
     label: Label
     views: NotRequired[list[Image]]  # in evaluation: the image at each scale
     left_out: NotRequired[tuple[str, ...]]  # in training: the bad examples it replaces, as JSON
-    draws: NotRequired[dict[str, str]]  # only for `samples`: what the transforms drew
+    draws: NotRequired[dict[str, str]]  # only for `samples`: the random draws of the transforms
 
 
 Batch = dict[str, np.ndarray]  # {"image": float32 [b h w 3], "label": uint8 [b h w]}

@@ -1,8 +1,8 @@
-"""What to do about worker processes that die or hang while they read.
+"""Detect worker processes that die or hang while reading, and name their files.
 
-A process that the system kills cannot say anything, and one that waits for a dead disk never will.
-So each thread of a worker writes down which files it is about to read, in a folder that outlives
-it. The parent reads the notes of dead workers, and kills a worker whose note is too old.
+A killed process cannot report anything, nor can one that waits for a dead disk. So each thread of a
+worker notes the files that it is about to read, in a folder that outlives it. The parent reads the
+notes of dead workers, and kills a worker whose note is too old.
 """
 
 import contextlib
@@ -10,7 +10,6 @@ import dataclasses
 import multiprocessing
 import os
 import shutil
-import signal
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from pathlib import Path
 
 @dataclasses.dataclass(frozen=True)
 class Watchdog:
-    """A folder with one note per reading thread; workers get it by pickle."""
+    """A folder with one note per reading thread; pickled for workers."""
 
     folder: Path = dataclasses.field(default_factory=lambda: Path(tempfile.mkdtemp("-reading")))
     limit: float = 40.0  # seconds for one example; after that its worker counts as stuck
@@ -37,7 +36,7 @@ class Watchdog:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Kill workers that are stuck while the block runs; remove the folder at its end."""
+        """Kill stuck workers while the block runs; remove the folder at its end."""
         is_over = threading.Event()
         thread = threading.Thread(target=self._kill_stuck_workers, args=(is_over,), daemon=True)
         thread.start()
@@ -49,8 +48,8 @@ class Watchdog:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _kill_stuck_workers(self, is_over: threading.Event) -> None:
-        # The age is counted in rounds of this loop, not by the clock: a run that was suspended
-        # for an hour has no stuck workers.
+        # Ages are counted in rounds of this loop, not by the clock: after an hour of suspension no
+        # worker is stuck.
         ages: dict[tuple[str, int], float] = {}
         round_length = min(1.0, self.limit / 4)
         while not is_over.wait(round_length):
@@ -65,26 +64,21 @@ class Watchdog:
                     worker.kill()
 
     def worker_died(self, error: Exception) -> ChildProcessError:
-        """Return the error for workers that ended without a message, from the notes they left."""
+        """Return the error for workers that ended without a message, from their notes."""
         alive = {worker.pid for worker in multiprocessing.active_children()}
-        left = [note for note in sorted(self.folder.glob("*")) if _pid(note.name) not in alive]
-        files = [
-            f"\n  {path}" for note in left for path in os.fsdecode(note.read_bytes()).split("\n")
-        ]
-        dead = ", ".join(sorted({str(_pid(note.name)) for note in left}))
+        notes = [note for note in sorted(self.folder.glob("*")) if _pid(note.name) not in alive]
+        files = "".join("\n" + os.fsdecode(note.read_bytes()) for note in notes)
+        dead = ", ".join(sorted({str(_pid(note.name)) for note in notes}))
         who = f"Worker process {dead}" if dead else "A worker process"
-        reading = f" while it was reading{''.join(files)}" if files else " between two files"
-        killed = f"exit code -{signal.SIGKILL:d}" in str(error) if os.name == "posix" else False
-        return ChildProcessError(
-            f"{who} ended{reading}\n"
-            + (
+        reading = " while reading" + files.replace("\n", "\n  ") if files else " between two files"
+        reason = f"{error} A file that crashes the decoder should be removed."
+        if "exit code -9" in str(error):  # SIGKILL
+            reason = (
                 "It was killed: by the system when memory ran out (use fewer workers with"
-                f" --config.data.workers), by somebody, or because one example took over"
-                f" {self.limit:.0f} seconds (is the disk there?)."
-                if killed
-                else f"{error} A file that crashes the decoder should be removed."
+                " --config.data.workers), by a user, or because one example took over"
+                f" {self.limit:.0f} seconds (does the disk respond?)."
             )
-        )
+        return ChildProcessError(f"{who} ended{reading}\n{reason}")
 
 
 def _pid(name: str) -> int:

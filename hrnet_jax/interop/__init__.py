@@ -1,1 +1,1 @@
-"""Other formats: published PyTorch weights in and out, without running their code."""
+"""Read and write PyTorch weights, without running code from the files."""

@@ -1,4 +1,4 @@
-"""The names and colours of a network's classes: from its file, else from their number."""
+"""Names and colours of a network's classes: from its file, else from their number."""
 
 import dataclasses
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from hrnet_jax.data.dataset import Color, voc_palette
 from hrnet_jax.data.datasets import ade20k, cityscapes, pascal_context, voc12aug
 
-# Number of classes -> dataset, classes and colours: no two of the zoo have the same number.
+# Number of classes -> dataset, classes and colours: the zoo has no number twice.
 _KNOWN: dict[int, tuple[str, dict[str, Color]]] = {
     len(classes): (name, classes)
     for name, classes in (
@@ -26,32 +26,25 @@ class ClassNames:
     dataset: str  # of the zoo, else "custom"
     names: tuple[str, ...]
     palette: tuple[Color, ...]
-    origin: str  # where they come from, for the report
+    origin: str  # for the report
 
 
 def class_names(
     num_classes: int,
     *,
-    names: tuple[str, ...] | None = None,
-    palette: tuple[Color, ...] | None = None,
+    names: tuple[str, ...] | None = None,  # from the network's file, if it has any
+    palette: tuple[Color, ...] | None = None,  # from the file too
 ) -> ClassNames:
-    """Name the classes of a network.
-
-    Args:
-        num_classes: of the network.
-        names: from its file, if there are any.
-        palette: from its file, if there is one.
-    """
+    """Return the names and colours of a network's classes."""
     dataset, known = _KNOWN.get(num_classes, ("custom", {}))
-    usual = tuple(known) or tuple(f"class {index}" for index in range(num_classes))
+    default = tuple(known) or tuple(f"class {index}" for index in range(num_classes))
     if names is None:
-        names, origin = usual, "from their number"
+        names, origin = default, "from their number"
     elif len(names) != num_classes:
-        origin = f"from their number (the file names {len(names)})"
-        names = usual
+        names, origin = default, f"from their number (the file names {len(names)})"
     elif _is_misordered_context(names):
+        names = default
         origin = "from their number (the file has the order of the code of 2020, the logits do not)"
-        names = usual
     else:
         origin = "from the file"
     if names != tuple(known):
@@ -64,12 +57,11 @@ def class_names(
 def _is_misordered_context(names: tuple[str, ...]) -> bool:
     """Whether these are the 60 classes with Pascal VOC's first, as in mmsegmentation 0.8."""
     voc_first = ("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car")
-    known = pascal_context.CLASSES_60
-    return names[:8] == voc_first and sorted(names) == sorted(known)
+    return names[:8] == voc_first and sorted(names) == sorted(pascal_context.CLASSES_60)
 
 
 def names_in(meta: Any) -> tuple[tuple[str, ...] | None, tuple[Color, ...] | None]:
-    """Find the names and colours of the classes in a file's `meta`, where they make sense."""
+    """Return the names and colours of the classes in a file's `meta`, if they are valid."""
     meta = meta if isinstance(meta, dict) else {}
     inner = meta.get("dataset_meta")
     inner = inner if isinstance(inner, dict) else {}
@@ -79,11 +71,12 @@ def names_in(meta: Any) -> tuple[tuple[str, ...] | None, tuple[Color, ...] | Non
 
 
 def _names(value: Any) -> tuple[str, ...] | None:
-    good = isinstance(value, list | tuple) and all(
+    if not isinstance(value, list | tuple) or not all(
         isinstance(name, str) and name.strip() and name.isprintable() and len(name) <= 100
         for name in value
-    )
-    names = tuple(name.strip() for name in value) if good else ()
+    ):
+        return None
+    names = tuple(name.strip() for name in value)
     return names if names and len(set(names)) == len(names) else None
 
 

@@ -1,6 +1,6 @@
-"""Fetching a published file: it resumes, checks the hash, and writes atomically.
+"""Download a published file: resume, check the hash, write atomically.
 
-Nothing is fetched unless a user asks for it. Proxies come from the usual environment variables
+Nothing is downloaded unless a user asks for it. Proxies come from the usual environment variables
 (https_proxy, no_proxy).
 """
 
@@ -18,11 +18,11 @@ from hrnet_jax import __version__
 from hrnet_jax.runs.paths import make_folder
 from hrnet_jax.runs.terminal import Terminal
 
-STALL = 30.0  # seconds without a byte before a connection is given up
+STALL = 30.0  # seconds without data before a connection is closed
 PAUSE = 2.0  # seconds before the next attempt, doubled each time
-ATTEMPTS = 5  # in a row that fetch nothing new
+ATTEMPTS = 5  # in a row that bring nothing new
 _BLOCK = 1 << 16
-_TRANSIENT = (  # errors that a later attempt may not meet
+_TRANSIENT = (  # worth another attempt
     TimeoutError,
     ConnectionResetError,
     ConnectionAbortedError,
@@ -37,69 +37,64 @@ class _Interrupted(Exception):
 
 
 class _Refused(Exception):
-    """The request fails however often it is sent."""
+    """The request fails, and would fail again."""
 
 
 def download(url: str, target: Path, *, sha256: str, advice: str, terminal: Terminal) -> None:
-    """Fetch a file, unless `target` exists and is right.
+    """Download a file, unless `target` exists with the right hash.
 
-    The bytes that arrive are kept in `<target>.part`, where the next call resumes, even after a
-    kill.
+    Partial data is kept in `<target>.part`, where the next call resumes, even after a kill.
 
     Args:
         url: of the file.
-        target: path of the file once it is complete and right.
+        target: path of the complete and checked file.
         sha256: first digits of the file's SHA-256; "" accepts any file.
-        advice: what a user can do if it fails; the end of the error.
+        advice: what a user can do if it fails, for the end of the error message.
         terminal: for progress.
 
     Raises:
-        ValueError: if it is another file. What was fetched is removed.
-        ConnectionError: if it cannot be fetched. What arrived is kept.
+        ValueError: if the hash differs. The downloaded data is removed.
+        ConnectionError: if the download fails. Partial data is kept.
     """
     if target.exists():
-        _check_existing(target, sha256)
+        if not (digest := _sha256(target)).startswith(sha256):
+            raise ValueError(
+                f"{target} exists, but its SHA-256 is {digest} and should begin with {sha256}; "
+                "remove it, then start again."
+            )
         terminal.line(f"{target} exists already.")
         return
     make_folder(target.parent)
     part = target.with_name(f"{target.name}.part")
-    terminal.line(f"Fetching {url}")
+    terminal.line(f"Downloading {url}")
     try:
         _complete(url, part, sha256=sha256, terminal=terminal)
     except (_Interrupted, _Refused) as error:
-        text = f"Cannot fetch {url}: {error}."
+        text = f"Cannot download {url}: {error}."
         if kept := _size(part):
             text += f" {kept:,} bytes are kept in {part}; the same command resumes there."
         raise ConnectionError(f"{text}\n{advice}") from error
-    if not (found := _sha256(part)).startswith(sha256):
+    if not (digest := _sha256(part)).startswith(sha256):
         size = _size(part)
         part.unlink()
         raise ValueError(
-            f"{url} is another file ({size:,} bytes): its SHA-256 is {found} and should begin with "
-            f"{sha256}. It was removed.\n{advice}"
+            f"{url} is another file ({size:,} bytes): its SHA-256 is {digest} and should begin "
+            f"with {sha256}. It was removed.\n{advice}"
         )
     part.replace(target)
 
 
-def _check_existing(target: Path, sha256: str) -> None:
-    if not (found := _sha256(target)).startswith(sha256):
-        raise ValueError(
-            f"{target} exists, but its SHA-256 is {found} and should begin with {sha256}; "
-            "remove it, then start again."
-        )
-
-
 def _complete(url: str, part: Path, *, sha256: str, terminal: Terminal) -> None:
-    """Fetch the rest of `part`, or all of it if its beginning was of another file."""
+    """Fetch the rest of `part`, or all of it if its beginning belongs to another file."""
     resumed = _fetch(url, part, terminal=terminal)
     if resumed and not _sha256(part).startswith(sha256):
-        terminal.warn(f"the parts of {part} are of different files; fetching it again.")
+        terminal.warn(f"{part} mixes different files; downloading it again.")
         part.unlink()
         _fetch(url, part, terminal=terminal)
 
 
 def _fetch(url: str, part: Path, *, terminal: Terminal) -> bool:
-    """Complete `part` over as many connections as it takes; return whether it was resumed."""
+    """Complete `part` over several connections if needed; return whether it was resumed."""
     failures, furthest = 0, _size(part)
     resumed = furthest > 0
     while True:
@@ -124,7 +119,7 @@ def _fetch_rest(url: str, part: Path, *, terminal: Terminal) -> None:
         return
     with response:
         if have and response.status != 206:
-            terminal.line("The server cannot send part of a file; fetching all of it.")
+            terminal.line("The server cannot resume a download; starting from the beginning.")
             have = 0
         total = have + int(response.headers.get("Content-Length") or 0)
         with (
@@ -140,7 +135,7 @@ def _fetch_rest(url: str, part: Path, *, terminal: Terminal) -> None:
 
 
 def _open(url: str, have: int) -> http.client.HTTPResponse | None:
-    """Request the bytes from `have` on; None if there are no more.
+    """Request the bytes from offset `have`; return None if there are no more.
 
     A server may send the whole file instead, with status 200.
     """
@@ -152,7 +147,7 @@ def _open(url: str, have: int) -> http.client.HTTPResponse | None:
         response = urllib.request.urlopen(request, timeout=STALL)
     except urllib.error.HTTPError as error:
         error.close()
-        if have and error.code == 416:  # there are no more; the hash will tell
+        if have and error.code == 416:  # no more bytes; the hash decides whether all is right
             return None
         text = f"the server answered {error.code} {error.reason}"
         transient = error.code in (408, 429) or error.code >= 500
@@ -162,26 +157,22 @@ def _open(url: str, have: int) -> http.client.HTTPResponse | None:
     start = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
     if response.status == 206 and (start is None or int(start[1]) != have):
         response.close()
-        raise _Refused("the server sent another part of the file than was requested")
+        raise _Refused("the server sent another part of the file than requested")
     return response
 
 
 def _blocks(response: http.client.HTTPResponse) -> Iterator[bytes]:
-    while True:
-        try:
-            block = response.read1(_BLOCK)
-        except (OSError, http.client.HTTPException) as error:
-            raise _classify(error) from error
-        if not block:
-            return
-        yield block
+    try:
+        while block := response.read1(_BLOCK):
+            yield block
+    except (OSError, http.client.HTTPException) as error:
+        raise _classify(error) from error
 
 
 def _classify(error: Exception) -> _Interrupted | _Refused:
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
     text = f"{reason}" or type(reason).__name__
-    if isinstance(reason, TimeoutError):
-        text = f"no data for {STALL:.0f} s"
+    text = f"no data for {STALL:.0f} s" if isinstance(reason, TimeoutError) else text
     return _Interrupted(text) if isinstance(reason, _TRANSIENT) else _Refused(text)
 
 

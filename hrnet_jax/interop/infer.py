@@ -1,4 +1,4 @@
-"""Which network a file holds, inferred from its tensors."""
+"""Infer the network of a weight file from its tensors."""
 
 import statistics
 
@@ -22,16 +22,16 @@ def variant_of(source: Source) -> str:
     Raises:
         ValueError: if the network is an HRNet of another width.
     """
-    found = _measured(source)
+    measured = _measure(source)
     scores = {
-        name: _agreement(variant, found)
+        name: _agreement(variant, measured)
         for name, variant in VARIANTS.items()
-        if variant.width == found.width
+        if variant.width == measured.width
     }
     if not scores:
         known = ", ".join(f"{name} (width {v.width})" for name, v in VARIANTS.items())
         raise ValueError(
-            f"{source.path} is an HRNet of width {found.width}; there are {known}. "
+            f"{source.path} is an HRNet of width {measured.width}; known are {known}. "
             "timm's hrnet_w18_small and the official W18-Small-v1 are narrower than W18-Small "
             "here: use hrnet_w18_small_v2."
         )
@@ -39,22 +39,22 @@ def variant_of(source: Source) -> str:
 
 
 def num_classes_of(source: Source) -> int | None:
-    """The number of classes of the head; None for a backbone."""
-    found = [source.tensors[key] for key in CLASSIFIER if key in source.tensors]
-    return next((tensor.shape[0] for tensor in found if tensor.ndim), None)
+    """Return the number of classes of the head; None for a backbone."""
+    tensors = (source.tensors[key] for key in CLASSIFIER if key in source.tensors)
+    return next((tensor.shape[0] for tensor in tensors if tensor.ndim), None)
 
 
 def classes_of(source: Source) -> ClassNames | None:
-    """The names and colours of the head's classes; None for a backbone."""
+    """Return the names and colours of the head's classes; None for a backbone."""
     count = num_classes_of(source)
     return class_names(count, names=source.classes, palette=source.palette) if count else None
 
 
 def check_classes(source: Source, classes: tuple[str, ...]) -> None:
-    """Refuse a head with other classes. A file that names none must have as many.
+    """Refuse a head with other classes; if the file names none, with another number of classes.
 
     Raises:
-        ValueError: if the classes differ; says what to do instead.
+        ValueError: if the classes differ; the message says what to do instead.
     """
     theirs = classes_of(source)
     if theirs is None or theirs.names == classes:
@@ -63,57 +63,52 @@ def check_classes(source: Source, classes: tuple[str, ...]) -> None:
         return
     raise ValueError(
         f"{source.path} has the classes {summarize(theirs.names)}, expected are "
-        f"{summarize(classes)}. Use the head policy (--head, --config.init_head) match to keep "
-        "those of equal names, or new to keep the backbone only."
+        f"{summarize(classes)}. Set the head policy (--head, --config.init_head) to match to keep "
+        "the classes of equal names, or to new to keep only the backbone."
     )
 
 
 def summarize(names: tuple[str, ...]) -> str:
-    """Shorten names to their number and the first three: "19 (road, sidewalk, building, ...)"."""
+    """Shorten names to their count and the first three: "19 (road, sidewalk, building, ...)"."""
     return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
 
 
 def check_network(
     source: Source, *, variant: str | None = None, num_classes: int | None = None
 ) -> None:
-    """Refuse a file of another network than the expected one, and say what it looks like.
+    """Refuse a file of another network than the expected one.
 
     Raises:
         ValueError: for another variant, or another number of classes if one is given.
     """
-    found, count = variant_of(source), num_classes_of(source)
+    actual, count = variant_of(source), num_classes_of(source)
     other_count = num_classes is not None and count is not None and num_classes != count
-    if (variant is None or variant == found) and not other_count:
+    if variant in (None, actual) and not other_count:
         return
-    seen = f"{found} with {count} classes" if count else f"an ImageNet backbone of {found}"
-    asked = variant or found
-    asked += f" with {num_classes}" if num_classes is not None and count else ""
-    raise ValueError(f"{source.path} looks like {seen}, not {asked}.")
+    seen = f"{actual} with {count} classes" if count else f"an ImageNet backbone of {actual}"
+    expected = variant or actual
+    expected += f" with {num_classes}" if num_classes is not None and count else ""
+    raise ValueError(f"{source.path} looks like {seen}, not {expected}.")
 
 
-def _measured(source: Source) -> Variant:
-    """The numbers that distinguish the variants, as far as the tensors show them."""
+def _measure(source: Source) -> Variant:
+    """Read the numbers that distinguish the variants off the tensors."""
 
     def members(prefix: str) -> int:
         depth = prefix.count(".")
         return len({k.split(".")[depth] for k in source.tensors if k.startswith(prefix)})
 
-    found = [source.tensors[key] for key in _WIDTH if key in source.tensors]
-    widths = [tensor.shape[0] for tensor in found if tensor.ndim]
+    tensors = [source.tensors[key] for key in _WIDTH if key in source.tensors]
+    widths = [tensor.shape[0] for tensor in tensors if tensor.ndim]
+    stage2, stage3, stage4 = (members(f"backbone.stage{number}.") for number in (2, 3, 4))
     return Variant(
         width=statistics.mode(widths or [0]),
         bottlenecks=members("backbone.layer1."),
-        modules=(
-            members("backbone.stage2."),
-            members("backbone.stage3."),
-            members("backbone.stage4."),
-        ),
+        modules=(stage2, stage3, stage4),
         blocks=members("backbone.stage3.0.branches.0."),
     )
 
 
 def _agreement(a: Variant, b: Variant) -> int:
-    pairs = zip(
-        (a.bottlenecks, a.blocks, *a.modules), (b.bottlenecks, b.blocks, *b.modules), strict=True
-    )
-    return sum(x == y for x, y in pairs)
+    numbers = [(v.bottlenecks, v.blocks, *v.modules) for v in (a, b)]
+    return sum(x == y for x, y in zip(*numbers, strict=True))

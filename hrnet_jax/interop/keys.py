@@ -1,7 +1,7 @@
-"""The map between our module paths and the keys of the published PyTorch checkpoints.
+"""Map our module paths to the keys of published PyTorch checkpoints.
 
-It is one function, `torch_key`. Export applies it and import inverts it over the model's own paths,
-so both directions agree by construction.
+Export applies `torch_key`, and import inverts it over the model's own paths, so both directions
+agree by construction.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ _POSITION = {"conv": "0", "bn": "1"}  # torch.nn.Sequential(conv, bn) names its 
 
 
 def torch_key(path: Path) -> str:
-    """(..., 'downsample', 'conv', 'kernel') -> '...downsample.0.weight', the published name."""
+    """Return the published key: (..., 'conv', 'kernel') -> '...0.weight'."""
     *modules, leaf = map(str, path)
     if modules[0] == "backbone":  # the head's ConvModule keeps the names conv and bn
         modules[-1] = _POSITION.get(modules[-1], modules[-1])
@@ -28,21 +28,21 @@ def torch_key(path: Path) -> str:
 
 
 def torch_state_dict(params: dict, stats: dict) -> dict[str, np.ndarray]:
-    """Our weights under their published keys and layouts, with the counters of batches as 0."""
+    """Return our weights under their published keys and layouts; batch counters are 0."""
     state = {}
     for path, leaf in (flatten_dict(params) | flatten_dict(stats)).items():
-        key, value = torch_key(path), np.asarray(leaf)
-        state[key] = np.ascontiguousarray(to_torch_layout(path, value))
+        key = torch_key(path)
+        state[key] = np.ascontiguousarray(to_torch_layout(path, np.asarray(leaf)))
         if path[-1] == "var":
             state[key.replace("running_var", "num_batches_tracked")] = np.zeros((), np.int64)
     return state
 
 
 def to_torch_layout(path: Path, value: np.ndarray) -> np.ndarray:
-    """HWIO -> OIHW for kernels; everything else is the same."""
+    """Transpose kernels from HWIO to OIHW; return other arrays unchanged."""
     return value.transpose(3, 2, 0, 1) if path[-1] == "kernel" else value
 
 
 def from_torch_layout(path: Path, value: np.ndarray) -> np.ndarray:
-    """OIHW -> HWIO for kernels; everything else is the same."""
+    """Transpose kernels from OIHW to HWIO; return other arrays unchanged."""
     return value.transpose(2, 3, 1, 0) if path[-1] == "kernel" else value

@@ -1,4 +1,4 @@
-"""The names that a pickle may contain. None of them is ever imported or called."""
+"""The names that a pickle may contain. None of them is imported or called."""
 
 import dataclasses
 
@@ -16,11 +16,11 @@ _TORCH_NAMES = _names(
 )
 _PATHS = "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath"
 _BUILTINS = "bool bytearray bytes complex dict float frozenset int list set str tuple"
-PLACEHOLDER_NAMES = _names(  # of what training checkpoints hold besides weights
+PLACEHOLDER_NAMES = _names(  # of objects besides weights in training checkpoints
     {
         "torch": "device bool uint8 int8 int16 int32 int64 float16 bfloat16 float32 float64",
         "builtins": _BUILTINS,
-        "__builtin__": _BUILTINS,  # as in protocol 2
+        "__builtin__": _BUILTINS,  # in protocol 2
         "_codecs": "encode",
         "argparse": "Namespace",
         "collections": "Counter defaultdict deque",
@@ -45,6 +45,6 @@ ALLOWED_NAMES = _TORCH_NAMES | PLACEHOLDER_NAMES | {"collections.OrderedDict"}
 
 @dataclasses.dataclass(frozen=True)
 class Placeholder:
-    """Stands for an object that is not built; its arguments and its state are dropped."""
+    """Stands for an object that is not built; its arguments and state are dropped."""
 
     name: str  # "datetime.datetime"

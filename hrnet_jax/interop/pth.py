@@ -1,6 +1,6 @@
-"""Reading PyTorch's weight files: tensors, text and numbers, and nothing that runs.
+"""Read PyTorch's weight files: tensors, text and numbers, but no code.
 
-Both layouts of `torch.save` are read: the zip file of PyTorch 1.6 and later, and the one before.
+Both formats of `torch.save` are read: the zip file of PyTorch 1.6 and later, and the legacy one.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ _LEGACY_HEAD = b"\x8a\x0a" + _LEGACY_MAGIC.to_bytes(10, "little")  # after the p
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PthFile:
-    """What a weight file holds.
+    """The content of a weight file.
 
     `content` is a tree of dicts, lists, tuples, text, bytes, numbers, None, `Placeholder` and
     arrays. The arrays are read-only, and those of one storage share its memory.
@@ -44,7 +44,7 @@ class PthFile:
 def read_pth(path: str | os.PathLike[str]) -> PthFile:
     """Read a file of `torch.save`.
 
-    Raises nothing but OSError, `UnsafeFileError` and `CorruptFileError`.
+    Raises only OSError, `UnsafeFileError` and `CorruptFileError`.
     """
     with errors_about(path):
         data, sha256 = read_whole(path)
@@ -55,12 +55,12 @@ def read_pth(path: str | os.PathLike[str]) -> PthFile:
             return PthFile(content=_read_legacy(data), sha256=sha256, format="legacy")
         if data[257:262] == b"ustar":
             raise CorruptFileError(
-                "It has the tar layout of PyTorch 0.1. Load it with a PyTorch 1.x, then save it "
+                "It has the tar format of PyTorch 0.1. Load it with a PyTorch 1.x, then save it "
                 "again with torch.save."
             )
         raise CorruptFileError(
-            f"It begins with {head!r}, as no file of torch.save does: it may be empty, a web page, "
-            f"or of another program. {AGAIN}"
+            f"It begins with {head!r}, unlike any file of torch.save: it may be empty, a web page, "
+            f"or the file of another program. {AGAIN}"
         )
 
 
@@ -69,7 +69,7 @@ def _read_zip(data: bytes) -> Any:
     roots = {name.split("/")[0] for name in entries}
     root = min(roots)
     if len(roots) != 1 or f"{root}/data.pkl" not in entries:
-        raise CorruptFileError(f"The zip file is not `<name>/data.pkl` with its tensors. {RESAVE}")
+        raise CorruptFileError(f"The zip file has no `<name>/data.pkl` with tensors. {RESAVE}")
     if f"{root}/constants.pkl" in entries:
         raise CorruptFileError(
             "It is a TorchScript archive, a program. Save its weights: "
@@ -84,7 +84,7 @@ def _read_zip(data: bytes) -> Any:
     pickled = entries[f"{root}/data.pkl"]
     file = io.BytesIO(pickled[:MAX_PICKLE_BYTES])
     prefix = f"{root}/data/"
-    blocks = {name[len(prefix) :]: entries[name] for name in entries if name.startswith(prefix)}
+    blocks = {n.removeprefix(prefix): entries[n] for n in entries if n.startswith(prefix)}
     tensors = TorchTensors(blocks, file_size=len(data))
     content = unpickle(file, tensors=tensors)
     if rest := len(pickled) - file.tell():
@@ -94,20 +94,20 @@ def _read_zip(data: bytes) -> Any:
 
 
 def _read_legacy(data: bytes) -> Any:
-    """Read five pickles, then for every storage its element count and its elements."""
+    """Read five pickles, then the element count and the elements of every storage."""
     file = io.BytesIO(data[:MAX_PICKLE_BYTES])
     magic, version, system = unpickle(file), unpickle(file), unpickle(file)
     little = isinstance(system, dict) and system.get("little_endian") is True
     if (magic, version, little) != (_LEGACY_MAGIC, 1001, True):
         raise CorruptFileError(
-            "Its header is not that of a little-endian file of PyTorch 0.2 to 1.5. "
+            "Its header does not belong to a little-endian file of PyTorch 0.2 to 1.5. "
             "Save it again on a little-endian machine with a newer PyTorch."
         )
     tensors = TorchTensors(None, file_size=len(data))
     content = unpickle(file, tensors=tensors)
     keys = unpickle(file)
-    known = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
-    if not known or len(keys) != len(tensors.storages) or set(keys) != set(tensors.storages):
+    valid = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+    if not valid or sorted(keys) != sorted(tensors.storages):
         raise CorruptFileError(f"Its list of storages contradicts its tensors. {AGAIN}")
     _fill({key: tensors.storages[key] for key in keys}, data, start=file.tell())
     tensors.check_booleans()
@@ -119,7 +119,7 @@ def _fill(storages: dict[str, Storage], data: bytes, *, start: int) -> None:
     expected = start + sum(8 + storage.values.nbytes for storage in storages.values())
     if expected != len(data):
         raise CorruptFileError(
-            f"It has {len(data)} bytes, but its storages end at byte {expected}: it was cut short, "
+            f"It has {len(data)} bytes, but its storages end at byte {expected}: it was truncated, "
             f"or something was appended. {AGAIN}"
         )
     for key, storage in storages.items():

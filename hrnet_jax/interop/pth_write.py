@@ -1,7 +1,7 @@
-"""Writing PyTorch's weight files, which `torch.load(weights_only=True)` accepts.
+"""Write PyTorch's weight files, for `torch.load(weights_only=True)`.
 
-`pickle` writes the plain values. It cannot write a tensor without PyTorch: for each function that
-the file names, a pickler imports the function's module.
+`pickle` writes the plain values. It cannot write a tensor without PyTorch, because a pickler
+imports the module of each function that the file names.
 """
 
 import os
@@ -19,7 +19,7 @@ from hrnet_jax.runs.paths import atomic_write
 _KINDS = {dtype: name for name, dtype in DTYPES.items() if name != "torch.UntypedStorage"}
 _ROOT = "archive"  # PyTorch takes the file's name, but accepts any
 _Arrays = dict[int, tuple[int, np.ndarray]]  # by identity: number of the storage, content
-_ALIGNMENT = 64  # as PyTorch does, for readers that map the file
+_ALIGNMENT = 64  # as in PyTorch, for readers that map the file
 
 
 def write_pth(path: str | os.PathLike[str], content: Any) -> None:
@@ -28,7 +28,7 @@ def write_pth(path: str | os.PathLike[str], content: Any) -> None:
     The same content gives the same bytes. An array that occurs twice is stored once and shared.
 
     Raises:
-        ValueError: for anything else; says where it is.
+        ValueError: for anything else; the message names its place in the tree.
     """
     arrays: _Arrays = {}
     pickled = b"".join([pickle.PROTO, b"\2", _operations(content, arrays, at=""), pickle.STOP])
@@ -42,8 +42,8 @@ def write_pth(path: str | os.PathLike[str], content: Any) -> None:
 
 
 def _add(archive: zipfile.ZipFile, name: str, block: bytes | memoryview, *, at: int) -> None:
-    info = zipfile.ZipInfo(f"{_ROOT}/{name}")  # dated 1980: the same bytes on any day
-    info.create_system = 3  # and on any machine
+    info = zipfile.ZipInfo(f"{_ROOT}/{name}")  # dated 1980, for the same bytes on every day
+    info.create_system = 3  # and on every machine
     info.file_size = len(block)
     padding = -(at + 30 + len(info.filename) + 4) % _ALIGNMENT
     info.extra = struct.pack("<2s H", b"FB", padding) + b"Z" * padding
@@ -52,22 +52,20 @@ def _add(archive: zipfile.ZipFile, name: str, block: bytes | memoryview, *, at: 
 
 
 def _operations(value: Any, arrays: _Arrays, *, at: str) -> bytes:
-    """The pickle operations that make a value."""
+    """Return the pickle operations that make a value."""
     match value:
         case None | bool():
             return _plain(value)
         case int() if -(2**63) <= value < 2**63:
             return _plain(int(value))
         case float():
-            return _plain(float(value))  # numpy's float64 is one, too
+            return _plain(float(value))  # also numpy's float64
         case str():
             return _plain(str(value))
         case np.ndarray() if value.dtype.newbyteorder("=") in _KINDS:
             return _tensor(value, arrays)
         case list() | tuple():
-            items = [
-                _operations(item, arrays, at=f"{at}[{place}]") for place, item in enumerate(value)
-            ]
+            items = [_operations(v, arrays, at=f"{at}[{index}]") for index, v in enumerate(value)]
             if isinstance(value, tuple):
                 return _tuple(*items)
             return b"".join([pickle.EMPTY_LIST, pickle.MARK, *items, pickle.APPENDS])
@@ -88,7 +86,7 @@ def _operations(value: Any, arrays: _Arrays, *, at: str) -> bytes:
 
 
 def _tensor(array: np.ndarray, arrays: _Arrays) -> bytes:
-    """The call of `_rebuild_tensor_v2` on a storage of the tensor's own."""
+    """Return a call of `_rebuild_tensor_v2` with a storage for this tensor."""
     key, _ = arrays.setdefault(id(array), (len(arrays), array))
     kind = _name(*_KINDS[array.dtype.newbyteorder("=")].split("."))
     storage = _tuple(_plain("storage"), kind, *map(_plain, (str(key), "cpu", array.size)))
@@ -110,7 +108,7 @@ def _tensor(array: np.ndarray, arrays: _Arrays) -> bytes:
 
 
 def _plain(value: Any) -> bytes:
-    """What `pickle` writes, without the operations that begin and end a pickle."""
+    """Pickle a plain value, without the operations that begin and end a pickle."""
     return pickle.dumps(value, 2)[2:-1]
 
 

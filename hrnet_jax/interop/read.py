@@ -1,4 +1,4 @@
-"""Weight files of every origin -> tensors under mmsegmentation's names."""
+"""Read weight files of every origin as tensors under mmsegmentation's names."""
 
 import dataclasses
 import json
@@ -27,10 +27,10 @@ from hrnet_jax.interop.untrusted import (
 from hrnet_jax.runs.paths import AnyPath, is_remote, to_path
 from hrnet_jax.runs.stored_weights import load_weights
 
-META_KEY = "hrnet_jax"  # what our own exports say of themselves, in JSON
+META_KEY = "hrnet_jax"  # the metadata of our own exports, in JSON
 
 _COUNTER = ".num_batches_tracked"
-_DROPPED = {  # tensors that a segmentation network does not have -> what they are
+_DROPPED = {  # tensors that a segmentation network does not have -> description
     r"(incre_modules|downsamp_modules|final_layer|classifier)\.": "ImageNet classifier",
     r"loss\.": "class weights of the official loss",
     r"ema_": "moving averages of an EMA hook",
@@ -41,10 +41,10 @@ _OFFICIAL_HEAD = {
     "last_layer.3.": "decode_head.conv_seg.",
 }
 _OFFICIAL_NOTE = (
-    "Official HRNet-Semantic-Segmentation weights: the official code resizes once, this one in two "
-    "steps as mmsegmentation does, and the official HRNet-OCR branch aligns corners by default. "
-    "Here align_corners is False, so scores may differ from the official ones; measured upstream "
-    "with the official Pascal Context weights: 51.7 here against 52.3 there."
+    "Official HRNet-Semantic-Segmentation weights: the official code resizes once, this package in "
+    "two steps like mmsegmentation, and the official HRNet-OCR branch aligns corners by default. "
+    "Here align_corners is False, so scores may differ from the official ones. With the official "
+    "Pascal Context weights, mmsegmentation measured 51.7 here and 52.3 there."
 )
 
 
@@ -56,30 +56,30 @@ class Source:
     sha256: str  # of the file; empty for a checkpoint folder
     size: int  # of the file, in bytes
     format: str
-    family: str  # who wrote it
+    family: str  # the code that wrote it
     tensors: dict[str, np.ndarray]
     counters: dict[str, np.ndarray]  # num_batches_tracked
-    classes: tuple[str, ...] | None = None  # as the file names them
+    classes: tuple[str, ...] | None = None  # the names in the file
     palette: tuple[Color, ...] | None = None
-    dropped: dict[str, str] = dataclasses.field(default_factory=dict)  # what -> how much, why
+    dropped: dict[str, str] = dataclasses.field(default_factory=dict)  # entry -> reason
     notes: tuple[str, ...] = ()
 
     @property
     def has_head(self) -> bool:
-        """Whether there is more than a backbone."""
+        """Whether the file holds more than a backbone."""
         return any(key.startswith("decode_head.") for key in self.tensors)
 
 
 def read_source(path: str | AnyPath, *, any_hash: bool = False) -> Source:
-    """Read a .pth or .safetensors file, or a checkpoint of ours.
+    """Read a .pth or .safetensors file, or one of our own checkpoints.
 
     Args:
         path: of the file, of a workdir or of one checkpoint in it.
-        any_hash: accept a file whose SHA-256 is not the one its name promises.
+        any_hash: accept a file whose SHA-256 differs from the one in its name.
 
     Raises:
-        ValueError: for a file that is unsafe, damaged or of another network; says which.
-        OSError: where there is no such file.
+        ValueError: the file is unsafe, damaged or of another network; the message says which.
+        OSError: there is no such file.
     """
     path = to_path(path)
     if not path.exists():
@@ -126,7 +126,7 @@ def _read_file(path: Path, *, any_hash: bool) -> Source:
 
 
 def _precision(tensors: Mapping[str, np.ndarray]) -> str:
-    """What to say of weights that are not float32."""
+    """Return a note about weights that are not float32."""
     kinds = {str(value.dtype) for value in tensors.values() if value.dtype.kind not in "iu"}
     return "" if len(kinds) != 1 or kinds == {"float32"} else f"{kinds.pop()}, read as float32."
 
@@ -147,7 +147,7 @@ def _from_checkpoint(path: AnyPath) -> Source:
         size=sum(value.nbytes for value in state.values()),
         format="Orbax",
         family="hrnet_jax checkpoint",
-        tensors={k: v for k, v in state.items() if not k.endswith(_COUNTER)},
+        tensors={key: value for key, value in state.items() if not key.endswith(_COUNTER)},
         counters={},
         classes=tuple(weights.meta["classes"]) or None,
         palette=tuple(tuple(color) for color in weights.meta["palette"]) or None,
@@ -155,7 +155,7 @@ def _from_checkpoint(path: AnyPath) -> Source:
 
 
 def _unwrap(content: Any, path: Path) -> tuple[dict[str, np.ndarray], Any, dict[str, str]]:
-    """Find the state dict in what torch.save wrote, its `meta`, and what the rest is."""
+    """Return the state dict in a file of torch.save, its `meta`, and notes on the rest."""
     if not isinstance(content, dict):
         raise ValueError(
             f"{path} holds {brief(content)}, not a state dict; save model.state_dict() instead."
@@ -164,12 +164,11 @@ def _unwrap(content: Any, path: Path) -> tuple[dict[str, np.ndarray], Any, dict[
     if not isinstance(inner, dict):
         return tensors_of(content), {}, {}
     rest = [str(key)[:40] for key in content if key not in ("state_dict", "meta")]
-    dropped = {key: "state of training, not of the network" for key in rest}
-    return tensors_of(inner), content.get("meta"), dropped
+    return tensors_of(inner), content.get("meta"), dict.fromkeys(rest, "training state")
 
 
 def tensors_of(mapping: Mapping[Any, Any]) -> dict[str, np.ndarray]:
-    """Check that a state dict holds tensors by name, and nothing else."""
+    """Check that a state dict holds only named tensors, and return them."""
     for key, value in mapping.items():
         if isinstance(value, Placeholder):
             raise UnsafeFileError(
@@ -177,7 +176,7 @@ def tensors_of(mapping: Mapping[Any, Any]) -> dict[str, np.ndarray]:
             )
         if not isinstance(key, str) or not isinstance(value, np.ndarray):
             raise CorruptFileError(
-                f"The state dict's {brief(key)} is a {type(value).__name__}, not a tensor by name. "
+                f"The state dict's {brief(key)} is a {type(value).__name__}, not a named tensor. "
                 + RESAVE
             )
     return dict(mapping)
@@ -186,18 +185,17 @@ def tensors_of(mapping: Mapping[Any, Any]) -> dict[str, np.ndarray]:
 def _renamed(
     tensors: dict[str, np.ndarray], path: Path
 ) -> tuple[dict[str, np.ndarray], str, dict[str, str]]:
-    """The tensors by mmsegmentation's keys, whose file it was, and what was dropped."""
-    bare = [key.removeprefix("module.") for key in tensors]
-    official = any(re.match(r"(model\.)?last_layer\.", key) for key in bare)
-    wrapped = official or all(key.startswith(("model.", "loss.")) for key in bare)
-    bare = [key.removeprefix("model.") for key in bare] if wrapped else bare
-    _refuse_other_networks(bare, path)
-    backbone = not official and not any(
-        key.startswith(("backbone.", "decode_head.")) for key in bare
-    )
+    """Return the tensors by mmsegmentation's keys, the file's origin, and the dropped tensors."""
+    keys = [key.removeprefix("module.") for key in tensors]
+    official = any(re.match(r"(model\.)?last_layer\.", key) for key in keys)
+    if official or all(key.startswith(("model.", "loss.")) for key in keys):
+        keys = [key.removeprefix("model.") for key in keys]
+    _refuse_other_networks(keys, path)
+    has_prefix = any(key.startswith(("backbone.", "decode_head.")) for key in keys)
+    backbone = not official and not has_prefix
     renamed: dict[str, np.ndarray] = {}
     groups: dict[str, list[str]] = {}
-    for key, value in zip(bare, tensors.values(), strict=True):
+    for key, value in zip(keys, tensors.values(), strict=True):
         reason = next((text for rule, text in _DROPPED.items() if re.match(rule, key)), None)
         if reason and (backbone or official or not reason.startswith("ImageNet")):
             groups.setdefault(key.split(".")[0] if "." in key else "ema_*", []).append(reason)
@@ -223,8 +221,8 @@ def _from_official(key: str) -> str:
 
 
 def _refuse_other_networks(keys: list[str], path: Path) -> None:
-    marks = ("decode_head.1.", "ocr_distri_head.", "conv3x3_ocr.", "aux_head.")
-    if any(key.startswith(marks) for key in keys):
+    ocr = ("decode_head.1.", "ocr_distri_head.", "conv3x3_ocr.", "aux_head.")
+    if any(key.startswith(ocr) for key in keys):
         raise ValueError(
             f"{path} is an OCRNet (it has an object-context head); this package has the FCN head. "
             "Only files named fcn_hr... or the official plain HRNet fit."
@@ -235,9 +233,9 @@ def _refuse_other_networks(keys: list[str], path: Path) -> None:
 
 
 def _without_head_bias(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Fold the bias of the official head's first convolution into the mean that follows it.
+    """Fold the bias of the official head's first convolution into the next running mean.
 
-    Batch normalisation subtracts its running mean, so subtracting the bias there is the same.
+    Batch normalisation subtracts its running mean, so subtracting the bias there is equivalent.
     """
     bias = tensors.pop("decode_head.convs.0.conv.bias", None)
     mean = tensors.get(name := "decode_head.convs.0.bn.running_mean")

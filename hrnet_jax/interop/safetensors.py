@@ -1,7 +1,7 @@
-"""Reading and writing safetensors files with the official library.
+"""Read and write safetensors files with the official library.
 
-What it accepts and we do not: a name that occurs twice, unknown fields, booleans other than 0 and
-1, types that the networks never have, and shapes too large for an array.
+The library accepts, but we refuse: repeated names, unknown fields, booleans other than 0 and 1,
+types that the networks never have, and shapes too large for an array.
 """
 
 import collections
@@ -20,7 +20,7 @@ import safetensors.numpy
 from hrnet_jax.interop.untrusted import AGAIN, CorruptFileError, errors_about, read_whole
 from hrnet_jax.runs.paths import atomic_write
 
-MAX_HEADER_BYTES = 4 << 20  # a tensor takes about 100; the library's own limit is 100 MB
+MAX_HEADER_BYTES = 4 << 20  # a tensor takes about 100 bytes; the library's limit is 100 MB
 
 _DTYPES = {
     "F64": np.dtype(np.float64),
@@ -38,7 +38,7 @@ _DTYPES = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SafetensorsFile:
-    """What a safetensors file holds; the arrays are read-only."""
+    """The content of a safetensors file; the arrays are read-only."""
 
     tensors: dict[str, np.ndarray]
     metadata: dict[str, str]
@@ -46,7 +46,7 @@ class SafetensorsFile:
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> SafetensorsFile:
-    """Read a file; raises nothing but OSError and `CorruptFileError`."""
+    """Read a file; raises only OSError and `CorruptFileError`."""
     with errors_about(path):
         data, sha256 = read_whole(path)
         size = int.from_bytes(data[:8], "little")
@@ -65,8 +65,8 @@ def read_safetensors(path: str | os.PathLike[str]) -> SafetensorsFile:
         for name, fields in header.items():
             if len(fields) > 3:
                 raise CorruptFileError(
-                    f"The tensor {name!r:.100} is described by {fields!r:.200}, which is more than "
-                    f"dtype, shape and data_offsets. {AGAIN}"
+                    f"The tensor {name!r:.100} has the fields {fields!r:.200}, more than dtype, "
+                    f"shape and data_offsets. {AGAIN}"
                 )
         tensors = {name: _array(name, entry) for name, entry in entries}
         return SafetensorsFile(tensors=tensors, metadata=metadata, sha256=sha256)
@@ -86,11 +86,11 @@ def write_safetensors(
                 f"name but __metadata__, and one of {', '.join(map(str, _DTYPES.values()))}."
             )
     contiguous = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    data = safetensors.numpy.save(contiguous, metadata=dict(metadata) if metadata else None)
+    data = safetensors.numpy.save(contiguous, metadata=dict(metadata or {}) or None)
     size = int.from_bytes(data[:8], "little")
     if size > MAX_HEADER_BYTES:
         raise ValueError(
-            f"The names and metadata take {size} bytes, over the limit of {MAX_HEADER_BYTES}: "
+            f"Names and metadata take {size} bytes, over the limit of {MAX_HEADER_BYTES}: "
             "shorten them."
         )
     with atomic_write(path) as file:
@@ -105,7 +105,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _array(name: str, entry: Mapping[str, Any]) -> np.ndarray:
-    """View the bytes that the library returned as an array."""
+    """View the bytes of a tensor as an array."""
     shape, data = entry["shape"], entry["data"]
     if entry["dtype"] not in _DTYPES:
         raise CorruptFileError(
@@ -119,7 +119,7 @@ def _array(name: str, entry: Mapping[str, Any]) -> np.ndarray:
             + AGAIN
         )
     if dtype == np.bool_ and data.strip(b"\0\1"):
-        raise CorruptFileError(f"The tensor {name!r:.100} has other values than 0 and 1. {AGAIN}")
+        raise CorruptFileError(f"The tensor {name!r:.100} has values other than 0 and 1. {AGAIN}")
     array = np.ndarray(shape, dtype, buffer=data)
     array.flags.writeable = False
     return array

@@ -25,12 +25,12 @@ DTYPES: dict[str, np.dtype] = {
     "torch.UntypedStorage": np.dtype(np.uint8),
 }
 MAX_DIMENSIONS = 16
-MAX_REUSE = 8  # all tensors together may have this many times the bytes of the file
+MAX_REUSE = 8  # limits the bytes of all tensors together, in multiples of the file's size
 
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-    """A flat array, of which tensors are views."""
+    """A flat array, viewed by tensors; a class, so that no tensor can pass for a storage."""
 
     values: np.ndarray
 
@@ -50,7 +50,7 @@ class TorchTensors(Tensors):
         self.reuse_left = MAX_REUSE * file_size
 
     def check_booleans(self) -> None:
-        """Refuse booleans other than 0 and 1, which numpy does not expect."""
+        """Refuse booleans other than 0 and 1, which numpy cannot handle."""
         for key, storage in self.storages.items():
             if storage.values.dtype == np.bool_ and (storage.values.view(np.uint8) > 1).any():
                 raise CorruptFileError(
@@ -58,7 +58,7 @@ class TorchTensors(Tensors):
                 )
 
     def storage(self, identity: Any) -> Storage:
-        """Understand a persistent id; a second one of the same key must agree."""
+        """Return the storage of a persistent id; all ids with the same key must agree."""
         match identity:
             case ("storage", Placeholder(name=kind), str(key), str(), count, *view) if (
                 kind in DTYPES and type(count) is int and 0 <= count < 2**60 and len(view) <= 1
@@ -89,9 +89,9 @@ class TorchTensors(Tensors):
             return np.empty(count, dtype)
         block = self.blocks.get(key)
         if block is None or len(block) != size:
-            found = "is not there" if block is None else f"has {len(block)}"
+            actual = "is missing" if block is None else f"has {len(block)}"
             raise CorruptFileError(
-                f"claims {size} bytes for the storage {brief(key)}, which {found}. {AGAIN}"
+                f"claims {size} bytes for the storage {brief(key)}, which {actual}. {AGAIN}"
             )
         return np.ndarray(count, dtype, buffer=block)
 
@@ -103,8 +103,8 @@ class TorchTensors(Tensors):
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
         self.reuse_left -= elements * item
         if not elements:
-            if math.prod(n for n in size if n) > 2**31:
-                raise CorruptFileError(f"has an empty tensor of the vast size {size}. {RESAVE}")
+            if math.prod(filter(None, size)) > 2**31:
+                raise CorruptFileError(f"has an empty tensor of the huge size {size}. {RESAVE}")
             return np.empty(size, values.dtype)
         if last >= values.size:
             raise CorruptFileError(
@@ -112,8 +112,8 @@ class TorchTensors(Tensors):
             )
         if elements > values.size or self.reuse_left < 0:
             raise CorruptFileError(
-                f"has a tensor of size {size} over a storage of {values.size} elements, used "
-                "again and again. Save it again with `.clone()` applied."
+                f"has a tensor of size {size} that repeats a storage of {values.size} elements. "
+                "Save it again with `.clone()` applied."
             )
         strides = [step * item if n > 1 else 0 for n, step in zip(size, stride, strict=True)]
         view = np.ndarray(size, values.dtype, values, offset=offset * item, strides=strides)
@@ -122,7 +122,7 @@ class TorchTensors(Tensors):
 
 
 def _view_of(arguments: tuple) -> tuple[Storage, int, tuple[int, ...], tuple[int, ...]]:
-    """A tensor's storage, offset, size and strides, from the arguments that rebuild it."""
+    """Return storage, offset, size and strides from the arguments that rebuild a tensor."""
     storage, offset, size, stride = arguments[:4]
     if not (
         isinstance(storage, Storage)
@@ -132,8 +132,8 @@ def _view_of(arguments: tuple) -> tuple[Storage, int, tuple[int, ...], tuple[int
         and all(type(n) is int and 0 <= n < 2**60 for n in (offset, *size, *stride))
     ):
         raise CorruptFileError(
-            f"describes a tensor by {brief(offset)}, {brief(size)} and {brief(stride)}, "
-            "which should be an offset, a size and strides, none negative, of a storage. " + RESAVE
+            f"describes a tensor by {brief(offset)}, {brief(size)} and {brief(stride)}, not by "
+            "a non-negative offset, size and strides of a storage. " + RESAVE
         )
     if arguments[6:] not in ((), (None,), ({},)):
         raise CorruptFileError(

@@ -1,7 +1,7 @@
-"""Reading a pickle without running code: it holds text, numbers, containers and tensors.
+"""Read a pickle of text, numbers, containers and tensors without running code.
 
-`pickletools` splits the file into operations, and the few that PyTorch writes are carried out here.
-Names are never imported. Those that weights need are understood, harmless ones in training
+`pickletools` splits the file into operations, and the few that PyTorch writes are executed here.
+Names are never imported. The names that weights need are known, harmless ones in training
 checkpoints become a `Placeholder`, and a file with any other name is refused.
 
 `pickle.Unpickler` with a closed `find_class` is not enough, because it hashes the keys of a dict
@@ -26,33 +26,33 @@ from hrnet_jax.interop.untrusted import AGAIN, RESAVE, CorruptFileError, UnsafeF
 
 MAX_OPERATIONS = 2_000_000  # a training checkpoint of the largest model has some 200,000
 MAX_DEPTH = 50
-MAX_NODES = 2_000_000  # those in several places counted for each
+MAX_NODES = 2_000_000  # shared ones count once per place
 
 _LEAVES = (str, bytes, int, float, type(None), np.ndarray, Placeholder)
 _CONTAINERS = (dict, list, tuple)
 
 
 class Tensors:
-    """How a pickle's tensors are built; this one refuses them."""
+    """Builds the tensors of a pickle; this base class refuses them."""
 
     def storage(self, identity: Any) -> Any:
-        """Return what a persistent id stands for."""
+        """Return the object of a persistent id."""
         raise UnsafeFileError(f"refers to {brief(identity)}, where no tensor belongs. {RESAVE}")
 
     def tensor(self, arguments: tuple) -> Any:
-        """Return what `_rebuild_tensor` (4 arguments) or `_rebuild_tensor_v2` (6 or 7) would."""
+        """Do the work of `_rebuild_tensor` (4 arguments) or `_rebuild_tensor_v2` (6 or 7)."""
         raise UnsafeFileError(f"holds a tensor where none belongs. {RESAVE}")
 
 
 def unpickle(file: io.BytesIO, *, tensors: Tensors | None = None) -> Any:
-    """Read the pickle at the file's position, and leave the position after it.
+    """Read the pickle at the file's position, and move the position past it.
 
-    Raises nothing but `UnsafeFileError` and `CorruptFileError`.
+    Raises only `UnsafeFileError` and `CorruptFileError`.
     """
     machine = _Machine(tensors or Tensors())
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # which pickletools gives for odd escapes in names
+            warnings.simplefilter("ignore")  # pickletools warns of odd escapes in names
             for count, (operation, argument, _) in enumerate(pickletools.genops(file)):
                 if count >= MAX_OPERATIONS:
                     raise UnsafeFileError(f"has more than {MAX_OPERATIONS} operations. {RESAVE}")
@@ -60,14 +60,14 @@ def unpickle(file: io.BytesIO, *, tensors: Tensors | None = None) -> Any:
         _check_tree(content := machine.result())
     except (UnsafeFileError, CorruptFileError) as error:
         raise type(error)(f"Near byte {file.tell()}, its pickle {error}") from None
-    except (ValueError, IndexError, KeyError) as error:  # text, stack or memo out of order
+    except (ValueError, IndexError, KeyError) as error:  # invalid text, stack or memo
         raise CorruptFileError(
             f"Near byte {file.tell()}, its pickle is damaged: {error!r:.200}. {AGAIN}"
         ) from None
     return content
 
 
-@typing.no_type_check  # tests would check 100,000 calls for a file; mypy still reads it
+@typing.no_type_check  # tests would check 100,000 calls per file; mypy still reads it
 class _Machine:
     """The stack machine of the pickle format, limited to the operations that PyTorch writes."""
 
@@ -91,7 +91,7 @@ class _Machine:
         self.stack.append(value)
 
     def push_text(self, text: str) -> None:
-        text.encode()  # an error if there are surrogates, which pickletools lets pass
+        text.encode()  # fails for surrogates, which pickletools accepts
         self.stack.append(text)
 
     def pop(self, count: int) -> list[Any]:
@@ -174,14 +174,14 @@ class _Machine:
 
 
 def _is_plain_key(key: Any) -> bool:
-    """Whether it is safe to hash: text, small integers, or a flat tuple of them."""
+    """Whether a key is safe to hash: text, a small integer, or a flat tuple of them."""
     if isinstance(key, tuple):
         return all(not isinstance(part, tuple) and _is_plain_key(part) for part in key)
     return isinstance(key, str) or (isinstance(key, int) and abs(key) < 2**31)
 
 
 _VALUES = "NONE BININT BININT1 BININT2 LONG1 BINFLOAT SHORT_BINBYTES BINBYTES BINBYTES8"
-_TEXTS = "SHORT_BINUNICODE BINUNICODE BINUNICODE8 SHORT_BINSTRING"  # the last is of Python 2
+_TEXTS = "SHORT_BINUNICODE BINUNICODE BINUNICODE8 SHORT_BINSTRING"  # the last is from Python 2
 
 _OPERATIONS: dict[str, Callable[[_Machine, Any], Any]] = {
     **dict.fromkeys(_VALUES.split(), _Machine.push),
@@ -220,14 +220,14 @@ _OPERATIONS: dict[str, Callable[[_Machine, Any], Any]] = {
 
 
 def _check_tree(content: Any) -> None:
-    """Refuse a tree that is too deep, too large or endless for whoever walks it next."""
+    """Refuse a tree that is too deep, too large or endless."""
     level, nodes, depth = [content], 1, 0
     while level:
         for node in level:
             if not isinstance(node, _LEAVES + _CONTAINERS):
                 raise CorruptFileError(f"holds a bare {type(node).__name__}. {RESAVE}")
         containers = [node for node in level if isinstance(node, _CONTAINERS)]
-        nodes += sum(map(len, containers))  # known before the next level is made
+        nodes += sum(map(len, containers))  # checked before the next level is built
         if nodes > MAX_NODES:
             raise UnsafeFileError(f"unfolds to more than {MAX_NODES} objects. {RESAVE}")
         if containers and depth > MAX_DEPTH:

@@ -1,4 +1,4 @@
-"""Reading files of unknown origin."""
+"""Read files of unknown origin safely."""
 
 import collections
 import contextlib
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 _END = "<4s4H2LH"  # the record that ends an archive: PKWARE's APPNOTE, section 4.3.16
-_END64 = "<4sQ2H2L4Q"  # the 64-bit one, where there is one: section 4.3.14
-_LOCATOR64 = "<4sLQL"  # which follows it
+_END64 = "<4sQ2H2L4Q"  # the 64-bit record, if there is one: section 4.3.14
+_LOCATOR64 = "<4sLQL"  # follows the 64-bit record
 _HEADER_BYTES = 30  # of an entry, without its name
 
 MAX_FILE_BYTES = 16 << 30  # the largest file of the zoo has 0.3 GB
@@ -25,15 +25,15 @@ RESAVE = "Save only the weights: torch.save(model.state_dict(), path)."
 
 
 class UnsafeFileError(ValueError):
-    """The file asks for something that weights never need, such as running code."""
+    """The file needs something that weights never need, such as running code."""
 
 
 class CorruptFileError(ValueError):
-    """The file is damaged, or laid out in a way that cannot be read."""
+    """The file is damaged, or its format cannot be read."""
 
 
 def brief(value: Any) -> str:
-    """Describe a value for a message; its full text could be endless or fill the memory."""
+    """Describe a value for a message; its full text could be endless or exhaust memory."""
     if isinstance(value, str):
         return repr(value[:100])
     if isinstance(value, tuple) and not any(isinstance(part, tuple) for part in value[:8]):
@@ -43,7 +43,7 @@ def brief(value: Any) -> str:
 
 @contextlib.contextmanager
 def errors_about(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Put the file's name in front of our own errors."""
+    """Prefix our own errors with the file's name."""
     try:
         yield
     except (UnsafeFileError, CorruptFileError) as error:
@@ -51,13 +51,13 @@ def errors_about(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def read_whole(path: str | os.PathLike[str]) -> tuple[bytes, str]:
-    """Read a regular file into memory: its bytes, and their SHA-256 in hexadecimal digits.
+    """Return the bytes of a regular file, and their SHA-256 in hexadecimal digits.
 
-    It is read once and not mapped: what was checked is what is used, whatever happens on disk.
+    The file is read once and not mapped, so a later change on disk has no effect.
     """
     status = Path(path).stat()
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-        # Opening a pipe or a device could block for ever; open() refuses a folder itself.
+        # Opening a pipe or a device could block forever; open() refuses a folder itself.
         raise CorruptFileError("It is not a regular file. Copy its content to one first.")
     with Path(path).open("rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -79,12 +79,12 @@ def read_zip(data: bytes) -> dict[str, bytes]:
     """Read the entries of an uncompressed zip file, by name.
 
     `zipfile` reads them and verifies their checksums. It also accepts archives that two programs
-    could understand differently: with bytes before or after them, shared bytes, equal or odd names,
-    or a wrong number of entries. They are refused.
+    could read differently: with bytes before or after them, shared bytes, equal or odd names, or a
+    wrong number of entries. These are refused.
     """
     if data[-22:-18] != b"PK\5\6":  # the signature of the end record, if it has no comment
         raise CorruptFileError(
-            "The zip directory is not at the end of the file: it was cut short, or something was "
+            "The zip directory is not at the end of the file: it was truncated, or something was "
             f"appended. {AGAIN}"
         )
     try:
@@ -100,7 +100,7 @@ def read_zip(data: bytes) -> dict[str, bytes]:
 
 
 def _check_count(data: bytes, count: int) -> None:
-    """Compare the number of entries with what the end records say."""
+    """Compare the number of entries with the end records."""
     end = len(data) - struct.calcsize(_END)
     _, disk, first_disk, here, total, *_ = struct.unpack_from(_END, data, end)
     counts = {here, total}
@@ -109,18 +109,18 @@ def _check_count(data: bytes, count: int) -> None:
         counts = (counts - {0xFFFF}) | {*struct.unpack_from(_END64, data, end64)[6:8]}
     if disk or first_disk or counts != {count}:
         raise CorruptFileError(
-            f"The zip directory holds {count} entries, but its end record says otherwise. {AGAIN}"
+            f"The zip directory holds {count} entries, but its end record disagrees. {AGAIN}"
         )
 
 
 def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
-    """Every entry is stored as it is, under a name and in a place of its own."""
+    """Check that entries are stored uncompressed, with unique names and no shared bytes."""
     names = collections.Counter(entry.filename for entry in entries)
     for entry in entries:
         name = entry.orig_filename
         parts = name.split("/")
         if not name.isprintable() or "\\" in name or not all(parts) or {".", ".."} & {*parts}:
-            raise CorruptFileError(f"The zip entry {name!r:.100} has no proper name. {AGAIN}")
+            raise CorruptFileError(f"The zip entry {name!r:.100} has an invalid name. {AGAIN}")
         if names[name] != 1:
             raise CorruptFileError(f"The zip file has two entries {name!r:.100}. {AGAIN}")
         if entry.flag_bits & 0x2041:  # the three bits of encryption
@@ -129,18 +129,18 @@ def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
             )
         if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
             raise CorruptFileError(
-                f"The zip entry {name!r:.100} is compressed, as PyTorch's never are. "
+                f"The zip entry {name!r:.100} is compressed, which PyTorch never does. "
                 "Save it again with torch.save."
             )
     entries = sorted(entries, key=lambda entry: entry.header_offset)
     if not entries or entries[0].header_offset != 0:
         raise CorruptFileError(
-            f"Something was put before the zip file, or lost at its beginning. {AGAIN}"
+            f"Something was added before the zip file, or its beginning was lost. {AGAIN}"
         )
     ends = [*(entry.header_offset for entry in entries[1:]), size]
     for entry, end in zip(entries, ends, strict=True):
         if entry.header_offset + _HEADER_BYTES + entry.file_size > end:
             raise CorruptFileError(
-                f"The zip entry {entry.filename!r:.100} claims {entry.file_size} bytes, more than "
-                f"lie before the next one. {AGAIN}"
+                f"The zip entry {entry.filename!r:.100} claims {entry.file_size} bytes, and so "
+                f"overlaps the next one. {AGAIN}"
             )

@@ -1,4 +1,4 @@
-"""Weights of a file -> a network's arrays. Nothing may be missing, left over or guessed."""
+"""Load the weights of a file into a network. No tensor may be missing, left over or guessed."""
 
 import dataclasses
 import functools
@@ -32,12 +32,12 @@ HEAD_POLICIES: tuple[HeadPolicy, ...] = ("strict", "match", "new")
 
 _HEAD = "decode_head."
 _LISTED = 40  # problems of one kind in a message
-_CONVERTED = ("float16", "bfloat16", "float64")  # to float32, if all tensors are of this type
+_CONVERTED = ("float16", "bfloat16", "float64")  # to float32, if all tensors have this type
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """A network's arrays, and where they come from."""
+    """A network's arrays, and their origin."""
 
     params: dict[str, Any]
     stats: dict[str, Any]
@@ -45,10 +45,10 @@ class Loaded:
 
 
 def load(source: Source, *, variant: str | None = None, num_classes: int | None = None) -> Loaded:
-    """Arrange the tensors of a whole file as a network's arrays.
+    """Arrange all tensors of a file as a network's arrays.
 
     Raises:
-        ValueError: that lists everything that does not fit.
+        ValueError: the tensors do not fit; the message lists all problems.
     """
     check_network(source, variant=variant, num_classes=num_classes)
     count = num_classes_of(source)
@@ -69,19 +69,19 @@ def start_from(
     classes: tuple[str, ...],
     head: HeadPolicy = "strict",
 ) -> Loaded:
-    """Put what a file holds into a network with fresh weights.
+    """Initialise a network from a file.
 
     Args:
         source: a whole network or a backbone.
-        params: fresh ones; they stay where the file has none or `head` refuses them.
-        stats: fresh ones.
-        variant: of the network; the file's must be the same.
+        params: fresh parameters, kept where the file has none or `head` excludes them.
+        stats: fresh statistics.
+        variant: of the network; the file must have the same.
         classes: of the network, in order.
-        head: what to do with the file's head. "strict": its classes must be the same; "match":
-            use it, but only the classes of equal names of its classifier; "new": do not use it.
+        head: the policy for the file's head. "strict": its classes must be the same; "match": use
+            it, but of its classifier only the classes of equal names; "new": ignore it.
 
     Raises:
-        ValueError: that lists everything that does not fit.
+        ValueError: the tensors do not fit; the message lists all problems.
     """
     check_network(source, variant=variant)
     if source.has_head and head == "strict":
@@ -110,26 +110,25 @@ def _with_head(
     classes: tuple[str, ...],
     head: HeadPolicy,
 ) -> tuple[dict[str, np.ndarray], str]:
-    """All tensors of the file, matched if so asked; and what to say of the head."""
+    """Return all tensors of the file, with a matched classifier if requested, and a note."""
+    note = ""
     if head == "match":
         count = num_classes_of(source) or 0
         theirs = {key: (count, *fresh[key].shape[1:]) for key in CLASSIFIER}
         tensors = _checked(source, {**shapes, **theirs})
-        kept = _match(tensors, fresh, source=source, classes=classes)
-        note = f" ({kept} of {len(classes)} classes by name)"
+        rows = _matching_rows(source, classes)
+        for key in CLASSIFIER:
+            matched = fresh[key].copy()
+            matched[[*rows]] = tensors[key][[*rows.values()]]
+            tensors[key] = matched
+        note = f" ({len(rows)} of {len(classes)} classes by name)"
     else:
-        tensors, note = _checked(source, shapes), ""
+        tensors = _checked(source, shapes)
     return tensors, f", {sum(key.startswith(_HEAD) for key in tensors)} of the head{note}"
 
 
-def _match(
-    tensors: dict[str, np.ndarray],
-    fresh: Mapping[str, np.ndarray],
-    *,
-    source: Source,
-    classes: tuple[str, ...],
-) -> int:
-    """Replace the file's classifier by a fresh one with the file's rows of equal names."""
+def _matching_rows(source: Source, classes: tuple[str, ...]) -> dict[int, int]:
+    """Return for our class indices the file's index of the class of equal name."""
     theirs = classes_of(source)
     assert theirs is not None
     if source.classes is None and theirs.dataset == "custom":
@@ -137,24 +136,20 @@ def _match(
             f"{source.path} does not name its {len(theirs.names)} classes, so none can be "
             "matched; use the head policy new."
         )
-    row = {name: index for index, name in enumerate(theirs.names)}
-    pairs = [(index, row[name]) for index, name in enumerate(classes) if name in row]
-    for key in CLASSIFIER:
-        merged = fresh[key].copy()
-        for here, there in pairs:
-            merged[here] = tensors[key][there]
-        tensors[key] = merged
-    return len(pairs)
+    index_of = {name: index for index, name in enumerate(theirs.names)}
+    return {index: index_of[name] for index, name in enumerate(classes) if name in index_of}
 
 
 def _without_head(source: Source) -> Source:
-    keep = {key: value for key, value in source.tensors.items() if not key.startswith(_HEAD)}
-    counters = {key: value for key, value in source.counters.items() if not key.startswith(_HEAD)}
-    return dataclasses.replace(source, tensors=keep, counters=counters)
+    tensors, counters = (
+        {key: value for key, value in entries.items() if not key.startswith(_HEAD)}
+        for entries in (source.tensors, source.counters)
+    )
+    return dataclasses.replace(source, tensors=tensors, counters=counters)
 
 
 def _checked(source: Source, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """The tensors as float32, if they are what `shapes` asks for; else one error for all."""
+    """Return the tensors as float32 if they match `shapes`, else raise one error for all."""
     kinds = {str(value.dtype) for value in source.tensors.values()}
     kind = kinds.pop() if len(kinds) == 1 else "float32"
     allowed = kind if kind in _CONVERTED else "float32"
@@ -193,11 +188,11 @@ def _as_float32(value: np.ndarray) -> np.ndarray:
 
 def _raise_if_any(source: Source, problems: Mapping[str, list[str]]) -> None:
     lines = []
-    for kind, found in problems.items():
-        if found:
-            more = f"\n    ... and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
-            listed = "\n    ".join(found[:_LISTED])
-            lines.append(f"\n  {len(found)} {kind}:\n    {listed}{more}")
+    for kind, texts in problems.items():
+        if texts:
+            more = f"\n    ... and {len(texts) - _LISTED} more" if len(texts) > _LISTED else ""
+            listed = "\n    ".join(texts[:_LISTED])
+            lines.append(f"\n  {len(texts)} {kind}:\n    {listed}{more}")
     if lines:
         raise ValueError(
             f"{source.path} looks like {variant_of(source)}, but its tensors do not fit:"
@@ -206,9 +201,9 @@ def _raise_if_any(source: Source, problems: Mapping[str, list[str]]) -> None:
 
 
 def _trees(paths: Mapping[str, Path], tensors: Mapping[str, np.ndarray]) -> tuple[dict, dict]:
-    """Nested dicts of parameters and of statistics, in our layout."""
+    """Return nested dicts of parameters and of statistics, in our layout."""
     arrays = {
-        # Copies: a view would keep the whole file in memory.
+        # Copied, because a view would keep the whole file in memory.
         path: np.array(from_torch_layout(path, tensors[key]), order="C")
         for key, path in paths.items()
     }
@@ -221,7 +216,7 @@ def _trees(paths: Mapping[str, Path], tensors: Mapping[str, np.ndarray]) -> tupl
 
 @functools.lru_cache(maxsize=4)
 def template(variant: str, num_classes: int) -> dict[str, tuple[Path, tuple[int, ...]]]:
-    """Every tensor of a network by its published key: our path, PyTorch's shape."""
+    """Return our path and PyTorch's shape of every tensor, by its published key."""
     model = nnx.eval_shape(lambda: models.build(variant, num_classes=num_classes))
     leaves = flatten_dict(nnx.to_pure_dict(nnx.state(model)))
     return {

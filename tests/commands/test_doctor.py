@@ -79,7 +79,7 @@ def test_every_planted_fault_is_told_in_one_run(examined):
     assert "value 200: 1 pixels, the first at (y=3, x=4)" in text
     assert "It ends too early" in text
     assert "images of dataset 'minicity' have no label" in text
-    assert "images of val that are in train too, byte for byte: 1" in text
+    assert "images of val that train holds too, byte for byte: 1" in text
     assert f"{len(findings)} problems found." in text
     assert len(report["findings"]) == len(findings)
     assert report["splits"]["train"]["examples"] == 7

@@ -14,7 +14,7 @@ from hrnet_jax.commands.prepare import prepare
 from hrnet_jax.data.context_labels import ANNOTATIONS
 from hrnet_jax.data.datasets import DATASETS
 from hrnet_jax.data.pipeline import train_batches
-from hrnet_jax.data.sources.folder import FolderSource
+from hrnet_jax.data.sources.folder import FileSource
 from hrnet_jax.data.sources.open import open_source
 from hrnet_jax.data.transforms import train_transforms
 from hrnet_jax.runs.paths import to_path
@@ -95,14 +95,14 @@ def test_what_is_there_already_is_checked_not_written(tiny_city, tmp_path, termi
 def test_an_interrupted_run_leaves_nothing_and_the_next_one_succeeds(
     tiny_city, tmp_path, terminal, monkeypatch, failure
 ):
-    read = FolderSource.__getitem__
+    read = FileSource.__getitem__
 
     def interrupted(source, index):
         if index == 5:
             raise failure
         return read(source, index)
 
-    monkeypatch.setattr(FolderSource, "__getitem__", interrupted)
+    monkeypatch.setattr(FileSource, "__getitem__", interrupted)
     with pytest.raises((KeyboardInterrupt, OSError)):
         prepare(tiny_city, MINICITY, output=tmp_path, terminal=terminal)
     assert list(tmp_path.iterdir()) == []

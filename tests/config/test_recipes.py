@@ -97,6 +97,7 @@ def test_a_published_run_has_its_settings(row):
         "image_size": image_size,
         "ratio_range": (0.5, 2.0),
         "crop_size": crop_size,
+        "augmentations": (),
         "loss": "cross_entropy",
         "class_weights": (),
         "max_bad_steps": 10,

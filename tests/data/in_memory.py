@@ -41,7 +41,7 @@ def image(seed, height=12, width=17):
 
 
 def labels(values, *, number=6, height=12, width=17):
-    """Labels in which each value occurs."""
+    """Random labels in which each value occurs."""
     drawn = np.resize(np.asarray(list(values), np.uint8), (number, height, width))
     shuffled = np.random.default_rng(0).permuted(drawn.reshape(number, -1), axis=1)
     return list(shuffled.reshape(drawn.shape))
@@ -52,5 +52,5 @@ def source(raws, *, name="train", first=0):
 
 
 def findings(files, dataset=PETS, **others):
-    """What an examination of the split "train", and of others, finds."""
+    """The findings in the split "train", and in others."""
     return examine({"train": files, **others}, dataset)[0]

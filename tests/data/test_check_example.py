@@ -1,4 +1,4 @@
-"""Every fault planted in a file is found and named."""
+"""Every fault planted in a file is detected and named."""
 
 import io
 
@@ -57,10 +57,10 @@ FAULTS = {
         dict(label_bytes=png(labels([0, 1])[3])[:-20]), "unreadable", "3.png", "ends too early",
     ),
     "text": (dict(image_bytes=b"<html>"), "unreadable", "3.jpg", "web page"),
-    "colour label": (dict(label_bytes=png(image(9))), "format", "3.png", "colours, not those of"),
+    "colour label": (dict(label_bytes=png(image(9))), "format", "3.png", "not in the palette of"),
     "painted label": (
         dict(label_bytes=png(np.asarray(PETS.palette, np.uint8)[labels([0, 1, 2])[3]][..., ::-1])),
-        "format", "3.png", "replace each by its class's value",
+        "format", "3.png", "replace each colour by its class",
     ),
     "grey as RGB": (
         dict(label_bytes=png(np.dstack([labels([0, 1, 2])[3]] * 3))),

@@ -12,7 +12,7 @@ from hrnet_jax.data.context_labels import (
     write_labels,
 )
 from hrnet_jax.data.datasets.pascal_context import DATASET
-from hrnet_jax.data.sources.folder import FolderSource
+from hrnet_jax.data.sources.open import open_source
 
 # Masks encoded by pycocotools 2.0.11: runs, then the mask's bits, row after row.
 GOLDEN = [
@@ -24,14 +24,14 @@ GOLDEN = [
 
 
 @pytest.mark.parametrize(("size", "runs", "bits"), GOLDEN)
-def test_masks_are_those_of_pycocotools(size, runs, bits):
+def test_masks_equal_pycocotools(size, runs, bits):
     height, width = size
     flat = np.unpackbits(np.frombuffer(bytes.fromhex(bits), np.uint8))[: height * width]
     mask = decode_runs({"size": [height, width], "counts": runs})
     np.testing.assert_array_equal(mask, flat.reshape(size).astype(bool))
 
 
-def test_a_large_mask_is_that_of_pycocotools():
+def test_a_large_mask_equals_pycocotools():
     runs = "Q17Q1000000000000000000000c?2Y@4M2N2N2N2O0O2O0000000000000001N101N2N2N2N3Lf>"
     y, x = np.mgrid[:40, :60]
     expected = ((y - 16) ** 2 + (x - 36) ** 2 < 144) | ((y > 32) & (x < 12))
@@ -78,7 +78,7 @@ def root(tmp_path):
 
 def test_labels_and_lists_are_written_where_the_dataset_looks(root):
     write_labels(root, Annotations(root / ANNOTATIONS))
-    train, val = (FolderSource(root, DATASET, split) for split in ("train", "val"))
+    train, val = (open_source(root, DATASET, split) for split in ("train", "val"))
     assert [r.id for r in train] == ["2008_000001", "2008_000002"]
     assert [r.id for r in val] == ["2008_000003"]
 
@@ -115,7 +115,10 @@ def test_another_file_is_refused(root):
 def test_an_unknown_category_and_a_wrong_size_are_refused(root):
     for change, message in [
         (drawn(1, 3, [0, 6]), "a mask of category 3, which Pascal Context does not have"),
-        ({**drawn(1, 2, [0, 6]), "segmentation": {"size": [3, 2], "counts": [6]}}, "but a mask"),
+        (
+            {**drawn(1, 2, [0, 6]), "segmentation": {"size": [3, 2], "counts": [6]}},
+            "one of its masks",
+        ),
     ]:
         content = {"images": [image(1, "train")], "annos_segmentation": [change]}
         (root / ANNOTATIONS).write_text(json.dumps(content))

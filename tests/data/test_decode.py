@@ -48,9 +48,9 @@ def test_grey_images_get_three_channels():
     np.testing.assert_array_equal(decoded, np.repeat(grey[..., None], 3, axis=2))
 
 
-def test_jpegs_turn_as_their_exif_tag_says():
+def test_jpegs_follow_their_exif_rotation():
     exif = PILImage.Exif()
-    exif[0x0112] = 6  # shown after a quarter turn clockwise
+    exif[0x0112] = 6  # rotated by 90 degrees clockwise for display
     image = np.zeros((16, 32, 3), np.uint8)
     image[:, 16:] = 255
     data = encoded(image, format="JPEG", exif=exif)
@@ -70,7 +70,7 @@ def test_without_a_label_no_pixel_has_a_class():
 
 def pngs():
     """RGB and grey PNGs of all filters, compressions, odd sizes, interlaced or transparent."""
-    smooth = cv2.GaussianBlur(random_image(61, 83), (0, 0), 2)  # all filters of PNG are worth it
+    smooth = cv2.GaussianBlur(random_image(61, 83), (0, 0), 2)  # so that PNG uses all filters
     for image in (smooth, random_image(7, 1), random_image(1, 9), smooth[..., 0]):
         for level in (0, 1, 9):
             flags = [cv2.IMWRITE_PNG_COMPRESSION, level, cv2.IMWRITE_PNG_FILTER]
@@ -98,7 +98,7 @@ def test_a_damaged_png_is_named_wherever_the_damage_is():
             decode_image(damaged, path="a.png")
 
 
-def test_pngs_turn_as_their_exif_tag_says():
+def test_pngs_follow_their_exif_rotation():
     exif = PILImage.Exif()
     exif[0x0112] = 6
     image = random_image(6, 9)
@@ -145,7 +145,7 @@ def test_an_undecodable_file_is_named(data):
 
 def test_a_truncated_label_is_named_wherever_it_ends():
     whole = encoded(random_image(40, 40)[..., 0])
-    for length in range(0, len(whole) - 16, 37):  # the last chunk carries no pixels
+    for length in range(0, len(whole) - 16, 37):  # the last chunk has no pixels
         with pytest.raises(ValueError, match=r"Cannot decode the label a\.png"):
             decode_label(whole[:length], path="a.png")
 
@@ -265,7 +265,7 @@ def test_small_thin_and_prime_sizes_work(size):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])
-def test_an_exif_tag_turns_image_and_label_alike(orientation, format):
+def test_an_exif_tag_rotates_image_and_label_alike(orientation, format):
     image = random_image(4, 6)
     turned = decode_image(encoded(image, format=format, exif=exif(orientation)), path="a")
     label = decode_label(encoded(image[..., 0], format=format, exif=exif(orientation)), path="a")

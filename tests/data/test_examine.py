@@ -5,13 +5,13 @@ import numpy as np
 from hrnet_jax.data.dataset import folder_dataset
 from hrnet_jax.data.datasets.cityscapes import DATASET as CITYSCAPES
 from hrnet_jax.data.examine import class_weights, examine, spread
-from hrnet_jax.data.sources.folder import FolderSource
+from hrnet_jax.data.sources.open import open_source
 from tests.data.in_memory import PETS, Memory, image, labels, png, source
 
 
 def test_minicity_is_clean(tiny_city):
     dataset = dataclasses.replace(CITYSCAPES, name="minicity")
-    sources = {split: FolderSource(tiny_city, dataset, split) for split in ("train", "val")}
+    sources = {split: open_source(tiny_city, dataset, split) for split in ("train", "val")}
     found, statistics = examine(sources, dataset)
     assert found == []
     assert statistics["train"].examples == 8

@@ -12,8 +12,8 @@ def test_copies_within_and_across_splits_are_named():
     twice, overlap = findings(files, val=val)
     assert (twice.kind, twice.files) == ("twice", ["train/5.jpg"])
     assert (overlap.kind, overlap.files) == ("overlap", ["val/2.jpg"])
-    assert overlap.details == ["val/2.jpg\n  is also train/4.jpg"]
-    assert "images of val that are in train too, byte for byte: 1" in overlap.problem
+    assert overlap.details == ["val/2.jpg\n  equals train/4.jpg"]
+    assert "images of val that train holds too, byte for byte: 1" in overlap.problem
 
 
 def test_only_official_counts_can_be_wrong():

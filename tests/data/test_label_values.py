@@ -39,7 +39,7 @@ MEANINGS = {
 
 
 @pytest.mark.parametrize("meaning", MEANINGS)
-def test_labels_of_another_meaning_get_the_right_proposal(meaning):
+def test_labels_of_another_meaning_get_the_right_suggestion(meaning):
     values, dataset, text = MEANINGS[meaning]
     (finding,) = [f for f in findings(source(labels(values)), dataset) if f.kind == "meaning"]
     assert text in finding.problem

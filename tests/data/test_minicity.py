@@ -14,7 +14,7 @@ from hrnet_jax.data import minicity
 from hrnet_jax.data.minicity import writing
 
 SMALL = {"height": 64, "width": 128}
-KNOWN_IDS = set(range(34))  # of Cityscapes; -1, the number plate, has no place in a uint8
+KNOWN_IDS = set(range(34))  # of Cityscapes; -1, the license plate, does not fit a uint8
 
 
 def write(root: Path, **changes) -> Path:
@@ -87,7 +87,7 @@ def test_names_follow_cityscapes(tmp_path):
     assert not cities["train"] & cities["val"]
 
 
-def test_files_hold_what_was_drawn(root):
+def test_files_hold_the_drawn_scenes(root):
     for split in ("train", "val"):
         entry = minicity.Entry(split, 0, 0)
         image, label = entry.draw(height=32, width=64)
@@ -130,7 +130,7 @@ def test_an_existing_folder_is_not_touched(tmp_path):
     assert [p.name for p in root.iterdir()] == ["mine.txt"]
 
 
-def test_what_a_killed_write_left_is_removed(tmp_path, monkeypatch):
+def test_leftovers_of_a_killed_write_are_removed(tmp_path, monkeypatch):
     node = platform.node()
     left, foreign = tmp_path / f".minicity.{node}.11.tmp", tmp_path / ".minicity.elsewhere.11.tmp"
     alive = tmp_path / f".minicity.{node}.22.tmp"
@@ -167,7 +167,7 @@ def test_every_scene_is_tracked(tmp_path):
 
 
 @pytest.mark.parametrize(("height", "width"), [(256, 512), (33, 65)])
-def test_pictures_and_labels_have_the_size_asked_for(height, width):
+def test_images_and_labels_have_the_requested_size(height, width):
     image, label = minicity.draw_scene(np.random.default_rng(0), height=height, width=width)
     assert image.shape == (height, width, 3)
     assert label.shape == (height, width)
@@ -192,7 +192,7 @@ def test_colour_alone_does_not_solve_it(train_scenes):
 
 
 def test_the_colour_table_solves_what_colour_alone_solves(train_scenes):
-    """The test above can fail: pictures painted by their labels are solved."""
+    """The test above can fail: images painted by their labels are solved."""
     painted = [(np.stack([label % 32 * 8, label // 32 * 8, label * 0], 2), label)
                for _, label in train_scenes]  # fmt: skip
     results = best_colour_table(painted, painted)

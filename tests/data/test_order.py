@@ -28,7 +28,7 @@ def test_v0_drops_the_incomplete_batch_of_each_epoch():
     indices = order(12, num_examples=16, batch_size=6, reference="v0")
     epochs = np.reshape(indices, (6, 12))  # 2 batches of 6; 4 examples are left out
     assert all(len(set(epoch)) == 12 for epoch in epochs)
-    assert len({frozenset(epoch) for epoch in epochs}) > 1  # others each time
+    assert len({frozenset(epoch) for epoch in epochs}) > 1  # not always the same
 
 
 def test_v0_pads_an_epoch_with_its_own_beginning():

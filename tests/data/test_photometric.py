@@ -63,7 +63,7 @@ def linear_by_formula(image, *, factor=1.0, add=0.0):
 
 def test_hue_saturation_value_follow_the_integer_formulas():
     # A width of whole vector registers: in the few columns beyond the last one OpenCV rounds to
-    # nearest where it otherwise rounds down. Published crops (480, 512, 1024) have no such rest.
+    # nearest where it otherwise rounds down. Published crops (480, 512, 1024) have no such columns.
     image = random_image(200, 320)
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
     np.testing.assert_array_equal(hsv, rgb_to_hsv_by_formula(image))
@@ -71,7 +71,7 @@ def test_hue_saturation_value_follow_the_integer_formulas():
     difference = np.abs(back.astype(int) - hsv_to_rgb_by_formula(hsv))
     assert difference.max() <= 1
     assert np.mean(difference > 0) < 1e-4
-    exact = colorsys.rgb_to_hsv(*(image[0, 0] / 255))  # the formulas are those of every textbook
+    exact = colorsys.rgb_to_hsv(*(image[0, 0] / 255))  # the textbook formulas
     np.testing.assert_allclose(hsv[0, 0] / (180, 255, 255), exact, atol=0.01)
 
 
@@ -138,7 +138,7 @@ def test_distortion_draws_every_step_in_half_the_cases_and_its_range():
 
 def test_distortion_draws_in_the_references_order():
     class Script(np.random.Generator):
-        """Answers coins with 1 and notes what is asked."""
+        """Returns 1 for coins and records the calls."""
 
         def __init__(self, is_contrast_first):
             super().__init__(np.random.PCG64(0))

@@ -25,7 +25,7 @@ TRAIN = transforms.train_transforms(
 
 @dataclasses.dataclass(frozen=True)
 class MemorySource:
-    """Records drawn from their number.
+    """Records generated from their index.
 
     `broken` does not decode, `deadly` ends the process, `endless` never comes.
     """
@@ -74,7 +74,7 @@ def batches(number, *, size=11, **options):
 
 
 def global_batches(number, *, hosts, **options):
-    """Batches of all hosts, one behind the other."""
+    """Concatenate the batches of all hosts."""
     parts = [batches(number, host=host, hosts=hosts, **options) for host in range(hosts)]
     return [
         {key: np.concatenate([part[step][key] for part in parts]) for key in parts[0][step]}
@@ -163,22 +163,22 @@ def test_worker_processes_give_the_same_batches_and_errors():
 
 
 def with_replacements(source, number, **options):
-    heard = []
-    stream = stream_of(source, on_bad_file=heard.append, **options)
+    reported = []
+    stream = stream_of(source, on_bad_file=reported.append, **options)
     taken = [next(stream) for _ in range(number)]
     stream.close()
-    return taken, heard
+    return taken, reported
 
 
 def test_a_bad_example_is_replaced_by_the_next_one():
-    taken, heard = with_replacements(MemorySource(11, broken=3), 3)
+    taken, reported = with_replacements(MemorySource(11, broken=3), 3)
     expected = order(3, num_examples=11)
     assert 3 in expected
     ids = [int(name) for batch in taken for name in batch["id"]]
     assert ids == [4 if index == 3 else index for index in expected]
     assert taken[0].keys() == {"image", "label", "id"}
-    assert {(entry["bad"], entry["image"]) for entry in heard} == {("3.png", "3.jpg")}
-    assert "Cannot decode the label 3.png" in heard[0]["reason"]
+    assert {(entry["bad"], entry["image"]) for entry in reported} == {("3.png", "3.jpg")}
+    assert "Cannot decode the label 3.png" in reported[0]["reason"]
 
 
 def test_replacements_depend_on_neither_resuming_nor_hosts():
@@ -200,8 +200,8 @@ def test_a_missing_file_is_replaced_too():
                 raise FileNotFoundError(2, "No such file", "5.jpg")
             return super().__getitem__(index)
 
-    _, heard = with_replacements(Holey(11), 3)
-    assert heard[0]["bad"] == "5.jpg"
+    _, reported = with_replacements(Holey(11), 3)
+    assert reported[0]["bad"] == "5.jpg"
 
 
 def test_ten_bad_examples_in_a_row_stop_the_run():
@@ -210,7 +210,7 @@ def test_ten_bad_examples_in_a_row_stop_the_run():
         def __getitem__(self, index):
             return dataclasses.replace(super().__getitem__(index), image=b"")
 
-    with pytest.raises(ValueError, match="10 examples in a row cannot be used"):
+    with pytest.raises(ValueError, match="10 examples in a row cannot be used: is the disk"):
         with_replacements(Rubbish(40), 1)
 
 
@@ -253,12 +253,12 @@ def test_hosts_share_an_evaluation_without_repetition():
 def test_a_killed_worker_names_its_files():
     expected = [int(batch["id"][0]) for batch in batches(6, size=40)]
     source = MemorySource(40, broken=expected[0], deadly=expected[-1])
-    begin, heard = time.monotonic(), []
+    begin, reported = time.monotonic(), []
     with pytest.raises(ChildProcessError, match=rf"reading\n  {source.deadly}\.jpg\n") as error:
-        list(stream_of(source, workers=2, on_bad_file=heard.append))
+        list(stream_of(source, workers=2, on_bad_file=reported.append))
     assert "memory ran out (use fewer workers with --config.data.workers)" in str(error.value)
     assert time.monotonic() - begin < 60
-    assert [entry["bad"] for entry in heard] == [f"{source.broken}.png"]
+    assert [entry["bad"] for entry in reported] == [f"{source.broken}.png"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="has no SIGKILL")

@@ -7,7 +7,7 @@ from hrnet_jax.data.table import mapping_in_words, markdown
 DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "datasets.md"
 
 
-def test_the_document_says_what_the_program_uses():
+def test_the_document_is_up_to_date():
     assert DOCUMENT.read_text() == markdown(DATASETS.values()), (
         "run: python -m hrnet_jax.data.table > docs/datasets.md"
     )

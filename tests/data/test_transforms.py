@@ -54,12 +54,12 @@ def copies(example):
         ((375, 500), (512, 2048), (512, 683)),
         ((375, 500), (256, 1024), (256, 341)),
         ((375, 500), (896, 3584), (896, 1195)),
-        ((500, 333), (512, 2048), (769, 512)),  # portrait: the same limits, turned
+        ((500, 333), (512, 2048), (769, 512)),  # portrait: the limits are swapped
         ((500, 333), (896, 3584), (1345, 896)),
         ((512, 683), (896, 3584), (896, 1195)),
         ((375, 500), (520, 520), (390, 520)),
         ((375, 500), (910, 910), (683, 910)),
-        ((100, 1000), (512, 2048), (205, 2048)),  # longer than 4:1, so the long side limits
+        ((100, 1000), (512, 2048), (205, 2048)),  # longer than 4:1: the long side is the limit
         ((1, 5000), (260, 260), (1, 260)),
     ],
 )
@@ -129,7 +129,7 @@ def test_labels_take_the_pixel_at_the_rounded_down_position(size):
 
 
 @pytest.mark.parametrize("old", [1, 2, 3, 97, 333, 375, 500, 683, 1024, 2048])
-def test_rounded_down_positions_are_those_of_opencv_for_every_size(old):
+def test_rounded_down_positions_equal_opencvs_for_every_size(old):
     row = np.arange(old, dtype=np.uint16)[None]
     for new in range(1, 4100, 1 if old in (97, 1024) else 37):
         resized = cv2.resize(row, (new, 1), interpolation=cv2.INTER_NEAREST)[0]
@@ -216,7 +216,7 @@ def test_crop_gives_up_after_ten_tries():
     ("counts", "expected"),
     [
         ({0: 74, 1: 26}, True),
-        ({0: 75, 1: 25}, False),  # exactly the limit is too much
+        ({0: 75, 1: 25}, False),  # the limit itself is too much
         ({0: 50, 1: 20, 255: 1000}, True),  # ignored pixels do not count
         ({0: 100}, False),
         ({7: 50, 255: 50}, False),  # one class, though it fills half the window
@@ -228,7 +228,7 @@ def test_balance_counts_labelled_pixels_only(counts, expected):
     assert is_balanced(label, max_class_share=0.75) is expected
 
 
-def test_an_image_smaller_than_the_crop_is_kept_whole():
+def test_an_image_smaller_than_the_crop_is_not_cropped():
     example, crop = random_example(10, 50), scale_crop(size=(20, 30), image_size=(10, 50))
     for seed in range(10):
         size, _ = crop.draw(example["label"], np.random.default_rng(seed))

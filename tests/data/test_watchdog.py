@@ -40,10 +40,8 @@ def test_a_stuck_worker_is_killed_and_its_files_are_named():
         worker.join(30)
         assert worker.exitcode == -9
         error = watchdog.worker_died(RuntimeError("ended with exit code -9."))
-    told = (
-        f"Worker process {worker.pid} ended while it was reading\n  a.jpg\n  a.png\nIt was killed"
-    )
-    assert told in str(error)
+    text = f"Worker process {worker.pid} ended while reading\n  a.jpg\n  a.png\nIt was killed"
+    assert text in str(error)
 
 
 def test_many_short_readings_are_not_stuck():
@@ -60,7 +58,7 @@ def read_often(watchdog):
         read(watchdog, "a", 0.05)
 
 
-def test_a_death_between_two_files_says_so(tmp_path):
+def test_a_death_between_two_files_is_reported(tmp_path):
     error = Watchdog(tmp_path).worker_died(RuntimeError("It had exit code 7."))
     assert "ended between two files\nIt had exit code 7." in str(error)
     with pytest.raises(OSError, match="between two files"):  # which `main` prints in one line

@@ -1,4 +1,4 @@
-"""Hostile weight files: each tries to run code, to fill the memory, or to be misread."""
+"""Hostile weight files: each tries to run code, to exhaust memory, or to be misread."""
 
 import dataclasses
 import io
@@ -20,7 +20,7 @@ class Case:
 
     make: Callable[[str], bytes]  # from the command that a payload would run
     error: type[Exception]
-    says: str
+    text: str  # in its message
 
 
 # Pieces of pickles.
@@ -163,7 +163,7 @@ def fixed(content: bytes) -> Callable[[str], bytes]:
 
 
 def _swallowed(command: str) -> bytes:
-    """Code in the state of an object that is dropped anyway."""
+    """Code in the state of a dropped object."""
     history = named("mmengine.logging.history_buffer", "HistoryBuffer") + pickle.EMPTY_TUPLE
     state = entry("x", call("posix", "system", plain(command)))
     return pth(entry("message_hub", history + pickle.NEWOBJ + state + pickle.BUILD))
@@ -304,30 +304,33 @@ def _pickle_cases() -> dict[str, Case]:
         ),
         "storage_called": (call("torch", "FloatStorage"), "calls torch.FloatStorage"),
         "bare_storage": (identity(), "bare Storage"),
-        "negative_size": (tensor(size=(-2, 2)), "none negative"),
-        "negative_stride": (tensor(stride=(-2, 1)), "none negative"),
-        "negative_offset": (tensor(offset=-1), "none negative"),
-        "boolean_size": (tensor(size=(True, 2)), "none negative"),
-        "float_size": (tensor(size=(2.0, 2)), "none negative"),
-        "uneven_strides": (tensor(stride=(1,)), "should be an offset"),
+        "negative_size": (tensor(size=(-2, 2)), "not by a non-negative offset"),
+        "negative_stride": (tensor(stride=(-2, 1)), "not by a non-negative offset"),
+        "negative_offset": (tensor(offset=-1), "not by a non-negative offset"),
+        "boolean_size": (tensor(size=(True, 2)), "not by a non-negative offset"),
+        "float_size": (tensor(size=(2.0, 2)), "not by a non-negative offset"),
+        "uneven_strides": (tensor(stride=(1,)), "not by a non-negative offset"),
         "ordered_laughs_for_a_size": (
             call("torch._utils", "_rebuild_tensor", identity(), ORDERED, laughing(), laughing()),
             "a OrderedDict, (a list",
         ),
-        "many_dimensions": (tensor(size=(1,) * 99, stride=(1,) * 99), "should be an offset"),
+        "many_dimensions": (
+            tensor(size=(1,) * 99, stride=(1,) * 99),
+            "not by a non-negative offset",
+        ),
         "offset_beyond": (tensor(offset=1), "ends at element 4 of a storage of 4"),
         "stride_beyond": (tensor(stride=(3, 1)), "ends at element 4"),
         "size_beyond": (tensor(size=(3, 2)), "ends at element 5"),
         "overflow_64": (tensor(size=(2**33, 2**31), stride=(2**31, 1)), "of a storage of 4"),
-        "overflow_size": (tensor(size=(2**70, 1)), "none negative"),
-        "expanded": (tensor(size=(2**20, 2**20), stride=(0, 0)), "again and again"),
-        "empty_but_vast": (tensor(size=(0, 2**40, 2**40), stride=(1, 1, 1)), "vast size"),
+        "overflow_size": (tensor(size=(2**70, 1)), "not by a non-negative offset"),
+        "expanded": (tensor(size=(2**20, 2**20), stride=(0, 0)), "that repeats a storage"),
+        "empty_but_vast": (tensor(size=(0, 2**40, 2**40), stride=(1, 1, 1)), "huge size"),
         "conjugated": (tensor(extra=({"conj": True},)), "resolve_conj"),
         "storage_too_long": (tensor(count=5), "claims 20 bytes for the storage '0', which has 16"),
         "storage_too_short": (tensor(count=3), "claims 12 bytes"),
         "storage_giant": (tensor(count=2**59), "more data than the file has"),
-        "storage_absent": (tensor(key="1"), "storage '1', which is not there"),
-        "storage_elsewhere": (tensor(key="../data.pkl"), "which is not there"),
+        "storage_absent": (tensor(key="1"), "storage '1', which is missing"),
+        "storage_elsewhere": (tensor(key="../data.pkl"), "which is missing"),
         "storage_twice": (
             tensor() + tensor(kind="IntStorage") + pickle.TUPLE2,
             "describes the storage '0' in two ways",
@@ -351,7 +354,7 @@ def _pickle_cases() -> dict[str, Case]:
         "odd_items": (b"}(Nu", "sets items of a dict"),
         "list_as_key": (b"}]Ns", "key of type list"),
         "deep_key": (b"})" + 999 * b"\x85" + b"Ns", "key of type tuple"),
-        # These three kill or hang `pickle.Unpickler`, even one that knows no names.
+        # These three kill or hang `pickle.Unpickler`, even with a closed `find_class`.
         "deepest_key": (b"})" + 500_000 * b"\x85" + b"Ns", "key of type tuple"),
         "laughing_key": (b"})q\0" + 60 * b"h\0\x86q\0" + b"Ns", "key of type tuple"),
         "colliding_keys": (b"}(" + _colliding(100_000) + b"u", "key of type int"),
@@ -373,23 +376,23 @@ def _zip_cases() -> dict[str, Case]:
             "is compressed",
         ),
         "encrypted": (patched(body, (b"PK\1\2", 8, b"\1")), "is encrypted"),
-        "prefixed": (b"PK\3\4 junk" + body, "put before the zip file"),
+        "prefixed": (b"PK\3\4 junk" + body, "added before the zip file"),
         "appended": (body + b"#!/bin/sh", "not at the end of the file"),
         "commented": (body[:-2] + b"\4\0text", "not at the end of the file"),
         "cut": (body[:-1], "not at the end of the file"),
-        "middle_missing": (body[:40] + body[44:], "put before the zip file"),
-        "overlapping": (overlapping(), "more than lie before the next one"),
-        "parent_folder": (pth(b"N", more={"a/../../x": b""}), "has no proper name"),
-        "absolute": (pth(b"N", more={"/etc/passwd": b""}), "has no proper name"),
-        "backslash": (pth(b"N", more={"a\\x~": b""}).replace(b"~", b"\\"), "no proper name"),
-        "control_character": (pth(b"N", more={"a/~": b""}).replace(b"~", b"\7"), "no proper name"),
+        "middle_missing": (body[:40] + body[44:], "added before the zip file"),
+        "overlapping": (overlapping(), "overlaps the next one"),
+        "parent_folder": (pth(b"N", more={"a/../../x": b""}), "has an invalid name"),
+        "absolute": (pth(b"N", more={"/etc/passwd": b""}), "has an invalid name"),
+        "backslash": (pth(b"N", more={"a\\x~": b""}).replace(b"~", b"\\"), "an invalid name"),
+        "control_character": (pth(b"N", more={"a/~": b""}).replace(b"~", b"\7"), "an invalid name"),
         "two_names": (
             patched(body, (b"a/data/0", 7, b"1")),
             "and header b'a/data/0' differ",
         ),
         "header_elsewhere": (
             patched(body, (b"a/data/0", -4, struct.pack("<L", 2**31))),
-            "more than lie before the next one",
+            "overlaps the next one",
         ),
         "size_forged": (
             patched(body, (b"a/data/0", -26, struct.pack("<2L", 2**31, 2**31))),
@@ -399,10 +402,10 @@ def _zip_cases() -> dict[str, Case]:
             patched(body, (b"a/data/0", -26, b"\xff" * 8)),
             "claims 4294967295 bytes",
         ),
-        "fewer_entries": (short_end, "end record says otherwise"),
+        "fewer_entries": (short_end, "end record disagrees"),
         "more_entries": (
             body[:last] + body[last:].replace(b"\3\0\3\0", b"\4\0\4\0"),
-            "end record says otherwise",
+            "end record disagrees",
         ),
         "big_endian": (pth(b"N", more={"a/byteorder": b"big"}), "byte order is b'big'"),
         "torchscript": (pth(b"N", more={"a/constants.pkl": b""}), "TorchScript"),
@@ -423,7 +426,7 @@ def _zip_cases() -> dict[str, Case]:
 def _other_cases() -> dict[str, Case]:
     valid = legacy(_LEGACY_TENSOR)
     files = {
-        "legacy_cut": (valid[:-5], "it was cut short"),
+        "legacy_cut": (valid[:-5], "it was truncated"),
         "legacy_appended": (valid + b"junk", "or something was appended"),
         "legacy_count": (legacy(_LEGACY_TENSOR, count=5), "has 5 elements"),
         "legacy_giant": (legacy(tensor(count=2**59, more=(None,))), "more data than the file has"),
@@ -431,13 +434,13 @@ def _other_cases() -> dict[str, Case]:
             legacy(_LEGACY_TENSOR, system=SYSTEM | {"little_endian": False}),
             "little-endian",
         ),
-        "legacy_version": (legacy(_LEGACY_TENSOR, version=1002), "header is not"),
+        "legacy_version": (legacy(_LEGACY_TENSOR, version=1002), "header does not belong"),
         "legacy_other_keys": (legacy(_LEGACY_TENSOR, keys=("1",)), "list of storages"),
         "legacy_double_keys": (legacy(_LEGACY_TENSOR, keys=("0", "0")), "list of storages"),
         "legacy_no_keys": (legacy(_LEGACY_TENSOR, keys=None), "list of storages"),
         "tar": (
             b"storages".ljust(257, b"\0") + b"ustar\0" + bytes(300),
-            "tar layout of PyTorch 0.1",
+            "tar format of PyTorch 0.1",
         ),
         "web_page": (b"<!DOCTYPE html><html>", "begins with b'<!DOCTYPE html'"),
         "empty": (b"", "begins with b''"),

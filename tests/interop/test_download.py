@@ -20,7 +20,7 @@ HALF = len(CONTENT) // 2
 
 
 class Server:
-    """Serves CONTENT as its script says, one entry per request; the last one repeats."""
+    """Serves CONTENT by its script, one entry per request; the last one repeats."""
 
     def __init__(self):
         self.script, self.ranges, self.paths, self.content = ["right"], [], [], CONTENT
@@ -55,8 +55,8 @@ class Server:
         request.send_response(206 if start else 200)
         request.send_header("Content-Length", str(len(body)))
         if start:
-            said = start - 1 if how == "another part" else start
-            request.send_header("Content-Range", f"bytes {said}-{len(CONTENT) - 1}/{len(CONTENT)}")
+            sent = start - 1 if how == "another part" else start
+            request.send_header("Content-Range", f"bytes {sent}-{len(CONTENT) - 1}/{len(CONTENT)}")
         request.end_headers()
         if how.startswith("right") or how == "another part":
             request.wfile.write(body)
@@ -81,7 +81,7 @@ def server(monkeypatch):
     monkeypatch.setattr(module, "PAUSE", 0.001)
     monkeypatch.setattr(module, "STALL", 0.2)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr("urllib.request._opener", None)  # it keeps the proxies of its first use
+    monkeypatch.setattr("urllib.request._opener", None)  # it caches the proxies of its first use
     server = Server()
     yield server
     server.close()
@@ -97,7 +97,7 @@ class Fetch:
         download(self.url, self.target, sha256=sha256, advice=advice, terminal=self.terminal)
 
     @property
-    def said(self):
+    def output(self):
         return self.terminal.console.file.getvalue()
 
 
@@ -117,7 +117,7 @@ def test_a_file_is_fetched_once(server, fetch):
     assert is_complete(fetch)
     fetch()
     assert server.ranges == [None]
-    assert "exists already" in fetch.said
+    assert "exists already" in fetch.output
 
 
 @pytest.mark.parametrize("fault", ["stalls", "truncates"])
@@ -127,12 +127,12 @@ def test_a_broken_connection_is_resumed_where_it_broke(server, fetch, fault):
     assert is_complete(fetch)
     assert server.ranges == [None, f"bytes={HALF}-"]
     reason = {"stalls": "no data for 0 s", "truncates": "ended after 150,000 of 300,000 bytes"}
-    assert reason[fault] in fetch.said
-    assert "trying again" in fetch.said
+    assert reason[fault] in fetch.output
+    assert "trying again" in fetch.output
 
 
 @pytest.mark.parametrize("fault", ["stalls at once", 503, 429])
-def test_a_transient_fault_is_waited_for(server, fetch, fault):
+def test_a_transient_fault_is_retried(server, fetch, fault):
     server.script = [fault, "right"]
     fetch()
     assert is_complete(fetch)
@@ -159,7 +159,7 @@ def test_a_server_without_ranges_starts_again(server, fetch):
     server.script = ["truncates", "right, no ranges"]
     fetch()
     assert is_complete(fetch)
-    assert "fetching all of it" in fetch.said
+    assert "starting from the beginning" in fetch.output
 
 
 @pytest.mark.parametrize("size", [1000, 400_000])
@@ -169,7 +169,7 @@ def test_the_beginning_of_another_file_is_dropped(server, fetch, size):
     fetch()
     assert is_complete(fetch)
     assert server.ranges == [f"bytes={size}-", None]
-    assert "of different files; fetching it again" in fetch.said
+    assert "mixes different files; downloading it again" in fetch.output
 
 
 def test_a_wrong_file_is_named_by_both_hashes_and_removed(server, fetch):
@@ -179,7 +179,7 @@ def test_a_wrong_file_is_named_by_both_hashes_and_removed(server, fetch):
         fetch()
     assert "It was removed.\nFetch it by hand." in str(e.value)
     assert list(fetch.target.parent.iterdir()) == []
-    fetch(sha256="")  # as the user insists
+    fetch(sha256="")  # accepts any file
     assert fetch.target.read_bytes() == server.content
     with pytest.raises(ValueError, match=r"a\.pth exists, but its SHA-256 is .* remove it"):
         fetch()
@@ -194,7 +194,7 @@ def test_an_absent_file_is_reported_at_once(server, fetch):
     assert len(server.ranges) == 1
 
 
-def test_endless_faults_end_and_keep_what_arrived(server, fetch):
+def test_endless_faults_end_and_keep_the_partial_file(server, fetch):
     server.script = ["truncates", 503]
     with pytest.raises(
         ConnectionError, match=r"answered 503 .* 150,000 bytes are kept in .*\.part"
@@ -207,7 +207,7 @@ def test_endless_faults_end_and_keep_what_arrived(server, fetch):
     assert is_complete(fetch)
 
 
-def test_a_server_without_ranges_that_always_truncates_is_given_up(server, fetch):
+def test_a_server_without_ranges_that_always_truncates_fails(server, fetch):
     server.script = ["truncates, no ranges"]
     with pytest.raises(ConnectionError, match="ended after 150,000 of 300,000"):
         fetch()
@@ -216,7 +216,7 @@ def test_a_server_without_ranges_that_always_truncates_is_given_up(server, fetch
 
 def test_a_part_that_was_not_requested_is_not_appended(server, fetch):
     server.script = ["truncates", "another part"]
-    with pytest.raises(ConnectionError, match="another part of the file than was requested"):
+    with pytest.raises(ConnectionError, match="another part of the file than requested"):
         fetch()
     assert fetch.part.read_bytes() == CONTENT[:HALF]
 
@@ -233,6 +233,6 @@ def test_without_a_network_the_advice_comes_at_once(fetch, server, monkeypatch):
 def test_the_proxy_of_the_environment_is_used(server, tmp_path, monkeypatch):
     monkeypatch.setenv("http_proxy", server.host)
     monkeypatch.setenv("no_proxy", "")
-    url = "http://weights.example/a.pth"  # a name that only the proxy could know
+    url = "http://weights.example/a.pth"  # a name that only the proxy can resolve
     download(url, tmp_path / "a.pth", sha256=SHA256, advice="", terminal=Terminal())
     assert (tmp_path / "a.pth").read_bytes() == CONTENT

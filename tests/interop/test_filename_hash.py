@@ -9,7 +9,7 @@ from tests.interop.tiny_files import mmseg_state, write
 SHA = hashlib.sha256(b"weights").hexdigest()
 
 
-def test_a_right_name_gives_no_note():
+def test_a_correct_name_gives_no_note():
     assert check_hash(f"fcn_hr18_x-{SHA[:8]}.pth", SHA) == ""
     assert check_hash("my_model.pth", SHA) == ""
 
@@ -21,7 +21,7 @@ def test_a_wrong_name_shows_both_hashes_and_what_to_do():
         assert text in str(error.value)
 
 
-def test_another_hash_is_accepted_on_request_and_noted(tmp_path):
+def test_another_hash_is_accepted_with_a_note_on_request(tmp_path):
     path = write(tmp_path / "fcn-0badcafe.pth", mmseg_state())
     with pytest.raises(ValueError, match="0badcafe"):
         read_source(path)
@@ -34,12 +34,12 @@ def test_superseded_uploads_are_known_by_name_and_by_content(digits):
     for name in (f"fcn_hr18_512x512_80k_ade20k_20200614-{digits}.pth", "renamed.pth"):
         note = check_hash(name, sha256)
         assert "first release of June 2020" in note
-        assert "it was replaced by" in note
+        assert "later replaced by" in note
     with pytest.raises(ValueError, match="first release"):
         check_hash(f"a-{digits}.pth", SHA)
 
 
-def test_superseded_numbers_are_those_of_the_zoo():
+def test_superseded_numbers_match_the_zoo():
     assert "mIoU 35.51, ms+flip 36.80" in SUPERSEDED["66f20cb7"]
     assert "mIoU 33.00, ms+flip 34.55" in SUPERSEDED["870f65ac"]
     assert "mIoU 65.20, ms+flip 68.55" in SUPERSEDED["56e36088"]

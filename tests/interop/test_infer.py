@@ -50,14 +50,14 @@ def test_missing_tensors_do_not_hide_the_variant():
 def test_another_width_is_refused():
     tensors = {"backbone.stage2.0.branches.0.0.conv1.weight": np.zeros((32, 32, 3, 3))}
     source = dataclasses.replace(source_of("tiny", 3), tensors=tensors)
-    with pytest.raises(ValueError, match="an HRNet of width 32; there are hr18s"):
+    with pytest.raises(ValueError, match="an HRNet of width 32; known are hr18s"):
         variant_of(source)
 
 
 def test_classes_must_be_the_same_where_they_are_known(tmp_path):
     source = read_source(write(tmp_path / "a.pth", mmseg_state()))
     check_classes(source, NAMES)
-    with pytest.raises(ValueError, match=r"expected are 3 \(a, b, c\). Use the head policy"):
+    with pytest.raises(ValueError, match=r"expected are 3 \(a, b, c\). Set the head policy"):
         check_classes(source, ("a", "b", "c"))
     check_classes(dataclasses.replace(source, classes=None), ("a", "b", "c"))
     with pytest.raises(ValueError, match="expected are 2"):

@@ -46,7 +46,7 @@ def test_every_path_has_a_key_of_its_own(small):
     assert len({torch_key(path) for path in paths}) == len(paths)
 
 
-def test_layouts_go_back_and_forth():
+def test_layouts_round_trip():
     path = ("backbone", "conv1", "kernel")
     kernel = np.random.default_rng(0).standard_normal((3, 3, 2, 5))
     assert to_torch_layout(path, kernel).shape == (5, 2, 3, 3)

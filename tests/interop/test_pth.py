@@ -84,7 +84,7 @@ def test_other_objects_of_a_training_checkpoint_become_placeholders(layout):
     assert names["bytes"] == "_codecs.encode"  # which is not called
 
 
-def test_sha256_is_that_of_the_file(tmp_path):
+def test_the_sha256_of_the_file_is_returned(tmp_path):
     path = tmp_path / "a.pth"
     path.write_bytes(hostile.pth(hostile.entry("weight", hostile.tensor())))
     file = read_pth(path)
@@ -112,7 +112,7 @@ def test_a_hostile_file_is_refused_with_its_reason(name, tmp_path):
     with pytest.raises((UnsafeFileError, CorruptFileError)) as caught:
         read_pth(path)
     message = str(caught.value)
-    assert case.says in message
+    assert case.text in message
     assert type(caught.value) is case.error, message
     assert message.startswith(f"{path}: ")
     assert any(advice in message for advice in (" again", "Save ", "Load "))
@@ -162,7 +162,7 @@ def test_flipped_bits_give_a_clear_error_or_tensors(name, layout, tmp_path):
         except (UnsafeFileError, CorruptFileError):
             refused += 1
         else:
-            if layout == "zip":  # which has checksums: what it lets pass was padding
+            if layout == "zip":  # it has checksums, so only padding may change
                 assert_same(found["state_dict"], original)
     assert refused > 20
 

@@ -34,7 +34,7 @@ def content():
     return {"meta": meta, "state_dict": state_dict, "empty": {}, "list": [], "tuple": ()}
 
 
-def test_what_is_written_is_read_again(tmp_path):
+def test_a_written_file_is_read_back(tmp_path):
     path = tmp_path / "a.pth"
     write_pth(path, content())
     found, expected = read_pth(path).content, content()
@@ -82,7 +82,7 @@ def test_storages_are_aligned_for_readers_that_map_the_file(tmp_path):
         (np.float32(1), "is a float32"),
     ],
 )
-def test_what_pytorch_would_refuse_is_not_written(tmp_path, value, text):
+def test_values_that_pytorch_refuses_are_not_written(tmp_path, value, text):
     path = tmp_path / "a.pth"
     path.write_bytes(b"the file before")
     with pytest.raises(ValueError, match=text):

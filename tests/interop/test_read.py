@@ -95,7 +95,7 @@ def test_class_names_of_both_generations(tmp_path):
 
 
 @pytest.mark.parametrize("names", [None, "road", [1, 2, 3], ["a", "a", "b"], ["a", "b\n", "\x00"]])
-def test_names_that_make_no_sense_are_no_names(tmp_path, names):
+def test_invalid_names_are_ignored(tmp_path, names):
     write(tmp_path / "a.pth", STATE, CLASSES=names, PALETTE=[[1, 2, 300]] * 3)
     source = read_source(tmp_path / "a.pth")
     assert source.classes is None
@@ -111,7 +111,7 @@ def test_our_own_safetensors_name_their_classes(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["{", 100_000 * "[", "[]"])
-def test_metadata_that_makes_no_sense_is_left_out(tmp_path, text):
+def test_invalid_metadata_is_ignored(tmp_path, text):
     write_safetensors(tmp_path / "a.safetensors", STATE, metadata={META_KEY: text})
     assert read_source(tmp_path / "a.safetensors").classes is None
 
@@ -167,7 +167,7 @@ def test_a_file_that_holds_more_than_tensors_is_refused_by_name(tmp_path):
         read_source(tmp_path / "a.pth")
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no weight file or checkpoint .*nowhere.pth"):
         read_source(tmp_path / "nowhere.pth")
 
@@ -198,7 +198,7 @@ def test_a_state_dict_holds_nothing_but_tensors_by_name():
     assert tensors_of({"a": tensor}) == {"a": tensor}
     with pytest.raises(UnsafeFileError, match=r"'b' is a numpy.dtype, which is not read"):
         tensors_of({"a": tensor, "b": Placeholder("numpy.dtype")})
-    with pytest.raises(CorruptFileError, match=r"'b' is a dict, not a tensor by name"):
+    with pytest.raises(CorruptFileError, match=r"'b' is a dict, not a named tensor"):
         tensors_of({"a": tensor, "b": {}})
     with pytest.raises(CorruptFileError, match=r"state dict's 3 is a ndarray"):
         tensors_of({3: tensor})

@@ -30,7 +30,7 @@ def file_of(header: object, data: bytes = bytes(8)) -> bytes:
     return struct.pack("<Q", len(encoded)) + encoded + data
 
 
-def test_what_is_written_is_read_again(tmp_path):
+def test_a_written_file_is_read_back(tmp_path):
     path = tmp_path / "a.safetensors"
     write_safetensors(path, TENSORS, metadata={"format": "pt"})
     file = read_safetensors(path)
@@ -71,7 +71,7 @@ def test_badly_aligned_tensors_are_copied(tmp_path):
 
 
 ENCODED = json.dumps(WEIGHT).encode()
-INVALID = "not a valid safetensors file"  # the rest of the sentence is the library's
+INVALID = "not a valid safetensors file"  # followed by a text of the library
 HOSTILE = {
     "empty": (b"", INVALID),
     "cut_size": (b"\1\0\0", INVALID),
@@ -116,7 +116,7 @@ HOSTILE = {
     "appended_to_nothing": (file_of({}, bytes(1)), INVALID),
     "odd_bool": (
         file_of({"a": WEIGHT | {"dtype": "BOOL", "shape": [8]}}, b"\2" * 8),
-        "other values",
+        "values other than",
     ),
     "metadata_number": (file_of({"a": WEIGHT, "__metadata__": {"x": 1}}), INVALID),
     "metadata_list": (file_of({"a": WEIGHT, "__metadata__": []}), INVALID),
@@ -125,7 +125,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_file_is_refused_with_its_reason(name, tmp_path):
-    content, says = HOSTILE[name]
+    content, message = HOSTILE[name]
     path = tmp_path / "hostile"
     path.write_bytes(content)
     tracemalloc.start()
@@ -135,7 +135,7 @@ def test_a_hostile_file_is_refused_with_its_reason(name, tmp_path):
         assert tracemalloc.get_traced_memory()[1] < 50e6
     finally:
         tracemalloc.stop()
-    assert says in str(caught.value)
+    assert message in str(caught.value)
     assert str(caught.value).startswith(f"{path}: ")
 
 
@@ -150,10 +150,10 @@ def test_flipped_bits_give_a_clear_error_or_tensors(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "array", "says"),
+    ("name", "array", "message"),
     [("a", np.zeros(1, np.complex64), "array of complex64"), ("__metadata__", np.zeros(1), "name")],
 )
-def test_what_the_format_lacks_is_not_written(tmp_path, name, array, says):
-    with pytest.raises(ValueError, match=says):
+def test_unsupported_types_are_not_written(tmp_path, name, array, message):
+    with pytest.raises(ValueError, match=message):
         write_safetensors(tmp_path / "a", {name: array})
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""What is wrong with single tensors is tested in `test_pth.py`, by whole files."""
+"""Faults of single tensors are tested in `test_pth.py`, with whole files."""
 
 import numpy as np
 import pytest
@@ -22,5 +22,5 @@ def test_many_tensors_over_one_storage_are_refused(tmp_path):
     size = 1 << 16
     one = hostile.tensor(count=size, size=(size,), stride=(1,))
     path.write_bytes(hostile.pth(hostile.tupled(*[one] * 20), data=bytes(4 * size)))
-    with pytest.raises(CorruptFileError, match="again and again"):
+    with pytest.raises(CorruptFileError, match="that repeats a storage"):
         read_pth(path)

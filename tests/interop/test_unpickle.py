@@ -11,7 +11,7 @@ from hrnet_jax.interop.untrusted import UnsafeFileError
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_plain_values_are_those_of_pickle(protocol):
+def test_plain_values_equal_pickles(protocol):
     shared = ["x"]
     values = {
         "none": None,

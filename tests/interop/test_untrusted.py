@@ -43,7 +43,7 @@ def test_contradicting_64_bit_records_are_refused(monkeypatch, field):
 def test_two_disks_are_refused():
     data = bytearray(archive())
     data[-18] = 1
-    with pytest.raises(CorruptFileError, match="end record says otherwise"):
+    with pytest.raises(CorruptFileError, match="end record disagrees"):
         read_zip(bytes(data))
 
 

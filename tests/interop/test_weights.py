@@ -139,7 +139,7 @@ def test_a_head_without_a_classifier_is_no_backbone():
         load(source(mmseg_state() | changes))
 
 
-def test_what_was_asked_for_is_checked():
+def test_the_expected_network_is_checked():
     with pytest.raises(ValueError, match="looks like tiny with 3 classes, not hr18s with 19"):
         load(changed(), variant="hr18s", num_classes=19)
 
@@ -155,7 +155,7 @@ def head_of(loaded) -> dict[str, np.ndarray]:
 
 
 def test_a_strict_head_takes_no_other_classes(fresh):
-    with pytest.raises(ValueError, match=r"expected are 4 .* match to keep those of equal names"):
+    with pytest.raises(ValueError, match=r"expected are 4 .* match to keep the classes"):
         start_from(changed(), *fresh, variant="tiny", classes=("a", "b", "c", "d"))
 
 

@@ -1,4 +1,4 @@
-"""Weight files of the tiny network, as their various origins write them."""
+"""Weight files of the tiny network in the forms of different programs."""
 
 import functools
 from pathlib import Path

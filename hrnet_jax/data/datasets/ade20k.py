@@ -173,7 +173,7 @@ DATASET = Dataset(
     name="ade20k",
     classes=tuple(CLASSES),
     palette=tuple(CLASSES.values()),
-    # 0 is "other", which no class names; what others call "reduce zero label".
+    # 0 is "other", which is not a class; mmsegmentation's `reduce_zero_label`.
     label_map={0: 255} | {value: value - 1 for value in range(1, 151)},
     splits={"train": (_part("training"),), "val": (_part("validation"),)},
     test=(_part("testing").or_unlabelled(),),

@@ -26,9 +26,9 @@ CLASSES = {
     "bicycle": (119, 11, 32),
 }
 
-# From the ids in the files (`labelIds`) to class indices (`trainIds`). Reading the shipped files
-# through this table gives the maps that others first render as `*_labelTrainIds.png`.
-# The id -1 (license plate) is never drawn, so the car beneath it shows.
+# From the ids in the files (`labelIds`) to class indices (`trainIds`). The mapped labels equal the
+# `*_labelTrainIds.png` that Cityscapes' scripts write.
+# The id -1 (license plate) is never drawn: its pixels belong to the car.
 LABEL_MAP = {
     0: 255,  # unlabeled
     1: 255,  # ego vehicle
@@ -92,12 +92,12 @@ gtFine_trainvaltest.zip (241 MB). Put both into one folder as they are, or unpac
 The label files are read as shipped: no conversion to trainIds is needed.""",
 )
 
-# Street scenes drawn by this package, stored exactly as Cityscapes is.
+# Street scenes drawn by this package, stored exactly like Cityscapes.
 MINICITY = dataclasses.replace(
     DATASET,
     name="minicity",
-    counts={"train": 200, "val": 50},  # unless drawn in another number
+    counts={"train": 200, "val": 50},  # by default
     counts_are_official=False,
-    obtain="Nothing to download: configs/hr18s_minicity.py draws it where there is no folder.\n"
-    "Remove the incomplete one, then start again.",
+    obtain="Nothing to download: configs/hr18s_minicity.py draws it if the folder is missing.\n"
+    "Remove an incomplete folder, then start again.",
 )

@@ -1,6 +1,6 @@
 """Pascal Context: 59 classes of objects and surfaces, 60 with background (Mottaghi, 2014).
 
-Both read the same files. `context_labels` makes them from the annotations as published.
+Both read the same files, which `context_labels` makes from the published annotations.
 """
 
 import dataclasses
@@ -89,7 +89,7 @@ DATASET = Dataset(
     palette=tuple(CLASSES_60.values()),
     label_map={index: index for index in range(60)},
     splits={"train": (_part("train"),), "val": (_part("val"),)},
-    # What trainval_merged.json holds today; papers count 4998 and 5105.
+    # As in today's trainval_merged.json; papers report 4998 and 5105.
     counts={"train": 4996, "val": 5104},
     obtain="""\
 Download VOCtrainval_03-May-2010.tar (1.3 GB) from http://host.robots.ox.ac.uk/pascal/VOC/voc2010
@@ -108,5 +108,5 @@ DATASET_59 = dataclasses.replace(
     name="pascal_context_59",
     classes=tuple(CLASSES_59),
     palette=tuple(CLASSES_59.values()),
-    label_map={0: 255} | {value: value - 1 for value in range(1, 60)},  # the background is ignored
+    label_map={0: 255} | {value: value - 1 for value in range(1, 60)},  # ignores the background
 )

@@ -1,7 +1,7 @@
 """Pascal VOC 2012: 20 classes of objects and the background (Everingham et al., 2015).
 
-Training adds the masks of the Semantic Boundaries Dataset (Hariharan et al., 2011), either as the
-PNGs that others made of them or as its own `.mat` files.
+Training adds the masks of the Semantic Boundaries Dataset (Hariharan et al., 2011), either as
+converted PNGs or as the original `.mat` files.
 """
 
 from hrnet_jax.data.dataset import Dataset, Part, voc_palette
@@ -52,14 +52,14 @@ _AUG = Part(
     image_suffix=".jpg",
     label_suffix=".png",
     lists=(f"{_LISTS}/aug.txt",),
-    otherwise=Part(
+    fallback=Part(
         images="JPEGImages",  # SBD's images are VOC's
         labels=f"{_SBD}/cls",
         image_suffix=".jpg",
         label_suffix=".mat",
         lists=(f"{_SBD}/train.txt", f"{_SBD}/val.txt"),
         # VOC's own masks are finer, and its validation images must not be trained on.
-        lists_without=(f"{_LISTS}/train.txt", f"{_LISTS}/val.txt"),
+        exclude_lists=(f"{_LISTS}/train.txt", f"{_LISTS}/val.txt"),
     ),
 )
 

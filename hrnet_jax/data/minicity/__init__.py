@@ -1,9 +1,8 @@
 """The embedded dataset "minicity": drawn street scenes in the layout of Cityscapes.
 
-The scenes are drawn by this package's own code, so anybody can have the whole dataset within a
-minute and without a licence. All 19 evaluation classes and many ignored ids occur, and colours are
-shared between the classes, so that shapes and places have to be learned
-(`benchmarks/colour_table.py` measures what colour alone can do).
+The scenes are drawn by this package, so the whole dataset takes a minute and needs no licence. All
+19 evaluation classes and many ignored ids occur, and classes share their colours, so a network has
+to learn shapes and places (`benchmarks/colour_table.py` measures the score of colour alone).
 """
 
 from hrnet_jax.data.minicity.scene import draw_scene

@@ -27,8 +27,8 @@ REACH, CELLS = 60.0, 25  # the ground is known for so many metres, in so many ce
 class Ground:
     """The ground, looked up pixel by pixel from its world coordinates.
 
-    Rows of the picture see cross-sections of the street. There are only a few different ones (with
-    and without a dash, a joint, a zebra crossing), and each is drawn once.
+    Each row of the image shows a cross-section of the street. Few of them differ (with and without
+    a dash, a joint, a zebra crossing), and each is drawn once.
     """
 
     def __init__(self, scene: Scene):

@@ -75,7 +75,7 @@ def _segment(scene: Scene, x: Number, side: int, near: Number, far: Number, kind
 
 
 def _house(scene: Scene, x: Number, side: int, near: Number, far: Number, light: Number) -> None:
-    """Draw one house: the end that faces the camera, the front along the street, the roof."""
+    """Draw one house: the gable that faces the camera, the front along the street, the roof."""
     rng, stage = scene.rng, scene.stage
     height = 3.5 + float(rng.uniform(2.9, 3.5)) * int(rng.integers(1, 5)) + 0.7
     house = walls.house(stage, height=height, light=light)

@@ -1,4 +1,4 @@
-"""The layout of a minicity street: where everything is, before anything is drawn."""
+"""The layout of a minicity street, chosen before anything is drawn."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ class Strip:
 
 @dataclass
 class Layout:
-    """The cross-section of the street and what was decided about the scene."""
+    """The cross-section of the street and other choices for the scene."""
 
     strips: list[Strip]
     oncoming: Number
@@ -86,7 +86,7 @@ def make_layout(rng: np.random.Generator) -> Layout:
 
 
 def _roadside(rng: np.random.Generator, layout: Layout, *, side: int, edge: Number) -> Number:
-    """Lay parking bays, kerb, verge and pavement outwards; return where the houses begin."""
+    """Add parking bays, kerb, verge and pavement outwards; return where the houses begin."""
     parts: list[tuple[int, Number]] = []
     if rng.random() < 0.55:
         parts.append((PARKING if rng.random() < 0.6 else ROAD, 2.15))
@@ -125,14 +125,14 @@ class Thing:
         self.seen = min(left / near, left / far), max(right / near, right / far)
 
     def behind(self, other: "Thing") -> bool:
-        """Tell whether this must be drawn before the other."""
+        """Whether this must be drawn before the other."""
         if self.seen[0] >= other.seen[1] or other.seen[0] >= self.seen[1]:
-            return False  # they do not overlap; needless conditions would lead to cycles
+            return False  # no overlap; needless conditions would lead to cycles
         if self.near >= other.far:
             return True
         if other.near >= self.far:
             return False
-        # side by side: the one farther from the camera's axis is the one which can be covered
+        # side by side: the one farther from the camera's axis may be covered
         if self.right <= other.left:
             return other.left <= 0
         if other.right <= self.left:
@@ -157,7 +157,7 @@ def back_to_front(things: list[Thing]) -> list[Thing]:
 
 
 class Scene:
-    """One street scene that is being made: its stage, its light, and where everything is."""
+    """One street scene in the making: its stage, its light, and the places of all things."""
 
     def __init__(self, rng: np.random.Generator, *, height: int, width: int):
         self.rng = rng
@@ -179,7 +179,7 @@ class Scene:
         self.things.append(Thing(x - half, x + half, z - half, z + half, draw, overhang=1.2))
 
     def occupied(self, x: Number, z: Number) -> bool:
-        """Tell whether something already stands at a place."""
+        """Whether something already stands at a place."""
         return any(t.left - 0.3 < x < t.right + 0.3 and t.near - 0.4 < z < t.far + 0.4
                    for t in self.things)  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What stands and moves on a minicity street: traffic, parked vehicles, furniture, people."""
+"""The things on a minicity street: traffic, parked vehicles, furniture, people."""
 
 from functools import partial
 
@@ -10,7 +10,7 @@ from hrnet_jax.data.minicity.solids import Pose, heading
 
 
 def populate(scene: Scene) -> None:
-    """Decide on everything that stands or moves on the street."""
+    """Choose everything that stands or moves on the street."""
     _traffic(scene)
     _parked(scene)
     for side in (-1, 1):
@@ -34,7 +34,7 @@ def _traffic(scene: Scene) -> None:
     z = float(rng.uniform(11, 20))
     _drive(scene, oncoming, Pose(layout.oncoming, z, 0, -1))
     _drive(scene, "car", Pose(layout.oncoming, z + float(rng.uniform(14, 22)), 0, -1))
-    if big:  # without a parking lane, there is none left
+    if big:  # not yet drawn, because there is no parking lane
         side = int(rng.choice(sorted(layout.parking)))
         spot = layout.parking[side].middle
         _drive(scene, big.pop(), Pose(spot, float(rng.uniform(11, 18)), 0, side))
@@ -143,7 +143,7 @@ def _people(scene: Scene, side: int) -> None:
         spots += [(float(rng.uniform(-5, 3)), layout.zebra + float(rng.uniform(-1, 1)))
                   for _ in range(int(rng.integers(1, 4)))]  # fmt: skip
     for x, z in spots:
-        if scene.occupied(x, z):  # nobody crosses through a tram
+        if scene.occupied(x, z):  # nobody walks through a tram
             continue
         on_walk = walk.left < x < walk.right
         turn = float(rng.uniform(-0.4, 0.4)) if on_walk else float(rng.choice((-1.0, 1.0)))

@@ -1,7 +1,7 @@
 """Colours and textures of minicity.
 
-To give the same pixels on every machine, arithmetic on pixels uses only operations which IEEE 754
-rounds exactly (+ - * / and comparisons) or integers: no `exp`, no `sin` and no float blurs.
+For the same pixels on every machine, arithmetic uses integers, or the operations that IEEE 754
+rounds exactly (+ - * / and comparisons): no `exp`, no `sin` and no float blurs.
 """
 
 import sys
@@ -11,7 +11,7 @@ from typing import no_type_check
 import cv2
 import numpy as np
 
-# The tests check types at run time, where an int is no float.
+# The tests check types at run time, where an int is not a float.
 Number = int | float
 Colour = Sequence[Number] | np.ndarray
 
@@ -27,7 +27,7 @@ PAINTS = (
 
 @no_type_check  # at run time, in tests: called very often
 def paint(rng: np.random.Generator) -> np.ndarray:
-    """Draw one colour of the common palette, slightly varied."""
+    """Choose one colour of the common palette at random, slightly varied."""
     base = np.array(PAINTS[int(rng.integers(len(PAINTS)))], np.float32)
     varied = base * np.float32(rng.uniform(0.8, 1.15)) + rng.integers(-12, 13, 3)
     return np.clip(varied, 8, 248).astype(np.float32)
@@ -41,7 +41,7 @@ def pick(rng: np.random.Generator, options: tuple) -> np.ndarray:
 
 @no_type_check  # at run time, in tests: called very often
 def mix(first: Colour, second: Colour, share: Number) -> np.ndarray:
-    """Blend two colours; `share` is the part of the second one."""
+    """Blend two colours; `share` is the fraction of the second one."""
     a, b = np.asarray(first, np.float32), np.asarray(second, np.float32)
     return a + (b - a) * np.float32(share)
 
@@ -81,6 +81,6 @@ def fractal(rng: np.random.Generator, *, size: int, cells: int, octaves: int) ->
 
 
 def mirrored(tile: np.ndarray) -> np.ndarray:
-    """Extend a texture by its mirror images, so that it can be repeated without seams."""
+    """Extend a texture by its mirror images, so that it tiles without seams."""
     row = np.concatenate([tile, tile[:, ::-1]], axis=1)
     return np.concatenate([row, row[::-1]], axis=0)

@@ -1,4 +1,4 @@
-"""Solids of minicity: where a thing stands and looks, and how its faces are filled."""
+"""Solids of minicity: the pose of a thing, and how its faces are filled."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ CIRCLE = tuple(
 @no_type_check  # at run time, in tests: its methods are called thousands of times per scene
 @dataclass(frozen=True)
 class Pose:
-    """Where a thing stands and where it looks: (`along_x`, `along_z`) is its unit heading."""
+    """The place and heading of a thing: (`along_x`, `along_z`) is its unit heading."""
 
     x: Number
     z: Number
@@ -27,7 +27,7 @@ class Pose:
     along_z: Number = 1.0
 
     def at(self, ahead: Number, up: Number, right: Number = 0.0) -> Point:
-        """Give the world position of a point in the thing's own axes."""
+        """Return the world position of a point in the thing's own axes."""
         return (
             self.x + ahead * self.along_x + right * self.along_z,
             up,
@@ -51,10 +51,10 @@ def heading(turn: Number) -> tuple[Number, Number]:
 
 @dataclass(frozen=True)
 class Body:
-    """A convex-ish outline (ahead, up, half width) swept across a vehicle, one colour per edge."""
+    """An outline (ahead, up, half width), almost convex, swept across a vehicle."""
 
     outline: tuple[tuple[Number, Number, Number], ...]
-    colours: tuple[Colour, ...]
+    colours: tuple[Colour, ...]  # one per edge
     flank: Colour
 
 
@@ -79,7 +79,7 @@ def _tone(stage: Stage, pose: Pose, colour: Colour, normal: tuple[Number, Number
 
 
 def hull(stage: Stage, pose: Pose, body: Body, *, label: int) -> Number:
-    """Draw a body and return the side (1 right, -1 left) whose flank is seen."""
+    """Draw a body and return the side (1 right, -1 left) of its visible flank."""
     edges = list(zip(body.outline, body.outline[1:] + body.outline[:1], body.colours, strict=True))
     eye_ahead, eye_up = pose.sees_front(), stage.camera.eye
 

@@ -36,7 +36,7 @@ class Camera:
     bend: Number
 
     def project(self, points: Sequence[Point]) -> np.ndarray:
-        """Give the canvas position of world points [n 3], as float64 [n 2]."""
+        """Return the canvas positions of world points [n 3], as float64 [n 2]."""
         flat = []
         for x, y, ahead in points:  # few points: faster than arrays
             z = max(ahead, NEAR)
@@ -75,7 +75,7 @@ class Stage:
         return (label, min(max(int(2 * z), 0), SKY_DEPTH - 1))
 
     def spot(self, point: Point) -> tuple[int, int]:
-        """Give the canvas pixel of one point in the world."""
+        """Return the canvas pixel of one point in the world."""
         cam = self.camera
         x, y, z = point
         if z < NEAR:
@@ -96,7 +96,7 @@ class Stage:
         cv2.fillPoly(self.tags, [flat], self._tag(z, label))
 
     def relabel(self, points: Sequence[Point], *, label: int) -> None:
-        """Give a region to a class without painting it, as annotators do with nets."""
+        """Assign a region to a class without painting it, as annotators do with nets."""
         flat = np.array([self.spot(p) for p in points], np.int32)
         u0, v0 = np.maximum(flat.min(0), 0)
         u1, v1 = np.minimum(flat.max(0) + 1, [self.camera.width, self.camera.height])
@@ -126,7 +126,7 @@ class Stage:
         cv2.circle(self.tags, spot, r, self._tag(centre[2], label), -1)
 
     def fineness(self, start: tuple[Number, Number], end: tuple[Number, Number]) -> int:
-        """Give the texels per metre for a wall from `start` to `end` (x, z)."""
+        """Return the texels per metre for a wall from `start` to `end` (x, z)."""
         return 24 if self.camera.scale(min(start[1], end[1])) > 30 else 12
 
     def panel(
@@ -141,7 +141,7 @@ class Stage:
         cam, high = self.camera, texture.height
         (u0, _), (u1, _) = cam.project([(start[0], 0, start[1]), (end[0], 0, end[1])])
         z0, z1 = max(start[1], NEAR), max(end[1], NEAR)
-        coarse = 2 if min(z0, z1) < 17 else 1  # what is near has no fine detail
+        coarse = 2 if min(z0, z1) < 17 else 1  # near surfaces have no fine detail
         first = max(int(min(u0, u1)), 0) // 2 * 2
         last = min(int(max(u0, u1)) // 2 * 2 + 2, cam.width)
         if last <= first or abs(u1 - u0) < 1:

@@ -1,4 +1,4 @@
-"""What stands next to the road in minicity: people, poles, lights, signs, trees."""
+"""Things next to the road in minicity: people, poles, lights, signs, trees."""
 
 import numpy as np
 
@@ -23,7 +23,7 @@ def _head(stage: Stage, pose: Pose, ahead: Number, up: Number, *, label: int, he
 
 
 def person(stage: Stage, pose: Pose) -> None:
-    """Draw somebody who walks or stands."""
+    """Draw a person who walks or stands."""
     rng = stage.rng
     tall = float(rng.uniform(0.88, 1.06))
     stride = float(rng.uniform(-0.34, 0.34))
@@ -53,7 +53,7 @@ def person(stage: Stage, pose: Pose) -> None:
 
 
 def rider(stage: Stage, pose: Pose, *, motor: bool) -> None:
-    """Draw somebody who sits on a motorcycle or a bicycle of the same pose."""
+    """Draw the rider of a motorcycle or bicycle of the same pose."""
     rng = stage.rng
     coat, trousers = paint(rng), paint(rng) * np.float32(0.7)
     seat, hips, shoulder = -0.25, 0.98, 1.5
@@ -95,7 +95,7 @@ def lamp_post(stage: Stage, x: Number, z: Number, *, reach: Number) -> None:
 
 
 def _light_box(stage: Stage, x: Number, y: Number, z: Number, *, lit: int) -> None:
-    """Draw the dark box with its three lamps, of which one is on."""
+    """Draw the dark box with three lamps, one of them on."""
     half, tall, at = 0.3, 1.25, Pose(x, z, 0, 1)
     plate(stage, at, 0, (-half - 0.07, half + 0.07, y - 0.07, y + tall + 0.07), (206, 206, 200),
           label=TRAFFIC_LIGHT)  # fmt: skip
@@ -110,7 +110,7 @@ def _light_box(stage: Stage, x: Number, y: Number, z: Number, *, lit: int) -> No
 
 
 def traffic_light(stage: Stage, x: Number, z: Number, *, reach: Number) -> None:
-    """Draw a signal on its pole; with `reach` a second one hangs above the road."""
+    """Draw a traffic light on its pole; with `reach`, another hangs above the road."""
     metal, lit = pick(stage.rng, METALS), int(stage.rng.integers(3))
     over = abs(reach) > 1
     stage.limb((x, 0, z), (x, 5.6 if over else 3.7, z), 0.1, metal, label=POLE)

@@ -7,7 +7,7 @@ import numpy as np
 
 from hrnet_jax.data.minicity.paints import Number, modulated, packed
 
-CLEAR = 255  # in the shine of a texture: nothing is there
+CLEAR = 255  # as the shine of a texel: transparent
 
 
 @no_type_check  # at run time, in tests: its methods are called thousands of times per scene
@@ -23,7 +23,7 @@ class Texture:
         self.y = height - (np.arange(rows, dtype=np.float32)[:, None] + np.float32(0.5)) / fine
 
     def row(self, y: Number) -> int:
-        """Give the texel row at a height."""
+        """Return the texel row at a height."""
         return max(int((self.height - y) * self.fine), 0)
 
     def fill(self, left: Number, right: Number, low: Number, high: Number, ink: np.uint32) -> None:
@@ -32,13 +32,13 @@ class Texture:
         self.texels[self.row(high) : self.row(low), columns] = ink
 
     def part(self, length: Number) -> "Texture":
-        """Give the first `length` metres."""
+        """Return the first `length` metres."""
         part = copy.copy(self)
         part.texels = self.texels[:, : max(int(length * self.fine), 1)]
         return part
 
     def take(self, iy: np.ndarray, ix: np.ndarray) -> np.ndarray:
-        """Look texels up; row 0 and what is below the last row are clear. Overwrites `iy`."""
+        """Look up texels; row 0 and rows below the last one are clear. Overwrites `iy`."""
         tall, wide = self.texels.shape
         np.maximum(iy, 0, out=iy)
         np.minimum(iy, tall + 1, out=iy)

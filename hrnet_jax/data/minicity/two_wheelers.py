@@ -9,7 +9,7 @@ MOTORCYCLE, BICYCLE = 32, 33
 
 
 def bicycle(stage: Stage, pose: Pose) -> None:
-    """Draw a bicycle; its wheels belong to it with all that is seen between the spokes."""
+    """Draw a bicycle; its label covers the whole wheels, with the gaps between the spokes."""
     colour = paint(stage.rng)
     for ahead in (-0.53, 0.53):
         rim = [pose.at(ahead + 0.36 * x, 0.36 + 0.36 * y) for x, y in CIRCLE]

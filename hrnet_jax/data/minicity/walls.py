@@ -1,4 +1,4 @@
-"""Upright surfaces of minicity as textures: house fronts, walls and see-through fences."""
+"""Upright surfaces of minicity as textures: house fronts, walls and open fences."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ GLASS = np.array((52, 62, 74), np.float32)
 
 @dataclass
 class House:
-    """How a house looks: plaster or brick, rows of windows, a shop or doors below."""
+    """The style of a house: plaster or brick, rows of windows, a shop or doors below."""
 
     stage: Stage
     wall: np.ndarray
@@ -132,7 +132,7 @@ class House:
 
 
 def house(stage: Stage, *, height: Number, light: Number) -> House:
-    """Choose at random how a house looks."""
+    """Choose the style of a house at random."""
     rng = stage.rng
     style = int(rng.choice(4, p=[0.42, 0.26, 0.16, 0.16]))
     wall = paint(rng)
@@ -173,7 +173,7 @@ def garden_wall(stage: Stage, length: Number, *, light: Number) -> Texture:
 
 
 def fence(stage: Stage, length: Number, *, light: Number) -> Texture:
-    """Draw a see-through fence: pickets, iron rods or wire mesh between posts."""
+    """Draw an open fence: pickets, iron rods or wire mesh between posts."""
     rng = stage.rng
     top, style, colour = float(rng.uniform(1.4, 2.3)), int(rng.integers(3)), paint(rng)
     t = Texture(length, top, packed(colour * np.float32(light)), fine=48)

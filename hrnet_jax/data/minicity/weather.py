@@ -1,4 +1,4 @@
-"""Sky, light and lens of minicity: what turns a clean drawing into a photograph."""
+"""Sky, light and lens of minicity, which turn a clean drawing into a photograph."""
 
 from dataclasses import dataclass
 
@@ -49,12 +49,12 @@ ODDS = (0.26, 0.16, 0.15, 0.12, 0.09, 0.07, 0.09, 0.06)
 
 
 def choose_weather(rng: np.random.Generator) -> Weather:
-    """Draw one kind of weather by its odds."""
+    """Choose one kind of weather by its odds."""
     return WEATHERS[int(rng.choice(len(WEATHERS), p=ODDS))]
 
 
 def paint_sky(stage: Stage, weather: Weather) -> None:
-    """Fill the canvas with a sky: a gradient, a bright side, clouds which flatten far away."""
+    """Fill the canvas with a sky: a gradient, a bright side, clouds that flatten far away."""
     cam, rng = stage.camera, stage.rng
     # clouds are soft: a quarter of the canvas's resolution is enough
     rows, width = (int(cam.horizon) + cam.height // 10) // 4 + 1, cam.width // 4
@@ -113,7 +113,7 @@ def soften(plane: np.ndarray) -> np.ndarray:
 
 
 def _bloom(light: np.ndarray) -> np.ndarray:
-    """Spread what shines (uint8 [h w]) over its neighbourhood."""
+    """Spread bright pixels (uint8 [h w]) over their neighbourhood."""
     h, w = light.shape
     total = np.zeros(light.shape, np.float32)
     small = light
@@ -135,7 +135,7 @@ def _reflect(planes: list[np.ndarray], label: np.ndarray, horizon: int, *, wet: 
 
 
 def develop(stage: Stage, weather: Weather) -> tuple[np.ndarray, np.ndarray]:
-    """Turn the canvas into a picture of half its size: fog, light, glow, lens and sensor."""
+    """Turn the canvas into an image of half its size: fog, light, glow, lens and sensor."""
     rng = stage.rng
     *colours, shine = cv2.split(halved(stage.pixels))
     label = np.ascontiguousarray(stage.tags[::2, ::2, 0])
@@ -160,7 +160,7 @@ def develop(stage: Stage, weather: Weather) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _expose(planes: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """Apply what the camera does: vignette, softness, exposure, contrast, cast and noise."""
+    """Apply the camera's effects: vignette, softness, exposure, contrast, cast and noise."""
     h, w = planes[0].shape
     dx = ((np.arange(w, dtype=np.float32) + 0.5) / np.float32(w) - np.float32(0.5))[None, :]
     dy = ((np.arange(h, dtype=np.float32) + 0.5) / np.float32(h) - np.float32(0.5))[:, None]

@@ -1,4 +1,4 @@
-"""Writing minicity: the files, their names and bytes, completely or not at all."""
+"""Write the files of minicity, all or none."""
 
 import glob
 import os
@@ -22,13 +22,13 @@ from hrnet_jax.data.types import Image, Label
 from hrnet_jax.data.workers import begin_worker
 from hrnet_jax.runs.paths import has_ended, make_folder, write_json
 
-VERSION = 2  # of the drawings; raised whenever the same seed gives other pixels
+VERSION = 2  # of the drawings; increased whenever the same seed gives other pixels
 CITIES = {
     "train": ("aldermoor", "brunnthal", "castelvento", "dornhaven", "eskeby", "fontmarin",
               "grauberg", "hollinsea"),
     "val": ("lindmark", "mirefleur", "northolm"),
 }  # fmt: skip
-SCENES_PER_WORKER = 16  # at least, for a process to be worth its start
+SCENES_PER_WORKER = 16  # at least; fewer do not justify the start of a process
 _SPLIT_SEEDS = {"train": 0, "val": 1}
 # Fixed, so that the bytes of a file depend on its pixels alone.
 _PNG = (cv2.IMWRITE_PNG_COMPRESSION, 2, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE,
@@ -37,7 +37,7 @@ _PNG = (cv2.IMWRITE_PNG_COMPRESSION, 2, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PN
 
 @dataclass(frozen=True)
 class Entry:
-    """The place of one scene in the dataset; its drawing depends on these fields alone."""
+    """The name of one scene in the dataset; its drawing depends on these fields alone."""
 
     split: str
     index: int
@@ -57,7 +57,7 @@ class Entry:
         return Path(kind, self.split, city, f"{self.name}_{kind}{suffix}.png")
 
     def draw(self, *, height: int = 256, width: int = 512) -> tuple[Image, Label]:
-        """Draw the scene; each has a generator of its own, so that more scenes change none."""
+        """Draw the scene with a generator of its own, so that more scenes do not change it."""
         rng = np.random.default_rng([self.seed, _SPLIT_SEEDS[self.split], self.index])
         return draw_scene(rng, height=height, width=width)
 
@@ -84,7 +84,7 @@ def _write_scene(entry: Entry, *, root: Path, height: int, width: int) -> None:
 
 @contextmanager
 def _no_main() -> Iterator[None]:
-    """Keep new workers from importing the main module: `hrnet_jax.main` would pull in JAX."""
+    """Keep new workers from importing the main module: `hrnet_jax.main` would import JAX."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:
@@ -96,11 +96,11 @@ def _no_main() -> Iterator[None]:
 def _each(
     job: Callable[[Entry], None], todo: list[Entry], *, workers: int
 ) -> Generator[None, None, None]:
-    """Do the job for every scene, in worker processes if there are at least two."""
+    """Run the job for every scene, in worker processes if there are at least two."""
     if workers < 2:
         yield from map(job, todo)
         return
-    # `spawn`, because a process that has started JAX must not be forked
+    # `spawn`, because a process that runs JAX must not be forked
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=begin_worker)
     try:
         with _no_main():
@@ -118,10 +118,10 @@ def write(
     seed: int = 0,
     height: int = 256,
     width: int = 512,
-    workers: int | None = None,  # processes; by default one per core if there is enough to do
+    workers: int | None = None,  # processes; default: one per core, if there are enough scenes
     track: Callable[[Iterable[None]], Iterable[None]] = iter,  # shows progress, scene by scene
 ) -> None:
-    """Write the dataset to the new folder `root`, completely or not at all."""
+    """Write the dataset to the new folder `root`, atomically."""
     root = Path(root)
     if root.exists():
         raise FileExistsError(f"{root} exists; remove it to write minicity again")

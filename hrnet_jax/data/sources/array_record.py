@@ -1,13 +1,14 @@
 """Datasets as ArrayRecord shards: a few large files with checksums and random access.
 
-They are written and read by TFDS, but without TensorFlow: TFDS returns the stored bytes, which are
-decoded like those of every other source.
+TFDS writes and reads them without TensorFlow: it returns the stored bytes, which are decoded as
+from every other source.
 """
 
 import dataclasses
 import io
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,36 +22,36 @@ from hrnet_jax.data.decode import decode_label, is_mat
 from hrnet_jax.data.sources.folder import Record
 from hrnet_jax.runs.paths import to_local_path
 
-VERSION = "1.0.0"  # of the stored form
+VERSION = "1.0.0"  # of the stored format
 _SHARD = 500  # examples per file: 1.3 GB of Cityscapes, 25 MB of ADE20K
 
 _KEYS = {"id": "id", "image": "image", "label": "label"}
 _CITYSCAPES_KEYS = {"id": "image_id", "image": "image_left", "label": "segmentation_label"}
 _OTHER_TASKS = {
     "scene_parse150": "holds instance masks, not the 150 classes of ADE20K's benchmark",
-    "voc": "is about detection and holds no label of pixels",
+    "voc": "is for detection and holds no segmentation labels",
 }
 _PREPARE = (
-    "\nPrepare it in ArrayRecord form from its folder or zip files, with the config you train with:"
+    "\nPrepare it as ArrayRecord from its folder or zip files, with your training config:"
     "\n  python -m hrnet_jax.main --mode prepare --config CONFIG --config.data.root=SOURCE"
     " --output=DIR"
 )
 
 
 class ArrayRecordSource:
-    """The records of one split in a folder that `write` or TFDS's own Cityscapes builder made."""
+    """The records of one split in a folder written by `write` or TFDS's Cityscapes builder."""
 
     def __init__(self, folder: str | os.PathLike[str], dataset: Dataset, split: str):
         import tensorflow_datasets as tfds
 
-        dataset.parts(split)  # a mistyped split comes first
+        dataset.parts(split)  # reports an unknown split before a missing folder
         self._folder = to_local_path(folder)
         self._split = split
         info = _read_json(self._folder / "dataset_info.json")
         self._keys = _keys(self._folder, info, dataset=dataset)
         builder = tfds.builder_from_directory(self._folder)
         if split not in builder.info.splits:
-            split = {"val": "validation"}.get(split, split)  # as TFDS calls it
+            split = {"val": "validation"}.get(split, split)  # its name in TFDS
         if split not in builder.info.splits:
             raise ValueError(
                 f"{folder} has no split {split!r}, only {sorted(builder.info.splits)}." + _PREPARE
@@ -58,7 +59,7 @@ class ArrayRecordSource:
         for path in builder.info.splits[split].filepaths:
             if not path.exists():
                 raise FileNotFoundError(
-                    f"The shard {path} is missing: {folder} was not copied as a whole."
+                    f"The shard {path} is missing: {folder} was not copied completely."
                 )
         skip = tfds.decode.SkipDecoding()
         self._records = builder.as_data_source(
@@ -77,7 +78,7 @@ class ArrayRecordSource:
         return f"{where} (image)", f"{where} (label)"
 
     def is_intact(self, index: int) -> bool:
-        """Whether an example is, byte for byte, what was given to `write`."""
+        """Whether an example equals, byte for byte, the one given to `write`."""
         example = self._example(index)
         return checksum(self._record(index, example)) == example["crc32"]
 
@@ -109,28 +110,29 @@ class ArrayRecordSource:
 
 
 def prepared_folder(root: Path, dataset: Dataset) -> Path | None:
-    """Find what TFDS wrote in `root` or below it, as in root/<name>/<config>/<version>."""
+    """Find a dataset of TFDS in `root` or below it, as in root/<name>/<config>/<version>."""
     for depth in ("", "*/", "*/*/", "*/*/*/"):
-        found = sorted(path.parent for path in root.glob(f"{depth}dataset_info.json"))
-        inside = {folder: folder.relative_to(root).parts for folder in found}
         # A killed run leaves folders that begin with a dot, and TFDS some called incomplete.
-        found = [f for f in found if not any(n.startswith((".", "incomplete")) for n in inside[f])]
-        named = [folder for folder in found if dataset.name in inside[folder]]
-        if found:
-            return (named or found)[-1]  # the highest version
+        folders = [
+            path.parent
+            for path in sorted(root.glob(f"{depth}dataset_info.json"))
+            if not re.search(r"(^|/)(\.|incomplete)", path.relative_to(root).as_posix())
+        ]
+        named = [folder for folder in folders if dataset.name in folder.relative_to(root).parts]
+        if folders:
+            return (named or folders)[-1]  # the highest version
     return None
 
 
 def write(records: Mapping[str, Iterable[Record]], dataset: Dataset, *, folder: Path) -> None:
-    """Write all splits, in order, as a folder that `tfds.builder_from_directory` reads.
+    """Write all splits, in order, as a folder for `tfds.builder_from_directory`.
 
-    Images are stored as they are, labels too, except that a `.mat` file becomes a PNG of its
-    values.
+    Images and labels are stored unchanged, except that a `.mat` file becomes a PNG of its values.
     """
     import tensorflow_datasets as tfds
 
-    # Not a GeneratorBasedBuilder: even without shuffling it collects up to 1 GB in memory, and puts
-    # the rest into temporary files with TensorFlow.
+    # Not a GeneratorBasedBuilder: even without shuffling it buffers up to 1 GB in memory, and the
+    # rest in temporary files with TensorFlow.
     features = {
         "id": tfds.features.Text(),
         "image": tfds.features.Image(shape=(None, None, 3)),
@@ -158,7 +160,7 @@ def write(records: Mapping[str, Iterable[Record]], dataset: Dataset, *, folder: 
         for split in records:
             writer.add_examples({split: map(_as_example, records[split])})
         writer.close_all()
-    except RuntimeError as error:  # which ArrayRecord raises when the disk is full
+    except RuntimeError as error:  # from ArrayRecord when the disk is full
         raise OSError(f"Cannot write to {folder}: {error}") from error
 
 
@@ -184,9 +186,9 @@ def _keys(folder: Path, info: dict[str, Any], *, dataset: Dataset) -> dict[str, 
     name, how = info.get("name", "?"), _PREPARE
     if name in _OTHER_TASKS:
         raise ValueError(f"{folder}: TFDS's {name!r} {_OTHER_TASKS[name]}.{how}")
-    if (found := info.get("fileFormat", "tfrecord")) != "array_record":
+    if (kind := info.get("fileFormat", "tfrecord")) != "array_record":
         raise ValueError(
-            f"{folder} holds {found} files, which cannot be read at random without TensorFlow.{how}"
+            f"{folder} holds {kind} files, which allow no random access without TensorFlow.{how}"
         )
     features = _read_json(folder / "features.json").get("featuresDict", {}).get("features", {})
     if set(_KEYS.values()) <= set(features):
@@ -194,7 +196,7 @@ def _keys(folder: Path, info: dict[str, Any], *, dataset: Dataset) -> dict[str, 
         if values != sorted(dataset.label_map):
             raise ValueError(
                 f"{folder} was prepared from {name!r} with other label values than {dataset.name!r}"
-                " has here; give the same --config.data.name, .classes and .label_map as then, or"
+                " has here; use the same --config.data.name, .classes and .label_map as then, or"
                 f" another folder.{how}"
             )
         return _KEYS
@@ -206,7 +208,7 @@ def _keys(folder: Path, info: dict[str, Any], *, dataset: Dataset) -> dict[str, 
         return _CITYSCAPES_KEYS
     raise ValueError(
         f"{folder} holds {name!r} with the features {sorted(features)}, but not an image and a"
-        f" label of its pixels that could be read here.{how}"
+        f" segmentation label in a known form.{how}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Local copies of files in a bucket, for what can only be read from a disk."""
+"""Local copies of files in a bucket, for readers that need a disk."""
 
 import contextlib
 import hashlib
@@ -21,22 +21,22 @@ from hrnet_jax.runs.paths import (
 )
 from hrnet_jax.runs.terminal import Terminal
 
-_PART = 8 << 20  # bytes at a time
+_BLOCK = 8 << 20  # bytes
 
 
 def local_copy(folder: AnyPath, *, terminal: Terminal) -> Path:
-    """Copy a prepared dataset from a bucket, unless there is a copy already; returns the copy.
+    """Copy a prepared dataset from a bucket, unless it was copied before; return the copy.
 
-    A path on a local disk is returned as it is.
+    A path on a local disk is returned unchanged.
 
-    Copies are in the cache folder of this user. The name of each is made from the address and from
-    the sizes and times of all files, so that a changed dataset is copied again. Files get their
-    names when they are complete, so that an interrupted copy is resumed with the next file. The
-    processes of one machine share the copy.
+    Copies are in the user's cache folder. The name of a copy depends on the address and on the
+    sizes and times of all files, so a changed dataset is copied again. Files get their names when
+    they are complete, so an interrupted copy resumes at the next file. The processes of one machine
+    share the copy.
 
     Raises:
         FileNotFoundError: there is no prepared dataset.
-        OSError: the disk has no room for it; says how much it needs.
+        OSError: the disk is too full; the message says how much is needed.
     """
     if not is_remote(folder):
         return folder
@@ -45,7 +45,7 @@ def local_copy(folder: AnyPath, *, terminal: Terminal) -> Path:
     if not any(path.name == "dataset_info.json" for path in sizes):
         raise FileNotFoundError(
             f"{folder} holds no dataset that --mode prepare wrote. Prepare it on a local disk, "
-            "copy the folder with `gcloud storage cp --recursive`, and give the copy's address."
+            "copy the folder with `gcloud storage cp --recursive`, and use the address of the copy."
         )
     state = [(str(path), size, path.stat().mtime) for path, size in sizes.items()]
     name = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]
@@ -67,7 +67,7 @@ def _copy_missing(
     if needed > (free := shutil.disk_usage(copy).free):
         raise OSError(
             f"{folder} is read from a copy in {copy}, which needs {needed / 1e9:.1f} GB more, "
-            f"but {free / 1e9:.1f} GB are free; make room, or set XDG_CACHE_HOME to a folder "
+            f"but {free / 1e9:.1f} GB are available; free some, or set XDG_CACHE_HOME to a folder "
             "on another disk."
         )
     if missing:
@@ -76,16 +76,16 @@ def _copy_missing(
         for path in missing:
             targets[path].parent.mkdir(parents=True, exist_ok=True)
             with path.open("rb") as source, atomic_write(targets[path]) as target:
-                while part := source.read(_PART):
-                    target.write(part)
-                    live.advance(len(part))
+                while block := source.read(_BLOCK):
+                    target.write(block)
+                    live.advance(len(block))
 
 
 @contextlib.contextmanager
 def local_file(path: epath.Path) -> Iterator[Path]:
-    """Copy one file from a bucket into a temporary folder for the time of the block."""
+    """Copy one file from a bucket into a temporary folder, removed after the block."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / path.name
         with path.open("rb") as source, copy.open("wb") as target:
-            shutil.copyfileobj(source, target, _PART)
+            shutil.copyfileobj(source, target, _BLOCK)
         yield copy

@@ -1,4 +1,4 @@
-"""Random-access readers: number -> the undecoded files of one example."""
+"""Random access to the undecoded files of each example."""
 
 import dataclasses
 import os
@@ -6,41 +6,39 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from hrnet_jax.data.dataset import Dataset, Part
-from hrnet_jax.data.sources.pairs import Files, OnProblem, PairFinder, not_found, suffixes_seen
-from hrnet_jax.runs.paths import to_local_path
+from hrnet_jax.data.sources.pairs import Files, OnProblem, PairFinder, suffixes_seen
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Record:
-    """One example as stored: nothing decoded yet."""
+    """One example as stored, not decoded."""
 
     id: str  # the relative path that image and label share, for reports
     image: bytes
     label: bytes | None  # None: no pixel has a class
-    image_path: str  # for messages; a member of an archive gives its archive as well
+    image_path: str  # for messages; includes the archive, if any
     label_path: str
 
 
 @runtime_checkable
 class Source(Protocol):
-    """What the pipeline reads from; workers get it by pickle."""
+    """The input of the pipeline; pickled for workers."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Record: ...
 
     def paths(self, index: int) -> tuple[str, str]:
-        """Name image and label of an example without reading them."""
+        """Return the names of image and label for messages, without reading them."""
 
 
 class FileSource:
     """The records of one split, read from files in a dataset's official layout.
 
-    Order: the parts of the split one after the other; within a part the order of its list files,
-    else the sorted relative paths of the images. All pairs are checked here, so that a missing
-    label is reported before training starts, not hours later. `on_problem` is called with each
-    problem and the names of its files; if it returns instead of raising, the complete pairs are
-    read.
+    Order: part by part; within a part the order of its list files, else the sorted relative paths
+    of the images. All pairs are checked here, so a missing label is reported before training
+    starts. `on_problem` is called with each problem and the names of its files; if it returns
+    instead of raising, the complete pairs are read.
     """
 
     def __init__(
@@ -49,7 +47,7 @@ class FileSource:
         dataset: Dataset,
         split: str,
         *,
-        on_problem: OnProblem | None = None,  # by default a ValueError
+        on_problem: OnProblem | None = None,  # default: raise a ValueError
     ):
         on_problem = on_problem or _refuse
         parts = dataset.parts(split)
@@ -57,8 +55,8 @@ class FileSource:
         self._files = files
         self._pairs: list[tuple[str, Part]] = []  # (stem, part)
         for part in parts:
-            while part.otherwise is not None and not _has_labels(files, part):
-                part = part.otherwise
+            if part.fallback and not (part.labels and files.has_folder(part.labels)):
+                part = part.fallback
             self._pairs += [(stem, part) for stem in finder.stems(part)]
         if not self._pairs:
             on_problem(
@@ -96,30 +94,9 @@ class FileSource:
         return image, part.labels and f"{part.labels}/{stem}{part.label_suffix}"
 
 
-class FolderSource(FileSource):
-    """The records of one split in a folder.
+class Folder:
+    """The files in a folder."""
 
-    Raises:
-        FileNotFoundError: the folder, or one that the dataset needs in it, is missing.
-        ValueError: an image has no label or the reverse, unless `on_problem` returns.
-    """
-
-    def __init__(
-        self,
-        root: str | os.PathLike[str],
-        dataset: Dataset,
-        split: str,
-        *,
-        on_problem: OnProblem | None = None,
-    ):
-        dataset.parts(split)  # a mistyped split comes first
-        folder = to_local_path(root).absolute()
-        if not folder.is_dir():
-            raise FileNotFoundError(not_found(f"folder {folder}", dataset))
-        super().__init__(_Folder(folder), dataset, split, on_problem=on_problem)
-
-
-class _Folder:
     def __init__(self, root: Path):
         self._root = str(root)
 
@@ -134,7 +111,7 @@ class _Folder:
 
     def below(self, folder: str) -> list[str]:
         paths = []
-        # Links are followed: a city or the whole image folder often lies on another disk.
+        # Symbolic links are followed: image folders often link to another disk.
         for parent, _, names in os.walk(self.where(folder), followlinks=True):
             prefix = Path(parent).relative_to(self.where(folder)).as_posix()
             paths += names if prefix == "." else [f"{prefix}/{name}" for name in names]
@@ -159,10 +136,6 @@ class First:
 
     def paths(self, index: int) -> tuple[str, str]:
         return self.source.paths(index)
-
-
-def _has_labels(files: Files, part: Part) -> bool:
-    return part.labels is not None and files.has_folder(part.labels)
 
 
 def _refuse(problem: str, names: list[str]) -> None:

@@ -1,10 +1,11 @@
 """Datasets in zip files, read without unpacking.
 
-Nothing is written, so a hostile name cannot do harm here. It is refused all the same, as is all
-else that no honest archive of images has, because it was made to attack some program.
+Nothing is written, so a hostile name cannot do harm here. Archives with features that no honest
+archive of images has are refused all the same, because they were made to attack some program.
 
 Members are read by our own code. A `zipfile.ZipFile` cannot be pickled for workers, its threads
-share one file handle under a lock (8 threads take a quarter longer), and it checks none of this.
+share one file handle under a lock (8 threads take a quarter longer), and it has none of these
+checks.
 """
 
 import dataclasses
@@ -14,106 +15,84 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 
 from hrnet_jax.data.dataset import Dataset
-from hrnet_jax.data.sources.folder import FileSource
-from hrnet_jax.data.sources.pairs import OnProblem
-from hrnet_jax.runs.paths import to_local_path
 
 MAX_ENTRIES = 250_000  # in one archive
 MAX_FILE_BYTES = 2**28  # of one file, unpacked
-_MAX_DIRECTORY_BYTES = 2**26  # of the table of contents, which is read before it can be checked
-
-
-class ZipSource(FileSource):
-    """The records of one split in one zip file, or in several that together hold the layout.
-
-    The layout may begin at the top of an archive or in a folder of it.
-
-    Raises:
-        ValueError: an archive is damaged, or has something that no honest archive has.
-    """
-
-    def __init__(
-        self,
-        archives: Sequence[str | os.PathLike[str]],
-        dataset: Dataset,
-        split: str,
-        *,
-        on_problem: OnProblem | None = None,
-    ):
-        paths = [to_local_path(path).absolute() for path in archives]
-        super().__init__(_Zips(paths, dataset), dataset, split, on_problem=on_problem)
+_MAX_DIRECTORY_BYTES = 2**26  # of the central directory, which is read before it can be checked
 
 
 @dataclasses.dataclass(frozen=True)
 class _Member:
-    """Where one file is in an archive. No archive is kept open, so it can be pickled."""
+    """One file in an archive. It can be pickled, because no archive is kept open."""
 
-    archive: str
-    name: str
-    offset: int  # of the local header
-    packed: int  # bytes
-    unpacked: int
-    is_deflated: bool
-    crc: int
+    archive: Path
+    info: zipfile.ZipInfo
+
+    def __str__(self) -> str:
+        return f"{self.archive}/{self.info.filename}"
 
     def read(self) -> bytes:
+        info, damaged = self.info, f"{self.archive} is damaged at {self.info.filename}"
         try:
-            with open(self.archive, "rb") as file:
-                file.seek(self.offset)
+            with self.archive.open("rb") as file:
+                file.seek(info.header_offset)
                 header = file.read(30)
                 if header[:4] != b"PK\3\4":
-                    raise zlib.error("its header is not where the archive says")
-                # Names and extra fields may have other lengths here than in the table of contents.
+                    raise zlib.error("its header is not at the declared position")
+                # Name and extra field may have other lengths here than in the central directory.
                 file.seek(sum(struct.unpack_from("<HH", header, 26)), os.SEEK_CUR)
-                data = file.read(self.packed)
-            if self.is_deflated:
-                # One byte more than declared reveals a file that is larger than it says.
-                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, self.unpacked + 1)
+                data = file.read(info.compress_size)
+            if info.compress_type == zipfile.ZIP_DEFLATED:
+                # One byte more than declared reveals a larger file.
+                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, info.file_size + 1)
         except (zlib.error, struct.error) as error:
-            raise ValueError(f"{self._damaged()}: {error}.{_AGAIN}") from error
-        if len(data) != self.unpacked or zlib.crc32(data) != self.crc:
-            raise ValueError(f"{self._damaged()}: size or checksum do not match.{_AGAIN}")
+            raise ValueError(f"{damaged}: {error}.{_AGAIN}") from error
+        if len(data) != info.file_size or zlib.crc32(data) != info.CRC:
+            raise ValueError(f"{damaged}: size or checksum do not match.{_AGAIN}")
         return data
-
-    def _damaged(self) -> str:
-        return f"{self.archive} is damaged at {self.name}"
 
 
 _AGAIN = " Download or pack the archive again."
 
 
-class _Zips:
+class ZipFiles:
+    """The files of one dataset in one zip file, or in several that together hold the layout.
+
+    The layout may begin at the top of an archive or in a folder of it.
+
+    Raises:
+        ValueError: an archive is damaged or was made to attack a program.
+    """
+
     def __init__(self, paths: list[Path], dataset: Dataset):
         parts = [part for split in (*dataset.splits.values(), dataset.test) for part in split]
-        parts += [part.otherwise for part in parts if part.otherwise]
+        parts += [part.fallback for part in parts if part.fallback]
         folders = {f for part in parts for f in (part.images, part.labels) if f is not None}
-        lists = {name for part in parts for name in (*part.lists, *part.lists_without)}
+        lists = {name for part in parts for name in (*part.lists, *part.exclude_lists)}
         starts = tuple(f"{folder}/" for folder in folders)
         self._archives = ", ".join(map(str, paths))
         self._members: dict[str, _Member] = {}
         for path in paths:
-            members = _contents(path)
-            top = _top(members, folders | lists)
-            for member in members:
-                name = member.name.removeprefix(top)
+            infos = _contents(path)
+            top = _top(infos, folders | lists)
+            for info in infos:
+                name = info.filename.removeprefix(top)
                 is_wanted = name in lists or name.startswith(starts)
-                if not member.name.startswith(top) or not is_wanted:
+                if not info.filename.startswith(top) or not is_wanted:
                     continue
                 if (other := self._members.get(name)) is not None:
                     raise ValueError(
-                        f"{name} is in two archives: {other.archive} and {member.archive}. Point"
-                        " to a folder with the archives of one dataset only."
+                        f"{name} is in two archives: {other.archive} and {path}. Use a folder with"
+                        " the archives of one dataset only."
                     )
-                self._members[name] = member
+                self._members[name] = _Member(path, info)
 
     def where(self, name: str) -> str:
-        if member := self._members.get(name):
-            return f"{member.archive}/{member.name}"
-        return f"{name} in {self._archives}"
+        member = self._members.get(name)
+        return str(member) if member else f"{name} in {self._archives}"
 
     def has_folder(self, folder: str) -> bool:
         return any(name.startswith(f"{folder}/") for name in self._members)
@@ -129,40 +108,32 @@ class _Zips:
         return self._members[name].read()
 
 
-def _top(members: list[_Member], wanted: set[str]) -> str:
+def _top(infos: list[zipfile.ZipInfo], wanted: set[str]) -> str:
     """Return the folder in which the layout begins: "" or "ADEChallengeData2016/"."""
     pattern = re.compile(f"((?:[^/]+/)*?)(?:{'|'.join(map(re.escape, sorted(wanted)))})(?:/|$)")
-    tops = {match[1] for member in members if (match := pattern.match(member.name))}
+    tops = {match[1] for info in infos if (match := pattern.match(info.filename))}
     tops = {top for top in tops if not top.startswith("__MACOSX/")}
     return min(tops, key=lambda top: (top.count("/"), top), default="")
 
 
-def _contents(path: Path) -> list[_Member]:
-    """Read an archive's table of contents; refuse what no honest archive has."""
+def _contents(path: Path) -> list[zipfile.ZipInfo]:
+    """Return the files in an archive's central directory; refuse hostile entries."""
     try:
         _check_directory_size(path)
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, struct.error, EOFError) as error:
-        raise ValueError(f"{path} is no zip file, or a damaged one: {error}.{_AGAIN}") from error
-    members: dict[str, _Member] = {}
+        raise ValueError(f"{path} is not a zip file, or damaged: {error}.{_AGAIN}") from error
+    files: dict[str, zipfile.ZipInfo] = {}
     for info in infos:
         if problem := _problem(info):
-            raise ValueError(_refusal(path, f"{info.orig_filename!r} {problem}"))
+            raise _refusal(path, f"{info.orig_filename!r} {problem}")
         if info.is_dir():
             continue
-        if info.filename in members:
-            raise ValueError(_refusal(path, f"{info.filename!r} is in it twice"))
-        members[info.filename] = _Member(
-            archive=str(path),
-            name=info.filename,
-            offset=info.header_offset,
-            packed=info.compress_size,
-            unpacked=info.file_size,
-            is_deflated=info.compress_type == zipfile.ZIP_DEFLATED,
-            crc=info.CRC,
-        )
-    return list(members.values())
+        if info.filename in files:
+            raise _refusal(path, f"{info.filename!r} is in it twice")
+        files[info.filename] = info
+    return list(files.values())
 
 
 def _problem(info: zipfile.ZipInfo) -> str | None:
@@ -178,37 +149,35 @@ def _problem(info: zipfile.ZipInfo) -> str | None:
     if info.flag_bits & 1:
         return "is encrypted"
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        return "is packed by another method than the usual two (stored, deflated)"
+        return "is packed by another method than stored or deflated"
     if info.file_size > MAX_FILE_BYTES:
-        return f"unpacks to {info.file_size:,} bytes, beyond {MAX_FILE_BYTES:,}"
+        return f"unpacks to {info.file_size:,} bytes, over the limit of {MAX_FILE_BYTES:,}"
     return None
 
 
-def _refusal(path: Path, problem: str) -> str:
-    return (
-        f"{path} is refused: {problem}. No archive of images needs that; get it from where it was"
-        " published, or unpack it yourself and point to the folder."
+def _refusal(path: Path, problem: str) -> ValueError:
+    return ValueError(
+        f"{path} is refused: {problem}. No archive of images needs that; download it from its"
+        " publisher, or unpack it yourself and point to the folder."
     )
 
 
 def _check_directory_size(path: Path) -> None:
-    """Read only the last record of an archive, because `zipfile` would load all entries first."""
+    """Check the last record of an archive, because `zipfile` loads all entries at once."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 2**16 - 22 - 20 - 56))  # comment, end, locator, end of zip64
         tail = file.read()
     end = tail.rfind(b"PK\5\6")
     if end < 0:
-        raise zipfile.BadZipFile("the table of contents at its end is missing")
+        raise zipfile.BadZipFile("the central directory at its end is missing")
     entries, directory = struct.unpack_from("<HI", tail, end + 10)
-    # An archive of zip64 has the true numbers in a record of 56 bytes and a pointer of 20 to it.
+    # A zip64 archive has the true numbers in a record of 56 bytes, followed by a locator of 20.
     if tail[max(0, end - 20) :].startswith(b"PK\6\7") and end >= 76:
         entries, directory = struct.unpack_from("<QQ", tail, end - 76 + 32)
     if entries > MAX_ENTRIES or directory > _MAX_DIRECTORY_BYTES:
-        raise ValueError(
-            _refusal(
-                path,
-                f"it has {entries:,} entries in {directory:,} bytes, beyond {MAX_ENTRIES:,} in"
-                f" {_MAX_DIRECTORY_BYTES:,}",
-            )
+        raise _refusal(
+            path,
+            f"it has {entries:,} entries in {directory:,} bytes, over the limit of"
+            f" {MAX_ENTRIES:,} in {_MAX_DIRECTORY_BYTES:,}",
         )

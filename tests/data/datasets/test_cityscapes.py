@@ -39,6 +39,6 @@ def test_the_official_layout_and_counts():
 def test_the_test_split_may_lack_labels():
     (test,) = DATASET.parts("test")
     assert (test.images, test.labels) == ("leftImg8bit/test", "gtFine/test")
-    assert test.otherwise is not None
-    assert (test.otherwise.images, test.otherwise.labels) == ("leftImg8bit/test", None)
+    assert test.fallback is not None
+    assert (test.fallback.images, test.fallback.labels) == ("leftImg8bit/test", None)
     assert "test" not in DATASET.splits

@@ -2,7 +2,7 @@ import numpy as np
 
 from hrnet_jax.data.datasets import ade20k
 from hrnet_jax.data.datasets.pascal_context import CLASSES_59, CLASSES_60, DATASET, DATASET_59
-from hrnet_jax.data.sources.folder import FolderSource
+from hrnet_jax.data.sources.open import open_source
 
 
 def test_names_are_alphabetical_after_the_background():
@@ -37,5 +37,5 @@ def test_the_layout_is_the_references(tmp_path):
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("2008_1\n")
-    (record,) = FolderSource(tmp_path, DATASET_59, "val")
+    (record,) = open_source(tmp_path, DATASET_59, "val")
     assert record.id == "2008_1"

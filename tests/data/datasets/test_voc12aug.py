@@ -51,7 +51,7 @@ def write(root, **files):
 def root(tmp_path):
     jpeg = io.BytesIO()
     Image.new("RGB", (3, 2)).save(jpeg, "jpeg")
-    # 1 and 2 are VOC's; SBD has 2, and 3, 4, 5 besides, of which 5 is VOC's to validate with.
+    # VOC trains on 1 and 2 and validates on 5; SBD has 2, 3, 4 and 5.
     write(tmp_path, **{f"JPEGImages/{n}.jpg": jpeg.getvalue() for n in "123456"})
     write(tmp_path, **{f"SegmentationClass/{n}.png": png(LABEL) for n in "125"})
     lists = {"train": "1\n2\n", "val": "5\n", "trainval": "1\n2\n5\n"}
@@ -67,7 +67,7 @@ def with_sbd(root):
     return root
 
 
-def test_sbd_adds_what_voc_neither_trains_nor_validates_on(with_sbd):
+def test_sbd_adds_only_images_outside_the_lists_of_voc(with_sbd):
     train = open_source(with_sbd, DATASET, "train")
     assert [record.id for record in train] == ["1", "2", "4", "3"]
     assert [record.label_path.rpartition(".")[2] for record in train] == [

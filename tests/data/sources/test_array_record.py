@@ -106,7 +106,7 @@ def test_of_several_prepared_datasets_the_named_one_is_read(tmp_path):
         folder.mkdir(parents=True)
         (folder / "dataset_info.json").write_text("{}")
     assert prepared_folder(tmp_path, PETS) == tmp_path / "custom" / "1.0.0"
-    # Pascal Context's 59 classes are read from what was prepared with 60.
+    # A dataset prepared with 60 classes serves Pascal Context's 59 too.
     assert prepared_folder(tmp_path / "voc", PETS) == tmp_path / "voc" / "1.0.0"
     assert prepared_folder(tmp_path / ".custom.partial" / "custom", PETS) is not None
 
@@ -129,7 +129,7 @@ def test_a_checksum_covers_name_image_and_label():
     assert len(sums) == 4
 
 
-def test_an_example_that_is_not_what_was_written_is_found(written, monkeypatch):
+def test_a_changed_example_is_detected(written, monkeypatch):
     source = ArrayRecordSource(written[1], PETS, "train")
     example = source._example(0)
     monkeypatch.setattr(source, "_example", lambda index: {**example, "image": b"other"})
@@ -153,7 +153,7 @@ def test_flipped_and_lost_bytes_name_the_example(written):
 
 def test_a_missing_shard_is_named_at_once(written):
     shard(written[1], "val").unlink()
-    with pytest.raises(FileNotFoundError, match=r"shard .*-val.* is missing: .* as a whole"):
+    with pytest.raises(FileNotFoundError, match=r"shard .*-val.* is missing: .* copied completely"):
         ArrayRecordSource(written[1], PETS, "val")
 
 
@@ -162,7 +162,7 @@ def edit(folder, **fields):
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
-def test_what_cannot_be_read_says_how_to_prepare_it(written):
+def test_an_unreadable_format_says_how_to_prepare_it(written):
     _, folder = written
     edit(folder, fileFormat="tfrecord")
     with pytest.raises(ValueError, match=r"holds tfrecord files.*without TensorFlow") as error:
@@ -171,7 +171,7 @@ def test_what_cannot_be_read_says_how_to_prepare_it(written):
 
 
 @pytest.mark.parametrize(
-    ("name", "what"), [("scene_parse150", "instance masks"), ("voc", "about detection")]
+    ("name", "what"), [("scene_parse150", "instance masks"), ("voc", "for detection")]
 )
 def test_datasets_for_other_tasks_are_refused(written, name, what):
     edit(written[1], name=name, fileFormat="tfrecord")
@@ -190,7 +190,7 @@ def test_another_dataset_and_another_split_are_refused(written):
 
 
 def tfds_builder(folder, features):
-    """A folder as TFDS's builder named cityscapes leaves it, with the given features."""
+    """A folder like that of TFDS's builder cityscapes, with the given features."""
     import tensorflow_datasets as tfds
 
     class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):

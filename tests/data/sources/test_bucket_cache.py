@@ -57,7 +57,7 @@ def test_an_interrupted_copy_is_resumed(prepared, terminal):
 
 def test_a_disk_without_room_is_reported_before_copying(prepared, terminal, monkeypatch):
     monkeypatch.setattr(bucket_cache, "size_of", lambda path: 10**18)
-    with pytest.raises(OSError, match=r"needs 3000000000\.0 GB more, but .* GB are free; make"):
+    with pytest.raises(OSError, match=r"needs 3000000000\.0 GB more, but .* GB are available"):
         local_copy(FOLDER, terminal=terminal)
     assert not prepared.read
 

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from hrnet_jax.data.dataset import folder_dataset
-from hrnet_jax.data.sources.folder import FolderSource
+from hrnet_jax.data.sources.open import open_source
 
 PETS = folder_dataset(classes=("cat", "dog"))
 
@@ -24,28 +24,28 @@ def write_pairs(root, *stems):
 def test_a_missing_folder_is_named(tmp_path):
     write(tmp_path, "images/train/a.jpg")
     with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path / "labels/train"))):
-        FolderSource(tmp_path, PETS, "train")
+        open_source(tmp_path, PETS, "train")
 
 
 def test_a_missing_list_file_is_named(tmp_path):
     write_pairs(tmp_path, "a")
     dataset = folder_dataset(classes=("cat", "dog"), list_file="{split}.txt")
     with pytest.raises(FileNotFoundError, match=r"no list file .*train\.txt"):
-        FolderSource(tmp_path, dataset, "train")
+        open_source(tmp_path, dataset, "train")
 
 
 def test_images_without_label_are_counted_and_named(tmp_path):
     write_pairs(tmp_path, "ok")
     write(tmp_path, *(f"images/train/{i}.jpg" for i in range(5)))
     with pytest.raises(ValueError, match=r"5 images of .* have no label: 0, 1, 2, \.\.\."):
-        FolderSource(tmp_path, PETS, "train")
+        open_source(tmp_path, PETS, "train")
 
 
 def test_labels_without_image_are_counted_and_named(tmp_path):
     write_pairs(tmp_path, "ok")
     write(tmp_path, "labels/train/x/1.png", "labels/train/2.png")
     with pytest.raises(ValueError, match=r"2 labels of .* have no image: 2, x/1\."):
-        FolderSource(tmp_path, PETS, "train")
+        open_source(tmp_path, PETS, "train")
 
 
 def test_listed_but_missing_images_are_named(tmp_path):
@@ -53,7 +53,7 @@ def test_listed_but_missing_images_are_named(tmp_path):
     (tmp_path / "train.txt").write_text("a\nb\n")
     dataset = folder_dataset(classes=("cat", "dog"), list_file="{split}.txt")
     with pytest.raises(ValueError, match=r"1 images of .* are listed but missing: b"):
-        FolderSource(tmp_path, dataset, "train")
+        open_source(tmp_path, dataset, "train")
 
 
 def test_repeated_list_entries_are_refused(tmp_path):
@@ -61,24 +61,24 @@ def test_repeated_list_entries_are_refused(tmp_path):
     (tmp_path / "train.txt").write_text("a\nb\na\n")
     dataset = folder_dataset(classes=("cat", "dog"), list_file="{split}.txt")
     with pytest.raises(ValueError, match="lists 1 names more than once: a"):
-        FolderSource(tmp_path, dataset, "train")
+        open_source(tmp_path, dataset, "train")
 
 
 def test_complete_pairs_are_read_if_the_problems_are_only_reported(tmp_path):
     write(tmp_path, "images/train/a.jpg", "images/train/b.jpg")
     write(tmp_path, "labels/train/a.png", "labels/train/c.png")
-    heard = []
-    files = FolderSource(
-        tmp_path, PETS, "train", on_problem=lambda problem, names: heard.append((problem, names))
+    reported = []
+    files = open_source(
+        tmp_path, PETS, "train", on_problem=lambda problem, names: reported.append((problem, names))
     )
-    assert [names for _, names in heard] == [["c"], ["b"]]
-    assert "labels of dataset 'custom' have no image: c." in heard[0][0]
-    assert "images of dataset 'custom' have no label: b." in heard[1][0]
+    assert [names for _, names in reported] == [["c"], ["b"]]
+    assert "labels of dataset 'custom' have no image: c." in reported[0][0]
+    assert "images of dataset 'custom' have no label: b." in reported[1][0]
     assert [files.paths(i)[0][-5:] for i in range(len(files))] == ["a.jpg"]
 
 
-def test_an_empty_split_tells_which_files_it_saw_instead(tmp_path):
+def test_an_empty_split_reports_the_files_it_saw(tmp_path):
     write(tmp_path, "images/train/a.PNG", "images/train/b.PNG")
     (tmp_path / "labels/train").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"(?s)is empty.*'\.jpg'.*found: 2 x '\.PNG'"):
-        FolderSource(tmp_path, PETS, "train")
+        open_source(tmp_path, PETS, "train")
