@@ -49,6 +49,13 @@ def _check_choices(config: ConfigDict) -> None:
     _one_of(config, "eval.mode", ("whole", "slide"))
     _one_of(config, "train.loss", tuple(LOSSES), advice=_OWN)
     _one_of(config, "optim.name", tuple(OPTIMIZERS), advice=_OWN)
+    for name in config.train.augmentations:
+        if name not in AUGMENTATIONS:
+            raise ValueError(
+                f"config.train.augmentations: there is no {name!r} in data.transforms."
+                f"AUGMENTATIONS, which holds {', '.join(AUGMENTATIONS) or 'none'}; CONTRIBUTING.md "
+                "tells how to add one."
+            )
     _one_of(config, "train.remat", ("none", "block", "stage"))
     _one_of(config, "data.on_error", ("stop", "quarantine"))
 
