@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from hrnet_jax.config.custom_data import dataset_of
 from hrnet_jax.data.datasets import DATASETS
+from hrnet_jax.data.transforms import AUGMENTATIONS
 from hrnet_jax.models import HEADS, VARIANTS
 from hrnet_jax.training.losses import LOSSES
 from hrnet_jax.training.optim import OPTIMIZERS
