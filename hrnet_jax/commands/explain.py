@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import os
 import re
 import sys
 import traceback as tracebacks
@@ -71,6 +72,11 @@ def errors(*, mode: str, traceback: bool, can_resume: Callable[[], bool]) -> Ite
     except (ValueError, OSError, FloatingPointError) as error:
         if traceback:
             raise
+        if mode == "train" and isinstance(error, OSError):
+            # After a failed save Orbax's threads would keep the process alive for five minutes.
+            print(f"Error: {error}", file=sys.stderr, flush=True)
+            sys.stdout.flush()
+            os._exit(1)
         sys.exit(f"Error: {error}")
 
 

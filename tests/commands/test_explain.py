@@ -26,7 +26,8 @@ def ended(error, **options):
 
 @pytest.mark.parametrize("error", [ValueError, OSError, FloatingPointError])
 def test_a_mistake_is_one_line_unless_a_traceback_is_asked_for(error):
-    assert ended(error("what, where, what to do")) == "Error: what, where, what to do"
+    left = ended(error("what, where, what to do"), mode="eval")
+    assert left == "Error: what, where, what to do"
     asked = explain.errors(mode="eval", traceback=True, can_resume=lambda: False)
     with pytest.raises(error), asked:
         raise error
