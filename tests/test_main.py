@@ -49,7 +49,7 @@ MISTAKES = {
     "unknown mode": (["--mode=fly"], "flag --mode=fly: value should be one of"),
     "field without a config": (
         ["--mode=eval", "--checkpoint=runs/x", "--config.model.dtype=bfloat16"],
-        "--config.model.dtype changes a recipe; give that too, as in --config configs/hr18s",
+        "--config.model.dtype changes a field of a recipe; name the recipe too, as in --config conf",
     ),
     "compare nothing": (["--mode=compare", "a"], "needs two folders that --mode eval wrote, not 1"),
     "compare nowhere": (["--mode=compare", "a", "b"], "There is no scores.json in a;"),
@@ -98,12 +98,12 @@ MISTAKES = {
     ),
     "empty input": (
         ["--mode=predict", "--checkpoint=x", "--input", ""],
-        "--input is empty; give a path, or leave the option out.",
+        "--input is empty; give a path, or omit the option.",
     ),
     "empty workdir": (["--mode=eval", "--workdir", ""], "--workdir is empty"),
     "empty output": (["--mode=predict", "--output="], "--output is empty"),
     "empty checkpoint": (["--mode=eval", "--checkpoint="], "--checkpoint is empty"),
-    "stray word": (["train"], "'train' is no option"),
+    "stray word": (["train"], "'train' is not an option"),
 }
 
 
@@ -227,8 +227,8 @@ def test_an_interrupt_while_python_imports_is_no_traceback():
 def test_help_teaches():
     done = run("--help", check=False)
     text = done.stdout + done.stderr
-    assert "predict  label the images in --input" in text
-    assert "--split train or test, --limit so many images" in text
+    assert "predict    label the images and videos of --input with --checkpoint" in text
+    assert "--limit: Number of images that --mode eval scores, from the first; 0: all." in text
     for mode in main._MODES:
         assert re.search(rf"^ *{mode}(  |$)", text, flags=re.MULTILINE), mode
 

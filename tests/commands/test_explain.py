@@ -9,8 +9,8 @@ from hrnet_jax.runs.signals import Stopped
 
 def test_the_advice_on_memory_fits_what_the_mode_takes():
     advice = explain.out_of_memory("RESOURCE_EXHAUSTED: Out of memory", mode="predict")
-    assert "does not suffice (RESOURCE_EXHAUSTED: Out of memory)" in advice
-    assert "with --config (the recipe) --config.eval.mode=slide" in advice
+    assert "the device ran out of memory (RESOURCE_EXHAUSTED: Out of memory)" in advice
+    assert "with --config RECIPE --config.eval.mode=slide" in advice
     assert "batch_size" not in advice
     advice = explain.out_of_memory("RESOURCE_EXHAUSTED: Out of memory", mode="benchmark")
     assert "lower config.train.batch_size (a quarter of it is measured)" in advice
