@@ -49,7 +49,7 @@ MISTAKES = {
     "unknown mode": (["--mode=fly"], "flag --mode=fly: value should be one of"),
     "field without a config": (
         ["--mode=eval", "--checkpoint=runs/x", "--config.model.dtype=bfloat16"],
-        "--config.model.dtype changes a field of a recipe; name the recipe too, as in --config conf",
+        "--config.model.dtype changes a field of a recipe; name the recipe too, as in --config",
     ),
     "compare nothing": (["--mode=compare", "a"], "needs two folders that --mode eval wrote, not 1"),
     "compare nowhere": (["--mode=compare", "a", "b"], "There is no scores.json in a;"),

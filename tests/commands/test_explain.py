@@ -13,7 +13,7 @@ def test_the_advice_on_memory_fits_what_the_mode_takes():
     assert "with --config RECIPE --config.eval.mode=slide" in advice
     assert "batch_size" not in advice
     advice = explain.out_of_memory("RESOURCE_EXHAUSTED: Out of memory", mode="benchmark")
-    assert "lower config.train.batch_size (a quarter of it is measured)" in advice
+    assert "Lower config.train.batch_size (a quarter of it is measured)" in advice
 
 
 def ended(error, **options):
