@@ -237,7 +237,7 @@ def test_what_prepare_writes_is_a_root_to_train_from(tiny_city, tmp_path):
     arguments = ("--mode=prepare", "--config=configs/hr18s_minicity.py", f"--output={tmp_path}")
     done = run(*arguments, f"--config.data.root={tiny_city}")
     assert f"Use it with --config.data.root={tmp_path}/minicity/1.0.0" in done.stdout
-    assert "val: 4 examples, every CRC-32 right" in done.stdout
+    assert "val: 4 examples, every CRC-32 correct" in done.stdout
     assert "Downloading" not in done.stdout + done.stderr
 
 

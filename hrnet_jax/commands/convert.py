@@ -210,8 +210,7 @@ def _report(source: Source, loaded: Loaded, *, variant: str, names: ClassNames |
         "classes": f"{summarize(names.names)}, {names.origin}" if names else "none: a backbone",
         "tensors": f"{len(arrays)}, {sum(leaf.nbytes for leaf in arrays):,} bytes",
         "from": loaded.origin,
-        "dropped": "\n".join(f"{name}: {reason}" for name, reason in source.dropped.items())
-        or "nothing",
+        "dropped": "\n".join(map(": ".join, source.dropped.items())) or "nothing",
     }
     if source.counters:
         report["kept"] = f"{len(source.counters)} batch counters, for exports"
