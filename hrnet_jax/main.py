@@ -194,7 +194,7 @@ def _path(flag: flags.FlagHolder) -> AnyPath | None:
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """Parse the command line; a mistake in it is one line, not a traceback."""
     try:
-        return flags.FLAGS(recipes.with_located(argv))
+        return flags.FLAGS(recipes.resolve_config(argv))
     except Exception as error:  # a recipe may raise anything
         sys.exit(f"Error: {explain.bad_flags(error, argv)}")
 

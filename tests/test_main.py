@@ -64,19 +64,19 @@ MISTAKES = {
     ),
     "scales that are words": (
         ["--config", "configs/hr18s_minicity.py", "--config.eval.ratios=0.5,x"],
-        "config.eval.ratios=('0.5,x',): '0.5,x' is no finite number from 0.01 to 100",
+        "config.eval.ratios=('0.5,x',): '0.5,x' is not a number from 0.01 to 100",
     ),
     "scale that is no number": (
         ["--config", "configs/hr18s_minicity.py", "--config.eval.ratios=(nan,)"],
-        "is no finite number from 0.01 to 100",
+        "is not a number from 0.01 to 100",
     ),
     "weights that are words": (
         ["--config", "configs/hr18s_minicity.py", "--config.train.class_weights=a,b"],
-        "config.train.class_weights=('a,b',): 'a,b' is no finite number from 0 to",
+        "config.train.class_weights=('a,b',): 'a,b' is not a number from 0 to",
     ),
     "power that is no number": (
         ["--config", "configs/hr18s_minicity.py", "--config.optim.power=nan"],
-        "config.optim.power=nan: nan is no finite number",
+        "config.optim.power=nan: nan is not a number",
     ),
     "a flag of another mode": (
         ["--config=configs/hr18s_minicity.py", "--split=test"],
@@ -108,7 +108,7 @@ MISTAKES = {
 
 
 RECIPES = {
-    "config.json": ("{}", "config.json is no recipe, which is a file in Python"),
+    "config.json": ("{}", "config.json is not a recipe, a Python file such as"),
     "typo.py": ("def get_config():\n    return default()\nx = y", "typo.py, line 3)"),
     "syntax.py": ("def get_config()\n", "expected ':' (syntax.py, line 1)"),
     "number.py": ("\n1 / 0", "division by zero ("),
