@@ -57,7 +57,10 @@ MISTAKES = {
         ["--config=configs/hr18s_minicity.py", "--mode=benchmark", "--images=3"],
         "--images=3 leaves nothing to time: the first 5 are warm-up",
     ),
-    "words of no row": (["--mode=zoo", "coco"], "No row of the zoo is 'coco'; choose from hr18s"),
+    "words of no row": (
+        ["--mode=zoo", "coco"],
+        "No row of the zoo matches 'coco'; choose from",
+    ),
     "row that is not here": (
         ["--mode=eval", "--checkpoint=fcn_hr18_512x1024_160k_cityscapes"],
         "get it with: python -m convert.from_pytorch --zoo fcn_hr18_512x1024_160k_cityscapes",

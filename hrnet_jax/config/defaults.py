@@ -89,7 +89,7 @@ def default(*, name: str, dataset: str, variant: str) -> ConfigDict:
     config.optim.lr = 0.01  # at step 0
     # The head's rate at step 0, for example ten times `lr` in fine-tuning; None: the same as `lr`.
     config.optim.head_lr = placeholder(float)
-    config.optim.min_lr = 1e-4  # at the last step
+    config.optim.min_lr = 1e-4  # at the end of the decay
     config.optim.power = 0.9  # of the polynomial decay
     config.optim.momentum = 0.9
     config.optim.weight_decay = 5e-4  # on every parameter
