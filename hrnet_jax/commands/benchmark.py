@@ -24,7 +24,7 @@ from hrnet_jax.runs.paths import AnyPath, make_folder, write_json
 from hrnet_jax.runs.terminal import Terminal
 
 _STEPS = 3  # of training; all of them allocate the same
-_WARM_UP = 5  # images, not timed; the published speeds leave out as many
+_WARM_UP = 5  # images that are not timed, as for the published speeds
 _GB = 2**30  # bytes, as in PyTorch's reports
 
 # The most frequent size of the validation images.

@@ -6,7 +6,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from hrnet_jax import models, zoo
 from hrnet_jax.config import recipes
@@ -99,11 +100,10 @@ def exported_state(weights: Weights) -> dict[str, np.ndarray]:
 
 def report_table(report: Report, *, title: str) -> Table:
     """Lay out a report for a terminal."""
-    table = Table(title=title, title_justify="left", show_header=False)
-    table.add_column()
-    table.add_column(overflow="fold")
+    columns = Column(), Column(overflow="fold")
+    table = Table(*columns, title=title, title_justify="left", show_header=False)
     for name, value in report.items():
-        table.add_row(name, value.replace("[", r"\["))
+        table.add_row(name, Text(value))  # brackets are not markup
     return table
 
 
@@ -124,9 +124,8 @@ def _fitted(
     meta = _meta(source, config, variant=variant, names=names) | {"report": report}
     if published:
         row, upload = published
-        report["published"] = (
-            f"{row.name}: mIoU {upload.miou:.2f}, ms+flip {upload.miou_ms_flip:.2f}"
-        )
+        figures = f"mIoU {upload.miou:.2f}, ms+flip {upload.miou_ms_flip:.2f}"
+        report["published"] = f"{row.name}: {figures}"
         if head == "strict":  # the published figures are those of the published head
             meta["zoo"] = {"name": row.name, "file": row.file(upload)}
     return loaded, meta
@@ -136,22 +135,19 @@ def _for_config(
     source: Source, config: dict[str, Any], *, names: ClassNames | None, head: HeadPolicy
 ) -> tuple[Loaded, ClassNames | None]:
     """Fit a file to the variant and classes of a config."""
-    dataset = dataset_of(from_dict(config))
+    dataset, variant = dataset_of(from_dict(config)), config["model"]["variant"]
+    classes = dataset.classes
     wanted = ClassNames(
-        dataset=dataset.name,
-        names=dataset.classes,
-        palette=dataset.palette,
-        origin="from the config",
+        dataset=dataset.name, names=classes, palette=dataset.palette, origin="from the config"
     )
-    variant = config["model"]["variant"]
     if head == "strict":
-        check_network(source, variant=variant, num_classes=dataset.num_classes)
-        check_classes(source, dataset.classes)
+        check_network(source, variant=variant, num_classes=len(classes))
+        check_classes(source, classes)
         return load(source), None if names is None else wanted
     check_network(source, variant=variant)
-    fresh = models.build(variant, num_classes=dataset.num_classes, seed=config["seed"])
-    _, params, stats = models.split(fresh)
-    loaded = start_from(source, params, stats, variant=variant, classes=dataset.classes, head=head)
+    random = models.build(variant, num_classes=len(classes), seed=config["seed"])
+    _, params, stats = models.split(random)
+    loaded = start_from(source, params, stats, variant=variant, classes=classes, head=head)
     return loaded, wanted
 
 

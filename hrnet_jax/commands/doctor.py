@@ -65,7 +65,7 @@ def doctor(config: ConfigDict, *, workdir: AnyPath, terminal: Terminal) -> list[
     _draw(sources, dataset, folder / "samples.png")
     verdict = f"{len(findings) or 'No'} problem{'s' * (len(findings) > 1)} found"
     terminal.line(
-        f"{verdict}. All files: {folder / 'report.json'}    Samples: {folder / 'samples.png'}"
+        f"{verdict}. Report: {folder / 'report.json'}    Samples: {folder / 'samples.png'}"
     )
     return findings
 

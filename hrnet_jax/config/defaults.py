@@ -63,7 +63,7 @@ def default(*, name: str, dataset: str, variant: str) -> ConfigDict:
     config.data.labels = "labels/{split}"
     config.data.image_suffix = ".jpg"
     config.data.label_suffix = ".png"
-    config.data.list_file = ""  # names without suffix, one a line, as in {split}.txt; "": all files
+    config.data.list_file = ""  # names without suffix, one per line: {split}.txt; "": all files
 
     config.train = ConfigDict()
     config.train.steps = 40_000
