@@ -83,8 +83,7 @@ def benchmark(config: ConfigDict, *, images: int, workdir: AnyPath, terminal: Te
     """
     if images <= _WARM_UP:
         raise ValueError(
-            f"--images={images} leaves nothing to time: the first {_WARM_UP} are warm-up; the "
-            "published speeds took 200."
+            f"--images={images} leaves nothing to time: the first {_WARM_UP} are warm-up; give 200."
         )
     alone, device = for_one_device(config), jax.devices()[0]
     training = build_training(alone, mesh=make_mesh(devices=[device]))
@@ -112,11 +111,10 @@ def benchmark(config: ConfigDict, *, images: int, workdir: AnyPath, terminal: Te
         published_fps=published.fps,
     )
     terminal.table(measured.table())
-    has_allocator = bool(device.memory_stats())
+    source = "the peak of" if device.memory_stats() else "the growth of resident memory in"
     terminal.line(
-        f"mem: {'the peak of' if has_allocator else 'growth of resident memory during'} training; "
-        f"fps: the mean over {images - _WARM_UP} images after {_WARM_UP} that warm up, "
-        f"{measured.protocol}."
+        f"mem: {source} training; fps: the mean over {images - _WARM_UP} images after {_WARM_UP} "
+        f"that warm up, {measured.protocol}."
     )
     make_folder(workdir)
     write_json(workdir / "benchmark.json", dataclasses.asdict(measured))
