@@ -98,7 +98,7 @@ def train(config: ConfigDict, *, workdir: str | AnyPath, terminal: Terminal) -> 
             if evaluates:
                 scores = evaluate(step, state)
     assert scores is not None, "the last step is always evaluated"
-    report(scores, evaluation, workdir=workdir, terminal=terminal)
+    print_scores(scores, evaluation, workdir=workdir, terminal=terminal)
     return scores
 
 
@@ -195,8 +195,10 @@ def introduction(
     )
 
 
-def report(scores: Scores, evaluation: Evaluation, *, workdir: AnyPath, terminal: Terminal) -> None:
-    """Print the last scores by class, and where to look."""
+def print_scores(
+    scores: Scores, evaluation: Evaluation, *, workdir: AnyPath, terminal: Terminal
+) -> None:
+    """Print the last scores by class, and where pictures and curves are."""
     terminal.table(class_table(scores, evaluation.dataset))
     terminal.line(f"Protocol: {evaluation.description}.")
     terminal.line(f"Pictures: {workdir / 'pictures'}    Curves: {workdir / 'curves.png'}")
