@@ -88,10 +88,7 @@ _SAVE_PREDICTIONS = flags.DEFINE_bool(
     "save_predictions", False, "--mode eval also writes label maps, as PNGs in eval/predictions."
 )
 _SUBMISSION: Any = flags.DEFINE_enum(
-    "submission",
-    None,
-    ["cityscapes", "ade20k"],
-    "--mode eval also writes the files for this test server.",
+    "submission", None, ["cityscapes", "ade20k"], "Test server for which --mode eval writes files."
 )
 _DEVICES = flags.DEFINE_string(
     "devices", None, "For --mode plan: number of simulated ones, or a TPU topology (v5e:4x4)."
