@@ -35,7 +35,7 @@ from absl import logging
 from hrnet_jax import models
 from hrnet_jax.commands.convert import to_file
 from hrnet_jax.config.build_data import Data, build_data
-from hrnet_jax.config.stored import from_json
+from hrnet_jax.config.stored import from_dict
 from hrnet_jax.data.pipeline import train_stream
 from hrnet_jax.models import split
 from hrnet_jax.runs.metrics_log import read_metrics
@@ -189,7 +189,7 @@ def run_ours(
     if ended.returncode:
         sys.exit(ended.returncode)
     with terminal.announced("Making batches alone"):
-        config = from_json((workdir / "config.json").read_text())
+        config = from_dict(json.loads((workdir / "config.json").read_text()))
         seconds = batch_seconds(build_data(config, terminal=terminal), batches=BATCHES)
     return {"versions": {"jax": jax.__version__}, "CPU seconds of a batch": seconds}
 

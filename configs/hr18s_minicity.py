@@ -2,7 +2,7 @@
 
     python -m hrnet_jax.main --config configs/hr18s_minicity.py
 
-Needs no data and no GPU: minutes from nothing to pictures on two CPU cores.
+Needs no data and no GPU: takes minutes on two CPU cores.
 """
 
 from hrnet_jax.config import recipes

@@ -4,7 +4,7 @@
 
 Published mIoU (multi-scale + flip):  40k 45.14 (47.42)   80k 45.84 (47.84)
 
-The published numbers are of windows of 480x480, 320 apart, over the image.
+The published numbers are for sliding windows of 480x480 with a stride of 320.
 """
 
 from hrnet_jax.config import recipes

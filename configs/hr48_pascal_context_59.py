@@ -4,7 +4,7 @@
 
 Published mIoU (multi-scale + flip):  40k 50.33 (52.83)   80k 51.12 (53.56)
 
-The published numbers are of windows of 480x480, 320 apart, over the image.
+The published numbers are for sliding windows of 480x480 with a stride of 320.
 """
 
 from hrnet_jax.config import recipes

@@ -1,4 +1,4 @@
-"""Convert published PyTorch weights into a checkpoint, without PyTorch and without running code.
+"""Convert published PyTorch weights to a checkpoint, without PyTorch and without running code.
 
     python -m convert.from_pytorch FILE.pth --output DIR
     python -m convert.from_pytorch --zoo NAME       # fetches the file first, into weights/NAME
@@ -29,7 +29,7 @@ from hrnet_jax.runs.terminal import Terminal
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Convert; a user's mistake ends in one message and exit code 1."""
+    """Convert; a user error ends in one message and exit code 1."""
     given = _parser().parse_args(arguments)
     logging.set_verbosity(logging.ERROR)
     terminal = Terminal()
@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output",
         metavar="DIR",
-        help="folder of the checkpoint (and of the fetched file); default weights/NAME",
+        help="folder for the checkpoint (and the fetched file); default weights/NAME",
     )
     parser.add_argument(
         "--config",
@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--any-hash",
         action="store_true",
-        help="accept a file whose SHA-256 is not the one its name promises",
+        help="accept a file whose SHA-256 does not match its name",
     )
     return parser
 
@@ -108,7 +108,7 @@ def _fetched(given: argparse.Namespace, terminal: Terminal) -> tuple[Path, Path]
             f"then convert: python -m {zoo.CONVERT}.from_pytorch "
             f"{zoo.WEIGHTS / row.name / row.file()} --output {output}"
         )
-    if (output / FOLDER).exists():  # checked before the download
+    if (output / FOLDER).exists():  # before the download
         raise ValueError(f"{output} holds a checkpoint already; choose another --output.")
     if given.mirror and not given.mirror.startswith(("http://", "https://")):
         raise ValueError(f"--mirror {given.mirror} must begin with http:// or https://.")
@@ -130,7 +130,7 @@ def _fetched(given: argparse.Namespace, terminal: Terminal) -> tuple[Path, Path]
 def _config(name: str) -> dict:
     """Run a recipe file: path, or path:schedule."""
     path, _, schedule = name.partition(":")
-    # Only the suffix decides whether there is a loader, and `locate` has checked it.
+    # Never None: that depends only on the suffix, which `locate` has checked.
     spec: Any = importlib.util.spec_from_file_location("recipe", recipes.locate(path))
     recipe = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(recipe)

@@ -1,8 +1,8 @@
-"""Convert a checkpoint into a file that mmsegmentation loads with strict=True.
+"""Convert a checkpoint to a file that mmsegmentation loads with strict=True.
 
     python -m convert.to_pytorch DIR --output FILE.pth
 
-A file ending in .safetensors holds the same tensors under the same names.
+A .safetensors file holds the same tensors under the same names.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from hrnet_jax.runs.terminal import Terminal
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Convert; a user's mistake ends in one message and exit code 1."""
+    """Convert; a user error ends in one message and exit code 1."""
     command = f"{zoo.CONVERT}.to_pytorch"
     parser = argparse.ArgumentParser(
         prog=f"python -m {command}",
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "checkpoint",
         metavar="DIR",
-        help="a workdir (its best checkpoint by mIoU, else the newest), or one checkpoint in it",
+        help="a workdir (its best checkpoint by mIoU, or else the newest), or a checkpoint",
     )
     parser.add_argument(
         "--output", required=True, metavar="FILE", help="file to write, .pth or .safetensors"

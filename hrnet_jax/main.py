@@ -1,33 +1,31 @@
 """The command line: python -m hrnet_jax.main --config configs/hr18_cityscapes.py
 
 Modes:
-  train    resume from the newest checkpoint in --workdir, else start a new run
-  eval     score --checkpoint on the validation split of --config; writes <workdir>/eval.
-           --split train or test, --limit so many images, --save_predictions label maps too,
-           --submission cityscapes or ade20k: the files that their test servers take
-  compare  say how two evaluations of the same images differ: --mode compare FOLDER FOLDER
-  predict  label the images in --input with --checkpoint; needs no --config (if it is given, its
-           config.eval says how, not the checkpoint's)
-  prepare  write the dataset of --config as ArrayRecord shards into --output, and check them;
-           for Pascal Context make the label files first
-  doctor   check every label and image of --config: faults, likely mistakes, class frequencies;
-           exit code 1 if anything needs a fix
-  plan     print what training --config on --devices will need and exchange, without running it
-  benchmark  measure the zoo's mem and fps for --config on this machine, without its data
-  samples  draw what training sees: augmented images and labels, into <workdir>/samples
-  zoo      list the 25 published results, or those of some words: --mode zoo cityscapes hr18
+  train      resume from the newest checkpoint in --workdir, or start a new run
+  eval       score --checkpoint on the validation split of --config; writes <workdir>/eval
+  predict    label the images and videos of --input with --checkpoint
+  compare    compare two evaluations of the same images: --mode compare FOLDER FOLDER
+  doctor     check every label and image of --config; exit code 1 if anything needs fixing
+  prepare    write the dataset of --config as ArrayRecord shards to --output and verify them;
+             for Pascal Context, draw the label files first
+  samples    draw what training sees, augmented images and labels, into <workdir>/samples
+  plan       print the memory, communication and least time of training --config on --devices
+  benchmark  measure training memory and labelling speed of --config here; needs no data
+  zoo        list the 25 published results, or those that fit: --mode zoo cityscapes hr18
 
---checkpoint is a workdir (its best checkpoint by mIoU, else the newest), one checkpoint in it, or
-the name of a row of the zoo that was fetched (--mode zoo NAME says how).
-Any field of a config can be given: --config.train.batch_size=16; a schedule follows the file's
-name: --config configs/hr18_cityscapes.py:160k.
+--checkpoint takes a workdir (its best checkpoint by mIoU, or else the newest), a single
+checkpoint, or the name of a published result (--mode zoo NAME shows how to fetch it). eval and
+predict use the config stored in it; --config replaces that one.
+
+The schedule follows the file name, as in --config configs/hr18_cityscapes.py:160k. Any field can
+be set, as in --config.train.batch_size=16; hrnet_jax/config/defaults.py explains all fields.
 """
 
 import os
 import signal
 
-if __name__ == "__main__" and callable(signal.getsignal(signal.SIGINT)):  # it is not ignored
-    # The imports below take seconds. Ctrl-C would end them with a traceback of whatever is read.
+if __name__ == "__main__" and callable(signal.getsignal(signal.SIGINT)):  # not ignored
+    # The imports take seconds. Ctrl-C during them should end without a traceback.
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 import sys
@@ -64,38 +62,43 @@ from hrnet_jax.train import train
 _DATA_MODES = ["train", "samples", "doctor", "prepare"]  # take --config and its data
 _MODES = [*_DATA_MODES, "plan", "benchmark", "eval", "predict", "compare", "zoo"]
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe to run, a file in configs/.")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe: a file in configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default runs/<config.name>.")
-_MODE = flags.DEFINE_enum("mode", "train", _MODES, "What to do.")
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir or checkpoint to read weights from.")
-_INPUT = flags.DEFINE_multi_string(
-    "input", [], "Image, video, folder or quoted pattern; may be repeated."
+_MODE = flags.DEFINE_enum("mode", "train", _MODES, "What to do; see above.")
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "Weights to use: a workdir, a checkpoint, or a name of --mode zoo."
 )
+_INPUT = flags.DEFINE_multi_string("input", [], "Image, video, folder or pattern to label.")
 _OUTPUT = flags.DEFINE_string(
-    "output", None, "Folder of predictions (default <workdir>/predict) or of the prepared data."
+    "output", None, "Folder for predictions (default <workdir>/predict) or prepared data."
 )
 _PROBABILITIES = flags.DEFINE_bool(
-    "probabilities", False, "Also write class probabilities, <name>_probabilities.npz (float16)."
+    "probabilities", False, "--mode predict also writes class probabilities, as float16 .npz files."
 )
 _SPLIT = flags.DEFINE_enum(
-    "split", "val", ["val", "train", "test"], "Of --mode eval; labels of test may be missing."
+    "split",
+    "val",
+    ["val", "train", "test"],
+    "Split that --mode eval scores; test may have no labels.",
 )
-_LIMIT = flags.DEFINE_integer("limit", 0, "Of --mode eval: the first so many images; 0: all.", 0)
+_LIMIT = flags.DEFINE_integer(
+    "limit", 0, "Number of images that --mode eval scores, from the first; 0: all.", 0
+)
 _SAVE_PREDICTIONS = flags.DEFINE_bool(
-    "save_predictions", False, "Of --mode eval: class indices as PNGs in eval/predictions."
+    "save_predictions", False, "--mode eval also writes label maps, as PNGs in eval/predictions."
 )
 _SUBMISSION: Any = flags.DEFINE_enum(
-    "submission", None, ["cityscapes", "ade20k"], "Of --mode eval: files for this test server."
+    "submission", None, ["cityscapes", "ade20k"], "Test server for which --mode eval writes files."
 )
 _DEVICES = flags.DEFINE_string(
-    "devices", None, "Of --mode plan: so many simulated ones, or a TPU topology such as v5e:4x4."
+    "devices", None, "For --mode plan: number of simulated ones, or a TPU topology (v5e:4x4)."
 )
-_IMAGES = flags.DEFINE_integer("images", 200, "Of --mode benchmark: how many to label.")
-_TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error arose.")
+_IMAGES = flags.DEFINE_integer("images", 200, "Number of images that --mode benchmark labels.")
+_TRACEBACK = flags.DEFINE_bool("traceback", False, "Show the traceback of an error.")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run one mode; a user's mistake ends in one line, not in a traceback."""
+    """Run one mode; a user error ends in one line, not in a traceback."""
     start_process()
     config, mode, terminal = _CONFIG.value, _MODE.value, Terminal()
 
@@ -105,26 +108,27 @@ def main(argv: Sequence[str]) -> None:
     with explain.errors(mode=mode, traceback=_TRACEBACK.value, can_resume=can_resume):
         _check_flags(argv[1:])
         if config is not None:
-            validate(config)  # before processes wait for each other
+            validate(config)  # before the processes wait for each other
         if mode in ("train", "eval"):
-            processes.join(**({} if config is None else {"timeout": config.mesh.timeout}))
-            if not processes.is_first():  # one speaks for all
+            processes.join(timeout=60 if config is None else config.mesh.timeout)
+            if not processes.is_first():  # only the first one prints
                 terminal = Terminal(Console(quiet=True))
         _dispatch(config, argv[1:], terminal)
 
 
 def _check_flags(words: Sequence[str]) -> None:
-    """Refuse what is missing, empty, or for another mode."""
+    """Refuse a flag that is missing, empty, or for another mode."""
     mode = _MODE.value
     if words and mode not in ("compare", "zoo"):
-        raise ValueError(f"{words[0]!r} is no option; fields are given as --config.field=value.")
+        raise ValueError(f"{words[0]!r} is not an option; set fields with --config.field=value.")
     for flag in (_SPLIT, _LIMIT, _SAVE_PREDICTIONS, _SUBMISSION):
         if flag.present and mode != "eval":
             raise ValueError(f"--{flag.name} is for --mode eval, not for --mode {mode}.")
-    paths = {"workdir": _WORKDIR.value, "checkpoint": _CHECKPOINT.value, "output": _OUTPUT.value}
-    for name, given in {**paths, "input": "" if "" in _INPUT.value else None}.items():
-        if given == "":  # an unset variable of the shell must not mean the current folder
-            raise ValueError(f"--{name} is empty; give a path, or leave the option out.")
+    for flag in (_WORKDIR, _CHECKPOINT, _OUTPUT, _INPUT):
+        values: Any = flag.value
+        # An unset shell variable must not mean the current folder.
+        if values == "" or (flag is _INPUT and "" in values):
+            raise ValueError(f"--{flag.name} is empty; give a path, or omit the option.")
     if mode == "predict" and not _INPUT.value:
         raise ValueError("--input is missing; give an image, a video, a folder or a pattern.")
     if _CONFIG.value is None and mode in (*_DATA_MODES, "plan", "benchmark"):
@@ -147,7 +151,7 @@ def _dispatch(config: Any, words: Sequence[str], terminal: Terminal) -> None:
         config = from_dict(weights.meta["config"])
     keep_compiled_programs(terminal)
     if mode == "eval" or mode in _DATA_MODES:
-        validate(config)  # that of a checkpoint, too, before anything is drawn
+        validate(config)  # also a checkpoint's config, before anything is drawn
         draw_minicity(config, terminal=terminal)
     match mode:
         case "train":
@@ -176,7 +180,7 @@ def _dispatch(config: Any, words: Sequence[str], terminal: Terminal) -> None:
 
 
 def _paths(config: Any) -> tuple[AnyPath, AnyPath]:
-    """Workdir and checkpoint."""
+    """Return the workdir and the checkpoint."""
     return locate_run(workdir=_WORKDIR.value, checkpoint=_CHECKPOINT.value, config=config)
 
 
@@ -185,14 +189,14 @@ def _path(flag: flags.FlagHolder) -> AnyPath | None:
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
-    """Parse the command line; a mistake in it ends in one line, not in a traceback."""
+    """Parse the command line; a mistake in it is one line, not a traceback."""
     try:
-        return flags.FLAGS(recipes.with_located(argv))
+        return flags.FLAGS(recipes.resolve_config(argv))
     except Exception as error:  # a recipe may raise anything
         sys.exit(f"Error: {explain.bad_flags(error, argv)}")
 
 
 if __name__ == "__main__":
     if callable(signal.getsignal(signal.SIGINT)):
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # `main` answers from here on
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # `main` handles it
     app.run(main, flags_parser=parse_flags)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +12,6 @@ from hrnet_jax.config.build_data import Data, build_data, check_some_examples
 from hrnet_jax.config.build_evaluation import Evaluation, build_evaluation
 from hrnet_jax.config.build_training import Training, build_training, first_weights
 from hrnet_jax.config.stored import differences
-from hrnet_jax.data.types import Batch
 from hrnet_jax.evaluation.metrics import Scores
 from hrnet_jax.evaluation.summary import class_table
 from hrnet_jax.evaluation.visualize import draw_curves
@@ -22,7 +21,7 @@ from hrnet_jax.parallel.process_settings import gc_frozen
 from hrnet_jax.runs.checkpoint import Checkpoints
 from hrnet_jax.runs.metrics_log import MetricsWriter
 from hrnet_jax.runs.paths import AnyPath, absolute, to_path
-from hrnet_jax.runs.signals import StopRequest, stop_request
+from hrnet_jax.runs.signals import stop_request
 from hrnet_jax.runs.terminal import Terminal
 from hrnet_jax.runs.workdir import check_same_config, folder_of_this_process, lock_workdir
 from hrnet_jax.training.monitor import Monitor
@@ -33,13 +32,13 @@ TrainStep = Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metri
 
 
 def train(config: ConfigDict, *, workdir: str | AnyPath, terminal: Terminal) -> Scores | None:
-    """Train from the newest checkpoint in `workdir`, else from what the config starts with.
+    """Train from the newest checkpoint in `workdir`; without one, start a new run.
 
-    Returns the scores of the last evaluation; None if nothing was left to do.
+    Returns the scores of the last evaluation; None if the run was already finished.
 
     Raises:
-        ValueError: for a config, a workdir or data that cannot work.
-        Stopped: after SIGTERM or SIGINT, once the step they interrupted is saved.
+        ValueError: the config, the workdir or the data cannot work.
+        Stopped: after SIGTERM or SIGINT, once the interrupted step is saved.
     """
     workdir, last = to_path(workdir), config.train.steps
     training = build_training(config)
@@ -48,11 +47,7 @@ def train(config: ConfigDict, *, workdir: str | AnyPath, terminal: Terminal) -> 
     check_some_examples(data, validation=evaluation.source)
     with ExitStack() as stack:
         enter = stack.enter_context
-        own = enter(folder_of_this_process(workdir))
-        enter(lock_workdir(own, warn=terminal.warn))
-        fields = config.to_dict()
-        changes = functools.partial(differences, new=fields)
-        check_same_config(own, fields, changes=changes, log=terminal.line)
+        folder = enter(open_workdir(config, workdir=workdir, terminal=terminal))
         checkpoints = enter(Checkpoints(workdir, keep_newest=2, warn=terminal.warn))
         start = start_or_resume(config, training, checkpoints=checkpoints, terminal=terminal)
         terminal.line(introduction(config, training, data, evaluation, origin=start.origin))
@@ -62,41 +57,63 @@ def train(config: ConfigDict, *, workdir: str | AnyPath, terminal: Terminal) -> 
         train_step = compile_step(training, start.state, terminal=terminal)
         enter(gc_frozen())
         batches = enter(closing(data.batches(start.step, workdir=workdir)))
-        writer = enter(closing(MetricsWriter(own, start=start.step, scored=start.scored)))
+        writer = enter(closing(MetricsWriter(folder, start=start.step, scored=start.scored)))
         stop = enter(stop_request())
-        monitor = Monitor(
-            schedule=training.schedule,
-            batch_size=config.train.batch_size,
-            max_bad_steps=config.train.max_bad_steps,
-            writer=writer,
-            live=enter(terminal.live("Training", total=last, done=start.step)),
-            terminal=terminal,
-            resumed=start.monitor,
-        )
+        monitor = enter(open_monitor(config, training, start, writer=writer, terminal=terminal))
 
-        def evaluate(done: int, state: TrainState) -> Scores:
+        def evaluate(step: int, state: TrainState) -> Scores:
             with monitor.paused():
+                examples = stop.watch(evaluation.examples())
+                pictures = evaluation.pictures(folder / "pictures")
                 scores = evaluation.score(
-                    state.params,
-                    state.batch_stats,
-                    examples=stop.watch(evaluation.examples()),
-                    on_prediction=evaluation.pictures(own / "pictures"),
+                    state.params, state.batch_stats, examples=examples, on_prediction=pictures
                 )
-                monitor.report_scores(done, scores.summary())
-                draw_curves(writer.entries(), own / "curves.png", title=config.name)
-                # Comes last: a run that is killed before it evaluates again.
-                checkpoints.score(done, scores.summary())
+                monitor.report_scores(step, scores.summary())
+                draw_curves(writer.entries(), folder / "curves.png", title=config.name)
+                # Last: a checkpoint without scores is evaluated again when the run resumes.
+                checkpoints.score(step, scores.summary())
             return scores
 
-        scores = loop(
-            config, start, training=training, train_step=train_step, batches=batches,
-            evaluate=evaluate, monitor=monitor, checkpoints=checkpoints, stop=stop,
-            terminal=terminal,
-        )  # fmt: skip
-    terminal.table(class_table(scores, evaluation.dataset))
-    terminal.line(f"Protocol: {evaluation.description}.")
-    terminal.line(f"Pictures: {workdir / 'pictures'}    Curves: {workdir / 'curves.png'}")
+        state = start.state
+        scores = None if start.scored else evaluate(start.step, state)
+        for step in range(start.step + 1, last + 1):
+            with monitor.waiting_for_data():
+                batch = next(batches)
+            state, metrics = train_step(state, to_global(batch, mesh=training.mesh))
+            monitor.add(step, metrics, ids=batch["id"].tolist())
+            stops = stop.is_due(step)
+            saves = is_due(step, config.checkpoint.every_steps, last=last)
+            evaluates = is_due(step, config.eval.every_steps, last=last)
+            if saves or evaluates or is_due(step, config.log.every_steps, last=last):
+                monitor.report(step)
+                checkpoints.check()
+            if saves or stops:
+                with monitor.paused():
+                    meta = training.meta | {"monitor": monitor.state()}
+                    checkpoints.save(step, state, meta=meta)
+            if stops:
+                with terminal.announced(f"Saving step {step}"):
+                    checkpoints.wait()
+                raise stop.stopped()
+            if evaluates:
+                scores = evaluate(step, state)
+    assert scores is not None, "the last step is always evaluated"
+    print_scores(scores, evaluation, workdir=workdir, terminal=terminal)
     return scores
+
+
+@contextmanager
+def open_workdir(config: ConfigDict, *, workdir: AnyPath, terminal: Terminal) -> Iterator[AnyPath]:
+    """Lock the folder that this process writes to, and note the config in it.
+
+    Raises:
+        ValueError: another run uses it, or it holds checkpoints of another config.
+    """
+    fields = config.to_dict()
+    changes = functools.partial(differences, new=fields)
+    with folder_of_this_process(workdir) as folder, lock_workdir(folder, warn=terminal.warn):
+        check_same_config(folder, fields, changes=changes, log=terminal.line)
+        yield folder
 
 
 class Start(NamedTuple):
@@ -104,19 +121,17 @@ class Start(NamedTuple):
 
     step: int  # steps done
     state: TrainState
-    origin: str  # of the state, in words
-    scored: bool  # whether nothing is left to evaluate at this step
-    monitor: dict[str, Any] | None  # of the run that is resumed, see `Monitor.state`
+    origin: str  # of the state, for the introduction
+    scored: bool  # False if this step still has to be evaluated
+    monitor: dict[str, Any] | None  # `Monitor.state` of the resumed run
 
 
 def start_or_resume(
     config: ConfigDict, training: Training, *, checkpoints: Checkpoints, terminal: Terminal
 ) -> Start:
-    """Restore the newest undamaged checkpoint; without one, take the weights of the config."""
-    # What is restored replaces all weights: nothing needs to be read for it.
-    resumes = bool(checkpoints.steps)
+    """Restore the newest undamaged checkpoint; without one, start from the config's weights."""
     weights = training.random
-    if not resumes:
+    if not checkpoints.steps:  # a checkpoint replaces all weights: none need to be read
         weights = first_weights(config, random=weights, terminal=terminal)
     state = training.state(weights)
     restored = checkpoints.restore_latest(like=state)
@@ -132,60 +147,42 @@ def start_or_resume(
 
 
 def compile_step(training: Training, state: TrainState, *, terminal: Terminal) -> TrainStep:
-    """Compile the training step before the first batch is there, and say how long it took."""
+    """Compile the training step before the first batch is read, and report how long it took."""
     with terminal.announced("Compiling the training step"):
         return compile_program(training.step, state, training.batch_shape)
 
 
-def loop(
+@contextmanager
+def open_monitor(
     config: ConfigDict,
+    training: Training,
     start: Start,
     *,
-    training: Training,
-    train_step: TrainStep,
-    batches: Iterator[Batch],
-    evaluate: Callable[[int, TrainState], Scores],
-    monitor: Monitor,
-    checkpoints: Checkpoints,
-    stop: StopRequest,
+    writer: MetricsWriter,
     terminal: Terminal,
-) -> Scores:
-    """Run all steps that are left; returns the scores of the last evaluation."""
-    state, last = start.state, config.train.steps
-    scores = None if start.scored else evaluate(start.step, state)
-    for done in range(start.step + 1, last + 1):
-        with monitor.waiting_for_data():
-            batch = next(batches)
-        state, metrics = train_step(state, to_global(batch, mesh=training.mesh))
-        monitor.add(done, metrics, ids=batch["id"].tolist())
-        stops = stop.is_due(done)
-        saves = is_due(done, config.checkpoint.every_steps, last=last)
-        evaluates = is_due(done, config.eval.every_steps, last=last)
-        if saves or evaluates or is_due(done, config.log.every_steps, last=last):
-            monitor.report(done)
-            checkpoints.check()
-        if saves or stops:
-            with monitor.paused():
-                checkpoints.save(done, state, meta={**training.meta, "monitor": monitor.state()})
-        if stops:
-            with terminal.announced(f"Saving step {done}"):
-                checkpoints.wait()
-            raise stop.stopped()
-        if evaluates:
-            scores = evaluate(done, state)
-    assert scores is not None, "the last step is always evaluated"
-    return scores
+) -> Iterator[Monitor]:
+    """Show the progress of the run, and report the metrics of its steps."""
+    with terminal.live("Training", total=config.train.steps, done=start.step) as live:
+        yield Monitor(
+            schedule=training.schedule,
+            batch_size=config.train.batch_size,
+            max_bad_steps=config.train.max_bad_steps,
+            writer=writer,
+            live=live,
+            terminal=terminal,
+            resumed=start.monitor,
+        )
 
 
-def is_due(done: int, every: int, *, last: int) -> bool:
-    """Whether something that happens `every` so many steps, and at the last one, happens now."""
-    return done % every == 0 or done == last
+def is_due(step: int, every: int, *, last: int) -> bool:
+    """Whether an action of every `every` steps, and of the last step, is due after `step` steps."""
+    return step % every == 0 or step == last
 
 
 def introduction(
     config: ConfigDict, training: Training, data: Data, evaluation: Evaluation, *, origin: str
 ) -> str:
-    """Say what will be trained, on what, from where."""
+    """Summarize the run: network, data, steps, devices."""
     devices, steps, (height, width) = jax.devices(), config.train.steps, config.train.crop_size
     return (
         f"{config.name}: {config.model.variant}, {training.parameters:,} parameters, "
@@ -196,3 +193,12 @@ def introduction(
         f"({steps / data.steps_per_epoch:.1f} epochs) on {len(devices)} "
         f"{devices[0].device_kind} device{'s' if len(devices) > 1 else ''}"
     )
+
+
+def print_scores(
+    scores: Scores, evaluation: Evaluation, *, workdir: AnyPath, terminal: Terminal
+) -> None:
+    """Print the last scores by class, and where pictures and curves are."""
+    terminal.table(class_table(scores, evaluation.dataset))
+    terminal.line(f"Protocol: {evaluation.description}.")
+    terminal.line(f"Pictures: {workdir / 'pictures'}    Curves: {workdir / 'curves.png'}")

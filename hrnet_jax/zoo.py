@@ -1,6 +1,7 @@
-"""The 25 published results: what was measured, and where the weights are.
+"""The 25 published results: their figures and the addresses of their weights.
 
-Weights of a row are looked for in `weights/<name of the row>`, where its `fetch_command` puts them.
+The converted weights of a row are in `weights/<name of the row>`; its `fetch_command` puts them
+there.
 """
 
 import dataclasses
@@ -12,17 +13,17 @@ from hrnet_jax.runs.paths import AnyPath, is_remote, to_path
 from hrnet_jax.runs.stored_weights import FOLDER
 
 HOST = "https://download.openmmlab.com"
-WEIGHTS = Path("weights")  # folder of converted rows, below the current one
+WEIGHTS = Path("weights")  # folder of converted rows
 # The folder `convert` is part of the package in a wheel, and next to it in a clone.
 CONVERT = "hrnet_jax.convert" if Path(__file__).with_name("convert").is_dir() else "convert"
 HARDWARE = (
-    "mem: GB, the most that PyTorch held on one of 4 GPUs in training, with 2 (Cityscapes) or 4 "
-    "images each. fps: images per second on one V100, one image at a time as evaluation sees it "
+    "mem: peak memory of PyTorch in training, GB, on each of 4 GPUs with 2 (Cityscapes) or 4 "
+    "images. fps: images per second on one V100, one image at a time at the size of evaluation "
     "(1024x2048 for Cityscapes), network and label map without reading files; PyTorch 1.5."
 )
 
 BACKBONES = {"hr18s": "HRNetV2p-W18-Small", "hr18": "HRNetV2p-W18", "hr48": "HRNetV2p-W48"}
-IMAGENET = {  # backbones that the published runs started from, for config.init_from
+IMAGENET = {  # pretrained backbones of the published runs, for config.init_from
     "hr18s": f"{HOST}/pretrain/third_party/hrnetv2_w18_small-b5a04e21.pth",
     "hr18": f"{HOST}/pretrain/third_party/hrnetv2_w18-00eb2006.pth",
     "hr48": f"{HOST}/pretrain/third_party/hrnetv2_w48-d2186c55.pth",
@@ -39,11 +40,11 @@ _CROPS = {"cityscapes": "512x1024", "ade20k": "512x512", "voc12aug": "512x512"}
 
 @dataclasses.dataclass(frozen=True)
 class Upload:
-    """One published file of weights, and what it was measured to reach."""
+    """One published weight file, with its measured mIoU in percent."""
 
-    mark: str  # the end of its name: when training started, the first digits of the SHA-256
-    miou: float  # at one scale, in percent
-    miou_ms_flip: float  # averaged over six scales and their mirror images
+    mark: str  # end of its name: start of training, first digits of the SHA-256
+    miou: float  # at one scale
+    miou_ms_flip: float  # averaged over six scales and mirror images
 
     @property
     def sha256(self) -> str:
@@ -61,7 +62,7 @@ class Row:
     upload: Upload
     memory: float | None = None  # of training, GB per GPU; see HARDWARE
     fps: float | None = None  # of evaluation
-    older: tuple[Upload, ...] = ()  # what `upload` took the place of, under the same name
+    older: tuple[Upload, ...] = ()  # files that `upload` replaced, under the same name
 
     @property
     def name(self) -> str:
@@ -71,7 +72,7 @@ class Row:
 
     @property
     def config(self) -> str:
-        """What --config takes."""
+        """The value of --config."""
         return f"configs/{self.variant}_{self.dataset}.py:{self.schedule}"
 
     def file(self, upload: Upload | None = None) -> str:
@@ -137,7 +138,7 @@ def get(name: str) -> Row:
     """Return the row of a published name.
 
     Raises:
-        ValueError: that names the rows which come nearest.
+        ValueError: there is none; names the closest rows.
     """
     for row in ROWS:
         if row.name == name:
@@ -148,22 +149,19 @@ def get(name: str) -> Row:
 
 
 def select(words: Sequence[str]) -> list[Row]:
-    """Return the rows that every word fits: a variant, dataset, schedule, or a part of the name.
+    """Return the rows that match every word: a variant, dataset, schedule, or part of the name.
 
     Raises:
-        ValueError: that lists the words to choose from, if no row fits.
+        ValueError: no row matches; lists the words to choose from.
     """
-    rows = [row for row in ROWS if {word.lower() for word in words} <= _words(row)]
+    wanted = {word.lower() for word in words}
+    rows = [row for row in ROWS if wanted <= {row.name, row.dataset, *row.name.split("_")}]
     if not rows:
-        known = ", ".join(
-            dict.fromkeys(w for r in ROWS for w in (r.variant, r.dataset, r.schedule))
+        known = dict.fromkeys(w for r in ROWS for w in (r.variant, r.dataset, r.schedule))
+        raise ValueError(
+            f"No row of the zoo matches {' '.join(words)!r}; choose from {', '.join(known)}."
         )
-        raise ValueError(f"No row of the zoo is {' '.join(words)!r}; choose from {known}.")
     return rows
-
-
-def _words(row: Row) -> set[str]:
-    return {row.name, row.variant, row.dataset, row.schedule, *row.name.split("_")}
 
 
 def find(*, file: str, sha256: str = "") -> tuple[Row, Upload] | None:
@@ -176,10 +174,10 @@ def find(*, file: str, sha256: str = "") -> tuple[Row, Upload] | None:
 
 
 def locate(name: str | AnyPath) -> AnyPath:
-    """Return the folder of a row's weights for its name; any other path as it is.
+    """Return the folder of a row's weights if `name` is that of a row, else `name` as a path.
 
     Raises:
-        FileNotFoundError: for a row that was not converted yet; says how to get it.
+        FileNotFoundError: the row is not converted yet; says how to get it.
     """
     path = to_path(name)
     row = next((row for row in ROWS if row.name == str(name)), None)

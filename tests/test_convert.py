@@ -36,7 +36,7 @@ def test_there_and_back(tmp_path, capsys):
         (["nowhere.pth"], "nowhere.pth"),
         (["tiny-0badcafe.pth", "--any-hash", "--config", "configs/hr18_cityscapes.py:40k"],
          "looks like tiny with 3 classes, not hr18 with 19"),
-        (["tiny-0badcafe.pth", "--config", "README.md"], "README.md is no recipe, which is"),
+        (["tiny-0badcafe.pth", "--config", "README.md"], "README.md is not a recipe, a Python"),
         (["tiny-0badcafe.pth", "--config", "configs/hr19.py"], "did you mean configs/hr18_"),
     ],
 )  # fmt: skip

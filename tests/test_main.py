@@ -49,7 +49,7 @@ MISTAKES = {
     "unknown mode": (["--mode=fly"], "flag --mode=fly: value should be one of"),
     "field without a config": (
         ["--mode=eval", "--checkpoint=runs/x", "--config.model.dtype=bfloat16"],
-        "--config.model.dtype changes a recipe; give that too, as in --config configs/hr18s",
+        "--config.model.dtype changes a field of a recipe; name the recipe too, as in --config",
     ),
     "compare nothing": (["--mode=compare", "a"], "needs two folders that --mode eval wrote, not 1"),
     "compare nowhere": (["--mode=compare", "a", "b"], "There is no scores.json in a;"),
@@ -57,26 +57,29 @@ MISTAKES = {
         ["--config=configs/hr18s_minicity.py", "--mode=benchmark", "--images=3"],
         "--images=3 leaves nothing to time: the first 5 are warm-up",
     ),
-    "words of no row": (["--mode=zoo", "coco"], "No row of the zoo is 'coco'; choose from hr18s"),
+    "words of no row": (
+        ["--mode=zoo", "coco"],
+        "No row of the zoo matches 'coco'; choose from",
+    ),
     "row that is not here": (
         ["--mode=eval", "--checkpoint=fcn_hr18_512x1024_160k_cityscapes"],
         "get it with: python -m convert.from_pytorch --zoo fcn_hr18_512x1024_160k_cityscapes",
     ),
     "scales that are words": (
         ["--config", "configs/hr18s_minicity.py", "--config.eval.ratios=0.5,x"],
-        "config.eval.ratios=('0.5,x',): '0.5,x' is no finite number from 0.01 to 100",
+        "config.eval.ratios=('0.5,x',): '0.5,x' is not a number from 0.01 to 100",
     ),
     "scale that is no number": (
         ["--config", "configs/hr18s_minicity.py", "--config.eval.ratios=(nan,)"],
-        "is no finite number from 0.01 to 100",
+        "is not a number from 0.01 to 100",
     ),
     "weights that are words": (
         ["--config", "configs/hr18s_minicity.py", "--config.train.class_weights=a,b"],
-        "config.train.class_weights=('a,b',): 'a,b' is no finite number from 0 to",
+        "config.train.class_weights=('a,b',): 'a,b' is not a number from 0 to",
     ),
     "power that is no number": (
         ["--config", "configs/hr18s_minicity.py", "--config.optim.power=nan"],
-        "config.optim.power=nan: nan is no finite number",
+        "config.optim.power=nan: nan is not a number",
     ),
     "a flag of another mode": (
         ["--config=configs/hr18s_minicity.py", "--split=test"],
@@ -98,17 +101,17 @@ MISTAKES = {
     ),
     "empty input": (
         ["--mode=predict", "--checkpoint=x", "--input", ""],
-        "--input is empty; give a path, or leave the option out.",
+        "--input is empty; give a path, or omit the option.",
     ),
     "empty workdir": (["--mode=eval", "--workdir", ""], "--workdir is empty"),
     "empty output": (["--mode=predict", "--output="], "--output is empty"),
     "empty checkpoint": (["--mode=eval", "--checkpoint="], "--checkpoint is empty"),
-    "stray word": (["train"], "'train' is no option"),
+    "stray word": (["train"], "'train' is not an option"),
 }
 
 
 RECIPES = {
-    "config.json": ("{}", "config.json is no recipe, which is a file in Python"),
+    "config.json": ("{}", "config.json is not a recipe, a Python file such as"),
     "typo.py": ("def get_config():\n    return default()\nx = y", "typo.py, line 3)"),
     "syntax.py": ("def get_config()\n", "expected ':' (syntax.py, line 1)"),
     "number.py": ("\n1 / 0", "division by zero ("),
@@ -227,8 +230,8 @@ def test_an_interrupt_while_python_imports_is_no_traceback():
 def test_help_teaches():
     done = run("--help", check=False)
     text = done.stdout + done.stderr
-    assert "predict  label the images in --input" in text
-    assert "--split train or test, --limit so many images" in text
+    assert "predict    label the images and videos of --input with --checkpoint" in text
+    assert "--limit: Number of images that --mode eval scores, from the first; 0: all." in text
     for mode in main._MODES:
         assert re.search(rf"^ *{mode}(  |$)", text, flags=re.MULTILINE), mode
 
@@ -237,7 +240,7 @@ def test_what_prepare_writes_is_a_root_to_train_from(tiny_city, tmp_path):
     arguments = ("--mode=prepare", "--config=configs/hr18s_minicity.py", f"--output={tmp_path}")
     done = run(*arguments, f"--config.data.root={tiny_city}")
     assert f"Use it with --config.data.root={tmp_path}/minicity/1.0.0" in done.stdout
-    assert "val: 4 examples, every CRC-32 right" in done.stdout
+    assert "val: 4 examples, every CRC-32 correct" in done.stdout
     assert "Downloading" not in done.stdout + done.stderr
 
 

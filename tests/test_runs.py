@@ -301,6 +301,24 @@ def test_a_full_disk_ends_a_run_loudly_and_costs_no_checkpoint(tiny_city, tmp_pa
         subprocess.run(["umount", "-l", disk], check=True)
 
 
+def test_a_save_that_fails_ends_the_command_at_once(tiny_city, tmp_path):
+    """Orbax's threads alone would keep it alive for five minutes."""
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", folder]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("may not mount a file system")
+    try:
+        done = run(
+            f"--config.data.root={tiny_city}", f"--workdir={folder.parent}",
+            module=TINY, check=False, timeout=60,
+        )  # fmt: skip
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("Error: Checkpoint 2 could not be written to ")
+
+
 def test_a_workdir_of_another_config_is_refused(trained, tiny_city):
     workdir, _ = trained
     done = run(
@@ -374,7 +392,7 @@ def test_training_on_a_dataset_that_the_recipe_defines(tiny_city, tmp_path):
     assert (receipt["dataset"], receipt["images"]) == ("forest", 2)
     lost = run("--mode=eval", f"--checkpoint={workdir}", module=module, check=False)
     assert "config.data.name='forest' must be one of" in lost.stderr
-    assert "A dataset that a recipe defines is known where --config names that" in lost.stderr
+    assert "A dataset that a recipe defines is known only if --config names that" in lost.stderr
     image = next((tiny_city / "leftImg8bit" / "val").rglob("*.png"))
     run("--mode=predict", f"--checkpoint={workdir}", f"--input={image}", module=module)
     assert len(list((workdir / "predict").glob("*_label.png"))) == 1

@@ -1,13 +1,12 @@
-"""Memory and speed of a config on one device, by the definitions of the zoo's columns."""
+"""The zoo's mem and fps, measured for a config on one device."""
 
 import dataclasses
 import time
-from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from rich.table import Table
+from rich.table import Column, Table
 
 from hrnet_jax import zoo
 from hrnet_jax.commands.published import costs_of
@@ -24,11 +23,11 @@ from hrnet_jax.parallel.process_settings import forget_peak, peak_memory
 from hrnet_jax.runs.paths import AnyPath, make_folder, write_json
 from hrnet_jax.runs.terminal import Terminal
 
-_STEPS = 3  # of training; every one of them allocates the same
-_WARM_UP = 5  # images that the published speeds leave out, the first of 200
-_GB = 2**30  # bytes, as PyTorch's reports count
+_STEPS = 3  # of training; all of them allocate the same
+_WARM_UP = 5  # images that are not timed, as for the published speeds
+_GB = 2**30  # bytes, as in PyTorch's reports
 
-# Most images of the published validation splits have these sizes; those of minicity, too.
+# The most frequent size of the validation images.
 _SIZES = {
     "cityscapes": (1024, 2048), "ade20k": (512, 683), "voc12aug": (375, 500),
     "pascal_context": (375, 500), "pascal_context_59": (375, 500), "minicity": (256, 512),
@@ -37,7 +36,7 @@ _SIZES = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What was measured on one device, and what was published for it; None where nothing was."""
+    """Measurements on one device, and the published figures; None if there are none."""
 
     config: str
     device: str
@@ -53,12 +52,9 @@ class Measured:
     published_fps: float | None
 
     def table(self) -> Table:
-        """Lay it out for a terminal."""
-        table = Table(
-            "", "published", "here", caption=f"Published is {zoo.HARDWARE}", caption_justify="left"
-        )
-        for column in table.columns[1:]:
-            column.justify = "right"
+        """Lay them out for a terminal."""
+        figures = (Column(name, justify="right") for name in ("published", "here"))
+        table = Table("", *figures, caption=f"Published: {zoo.HARDWARE}", caption_justify="left")
         crop, image = ("x".join(map(str, size)) for size in (self.crop_size, self.image_size))
         table.add_row(
             f"mem: GB, training with {self.batch_size} crops of {crop}",
@@ -76,19 +72,18 @@ class Measured:
 def benchmark(config: ConfigDict, *, images: int, workdir: AnyPath, terminal: Terminal) -> Measured:
     """Measure memory and speed on the first device, print them, write `<workdir>/benchmark.json`.
 
-    - mem: the most memory held in training with the images that one of the 4 published GPUs had.
+    - mem: peak memory of training with the batch of one of the 4 published GPUs.
     - fps: images per second, one at a time, from the normalised image on the host to its label map
-      there, on average over `images` without the first 5.
+      on the host; the mean over `images` without the first 5.
 
-    Weights are random and images are noise of the usual size of the dataset, which is not read.
+    Weights are random. Images are noise of the dataset's usual size; the dataset is not read.
 
     Raises:
-        ValueError: if so few images leave none to time.
+        ValueError: there are too few images to time any.
     """
     if images <= _WARM_UP:
         raise ValueError(
-            f"--images={images} leaves nothing to time: the first {_WARM_UP} are warm-up; the "
-            "published speeds are of 200."
+            f"--images={images} leaves nothing to time: the first {_WARM_UP} are warm-up; give 200."
         )
     alone, device = for_one_device(config), jax.devices()[0]
     training = build_training(alone, mesh=make_mesh(devices=[device]))
@@ -98,7 +93,7 @@ def benchmark(config: ConfigDict, *, images: int, workdir: AnyPath, terminal: Te
         f"weights, on one {device.device_kind} device"
     )
     size = _SIZES.get(config.data.name, tuple(config.eval.image_size))
-    # Memory first: a device's peak is that of the whole process.
+    # Memory first: a device reports the peak of the whole process.
     memory = training_memory(training, num_classes=classes, terminal=terminal)
     published = costs_of(config)
     measured = Measured(
@@ -116,9 +111,10 @@ def benchmark(config: ConfigDict, *, images: int, workdir: AnyPath, terminal: Te
         published_fps=published.fps,
     )
     terminal.table(measured.table())
+    source = "the peak of" if device.memory_stats() else "the growth of resident memory in"
     terminal.line(
-        f"mem is {_how(device)}; fps the mean over {images - _WARM_UP} images after {_WARM_UP} that"
-        f" warm up: {measured.protocol}."
+        f"mem: {source} training; fps: the mean over {images - _WARM_UP} images after {_WARM_UP} "
+        f"that warm up, {measured.protocol}."
     )
     make_folder(workdir)
     write_json(workdir / "benchmark.json", dataclasses.asdict(measured))
@@ -127,11 +123,11 @@ def benchmark(config: ConfigDict, *, images: int, workdir: AnyPath, terminal: Te
 
 
 def training_memory(training: Training, *, num_classes: int, terminal: Terminal) -> int | None:
-    """Bytes that training steps held at most on the one device: state, batch, temporaries.
+    """Measure the peak memory of a few training steps, in bytes: state, batch, temporaries.
 
-    Devices with an allocator of their own know it; it is their peak since the process began. On
-    CPUs it is how far the resident memory of the process grows beyond what it was after compiling.
-    None where the system does not tell.
+    Devices with their own allocator report their peak since the process began. On CPUs it is the
+    growth of the process's resident memory since the step was compiled; None if the system does
+    not report that.
     """
     with terminal.announced("Compiling the training step"):
         step = compile_program(training.step, training.state_shape, training.batch_shape)
@@ -146,7 +142,7 @@ def training_memory(training: Training, *, num_classes: int, terminal: Terminal)
 
 
 def most_held(known: dict[str, int] | None, *, before: int | None) -> int | None:
-    """Bytes by the device's own account, else beyond those that were resident `before`."""
+    """Return the peak that the device reports, else the growth of resident memory, in bytes."""
     if known:
         return known["peak_bytes_in_use"]
     after = peak_memory()
@@ -156,10 +152,10 @@ def most_held(known: dict[str, int] | None, *, before: int | None) -> int | None
 def images_per_second(
     config: ConfigDict, training: Training, *, size: Size, images: int, terminal: Terminal
 ) -> float:
-    """Label an image of `size` again and again; return the rate after the warm-up.
+    """Label one image of `size` repeatedly; return the rate after the warm-up.
 
-    Within the time: the normalised image to the device, its network's passes, the way to the pixels
-    of the original, the label map back to the host. Before it: normalisation, part of reading.
+    Timed are the transfer to the device, the network, resizing to the original pixels, and the
+    transfer of the label map to the host. Normalisation belongs to reading and is not timed.
     """
     state = training.state(training.random)
     params, stats = replicate((state.params, state.batch_stats), mesh=training.mesh)
@@ -184,7 +180,7 @@ def images_per_second(
 
 
 def for_one_device(config: ConfigDict) -> ConfigDict:
-    """The config with what one of the published GPUs had to do."""
+    """Return the config with the batch of one of the published GPUs."""
     alone = from_dict(config.to_dict())
     share = -(-config.train.batch_size // REFERENCE_GPUS)
     unit = config.train.accumulate
@@ -194,17 +190,11 @@ def for_one_device(config: ConfigDict) -> ConfigDict:
 
 
 def _noise(shape: dict[str, jax.ShapeDtypeStruct], *, num_classes: int) -> Batch:
-    """A training batch without a dataset."""
+    """Make a training batch of random pixels and labels."""
     rng = np.random.default_rng(0)
     image = rng.standard_normal(shape["image"].shape, np.float32)
     label = rng.integers(0, num_classes, shape["label"].shape, np.uint8)
     return {"id": np.array(["noise"] * len(image)), "image": image, "label": label}
-
-
-def _how(device: Any) -> str:
-    if device.memory_stats():
-        return "the most that jax's allocator held"
-    return "the growth of this process's resident memory during the steps"
 
 
 def _figure(value: float | None, *, digits: int) -> str:

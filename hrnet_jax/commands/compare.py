@@ -1,4 +1,4 @@
-"""Two evaluations of the same images -> what differs, and how sure that is."""
+"""Compares two evaluations of the same images, with confidence intervals."""
 
 import json
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from hrnet_jax.evaluation.per_image import PerImage
@@ -14,11 +14,11 @@ from hrnet_jax.runs.paths import AnyPath, to_path
 from hrnet_jax.runs.terminal import Terminal
 
 _RESAMPLES = 2000
-_CHUNK = 2**22  # numbers drawn at a time
+_CHUNK = 2**22  # random numbers drawn at a time
 
 
 class Evaluation(NamedTuple):
-    """What an eval folder holds."""
+    """The contents of an eval folder."""
 
     folder: AnyPath
     receipt: dict[str, Any]
@@ -26,7 +26,7 @@ class Evaluation(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """IoU of A and B in percent, B - A, and the interval that holds it with 95 %."""
+    """IoU of A and B in percent, and B - A with its 95 % confidence interval."""
 
     name: str
     a: float
@@ -37,16 +37,16 @@ class Difference(NamedTuple):
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval leaves out zero."""
+        """Whether the interval excludes zero."""
         return self.low > 0 or self.high < 0
 
 
 def compare(folders: Sequence[str | AnyPath], *, terminal: Terminal) -> list[Difference]:
-    """Print how the classes' IoU differ between two eval folders; returns what it prints.
+    """Print how the IoU of each class differs between two eval folders; return the differences.
 
     Raises:
-        FileNotFoundError: where there is none.
-        ValueError: they are not two, or not of the same images and classes.
+        FileNotFoundError: a folder has no evaluation.
+        ValueError: there are not two folders, or they differ in images or classes.
     """
     if len(folders) != 2:
         raise ValueError(
@@ -55,7 +55,7 @@ def compare(folders: Sequence[str | AnyPath], *, terminal: Terminal) -> list[Dif
         )
     one, two = map(read_evaluation, folders)
     check_comparable(one, two)
-    found = differences(one.counts, two.counts, classes=one.receipt["classes"])
+    result = differences(one.counts, two.counts, classes=one.receipt["classes"])
     for name, evaluation in (("A", one), ("B", two)):
         receipt = evaluation.receipt
         terminal.line(
@@ -63,21 +63,21 @@ def compare(folders: Sequence[str | AnyPath], *, terminal: Terminal) -> list[Dif
             f"{receipt['weights'][:8]}\n   {receipt['protocol']}"
         )
     if one.receipt["protocol"] != two.receipt["protocol"]:
-        terminal.warn("the protocols differ; not all of the difference is the network's.")
-    terminal.table(difference_table(found))
+        terminal.warn("the protocols differ, so not all of the difference is due to the network.")
+    terminal.table(difference_table(result))
     terminal.line(
-        f"Interval: 95 % of {_RESAMPLES} draws of the {one.receipt['images']} images with "
-        "replacement, the same draw for A and B (paired bootstrap). *: leaves out zero."
+        f"Interval: paired bootstrap, 95 % of {_RESAMPLES} resamples of the "
+        f"{one.receipt['images']} images. *: excludes zero."
     )
-    return found
+    return result
 
 
 def read_evaluation(path: str | AnyPath) -> Evaluation:
-    """Read an eval folder, given as itself, as its workdir or as its `scores.json`.
+    """Read an eval folder; `path` is the folder, its workdir or its `scores.json`.
 
     Raises:
-        FileNotFoundError: where there is none.
-        ValueError: if it has no scores, or its files are damaged or of different evaluations.
+        FileNotFoundError: there is no evaluation.
+        ValueError: it has no scores, or its files are damaged or from different evaluations.
     """
     path = to_path(path)
     folder = path.parent if path.name == "scores.json" else path
@@ -98,20 +98,20 @@ def read_evaluation(path: str | AnyPath) -> Evaluation:
         ) from error
     if not confusion.size:
         raise ValueError(
-            f"{folder / 'scores.json'} has no scores: its split {receipt['split']!r} has no labels."
+            f"{folder / 'scores.json'} has no scores: the split {receipt['split']!r} has no labels."
         )
     counts = PerImage.load(folder / "per_image.npz")
     right = np.array_equal(counts.intersection.sum(0, dtype=np.int64), np.diagonal(confusion))
     if counts.fingerprint() != data or not right:
         raise ValueError(
-            f"{folder / 'per_image.npz'} and scores.json next to it are of different evaluations; "
+            f"{folder / 'per_image.npz'} and scores.json are from different evaluations; "
             "evaluate again with --mode eval."
         )
     return Evaluation(folder, receipt, counts)
 
 
 def check_comparable(one: Evaluation, two: Evaluation) -> None:
-    """Refuse evaluations of other classes or of other images."""
+    """Refuse evaluations of different classes or different images."""
     names, others = one.receipt["classes"], two.receipt["classes"]
     if names != others:
         place = next((i for i, (x, y) in enumerate(zip(names, others, strict=False)) if x != y), -1)
@@ -123,55 +123,52 @@ def check_comparable(one: Evaluation, two: Evaluation) -> None:
     if one.receipt["data"] == two.receipt["data"]:
         return
     ids, other_ids = set(one.counts.ids.tolist()), set(two.counts.ids.tolist())
-    what = "the same names, but other sizes or labels"
-    if ids != other_ids:
-        lone = sorted(ids ^ other_ids)
-        what = f"{len(lone)} of them in one only, first {lone[0]!r}"
+    reason = "the same names, but different sizes or labels"
+    if unmatched := sorted(ids ^ other_ids):
+        reason = f"{len(unmatched)} of them in one only, first {unmatched[0]!r}"
     raise ValueError(
         f"{one.folder} and {two.folder} are evaluations of different images ({len(ids)} and "
-        f"{len(other_ids)}, {what}); evaluate both on the same data."
+        f"{len(other_ids)}, {reason}); evaluate both on the same data."
     )
 
 
 def differences(a: PerImage, b: PerImage, *, classes: list[str]) -> list[Difference]:
-    """Compare IoU class by class, largest difference first; the mean over the classes leads."""
+    """Compare mIoU, then the IoU of each class, largest difference first."""
     ious = [_with_mean(_iou(counts, np.ones((1, len(a.ids)))))[0] for counts in (a, b)]
-    drawn = _bootstrap(a, b)
-    found = []
+    resampled = _bootstrap(a, b)
+    rows = []
     for column, name in enumerate(["mIoU", *classes]):
-        here = drawn[:, column]
-        here = here[~np.isnan(here)]  # draws without the class
-        low, high = np.percentile(here, (2.5, 97.5)) if here.size else (np.nan, np.nan)
         first, second = (100 * float(iou[column]) for iou in ious)
-        found.append(
-            Difference(name, first, second, second - first, 100 * float(low), 100 * float(high))
-        )
-    return found[:1] + sorted(
-        found[1:], key=lambda d: (np.isnan(d.difference), -abs(d.difference), d.name)
+        values = 100 * resampled[:, column]
+        values = values[~np.isnan(values)]  # a resample may lack the class
+        low, high = np.percentile(values, (2.5, 97.5)) if values.size else (np.nan, np.nan)
+        rows.append(Difference(name, first, second, second - first, float(low), float(high)))
+    return rows[:1] + sorted(
+        rows[1:], key=lambda row: (np.isnan(row.difference), -abs(row.difference), row.name)
     )
 
 
 def _bootstrap(a: PerImage, b: PerImage) -> Float64[np.ndarray, "draws k1"]:
-    """Differences of IoU, B - A, mean first, over draws of the images with replacement."""
+    """Differences of IoU, B - A, mean first, over resamples of the images."""
     rng = np.random.default_rng(0)
     count = len(a.ids)
     chunk = max(1, _CHUNK // count)
-    drawn = []
+    chunks = []
     for first in range(0, _RESAMPLES, chunk):
         size = min(chunk, _RESAMPLES - first)
         times = rng.multinomial(count, np.full(count, 1 / count), size=size).astype(np.float64)
-        drawn.append(_with_mean(_iou(b, times)) - _with_mean(_iou(a, times)))
-    return np.concatenate(drawn)
+        chunks.append(_with_mean(_iou(b, times)) - _with_mean(_iou(a, times)))
+    return np.concatenate(chunks)
 
 
 def _iou(counts: PerImage, times: Float64[np.ndarray, "r n"]) -> Float64[np.ndarray, "r k"]:
-    """IoU of each class if image i counts times[:, i] times; exact sums below 2**53 pixels."""
-    right, labelled, predicted = (
+    """IoU of each class if image i counts times[:, i] times; exact below 2**53 pixels."""
+    intersection, labelled, predicted = (
         times @ array.astype(np.float64)
         for array in (counts.intersection, counts.labelled, counts.predicted)
     )
-    union = labelled + predicted - right
-    return np.where(union > 0, right / np.maximum(union, 1), np.nan)
+    union = labelled + predicted - intersection
+    return np.where(union > 0, intersection / np.maximum(union, 1), np.nan)
 
 
 def _with_mean(iou: Float64[np.ndarray, "r k"]) -> Float64[np.ndarray, "r k1"]:
@@ -180,20 +177,19 @@ def _with_mean(iou: Float64[np.ndarray, "r k"]) -> Float64[np.ndarray, "r k1"]:
     return np.concatenate([mean[:, None], iou], 1)
 
 
-def difference_table(found: list[Difference]) -> Table:
-    """One row per class; "-" where a class does not occur."""
-    table = Table(title="IoU in percent, B - A", title_justify="left")
-    for column in ("class", "A", "B", "difference", "95 % interval", ""):
-        table.add_column(column, justify="left" if column in ("class", "") else "right")
-    for row in found:
+def difference_table(rows: list[Difference]) -> Table:
+    """Lay out the differences; "-" where a class does not occur."""
+    numbers = (Column(name, justify="right") for name in ("A", "B", "difference", "95 % interval"))
+    table = Table("class", *numbers, "", title="IoU in percent, B - A", title_justify="left")
+    for row in rows:
         known = not np.isnan(row.difference)
         table.add_row(
-            Text(row.name),  # brackets in a name are no markup
+            Text(row.name),  # brackets in a name are not markup
             "-" if np.isnan(row.a) else f"{row.a:.2f}",
             "-" if np.isnan(row.b) else f"{row.b:.2f}",
             f"{row.difference:+.2f}" if known else "-",
             "-" if np.isnan(row.low) else f"{row.low:+.2f} to {row.high:+.2f}",
             "*" if row.is_clear else "",
-            end_section=row is found[0],
+            end_section=row is rows[0],
         )
     return table

@@ -1,4 +1,4 @@
-"""Weight files -> checkpoints and back: the commands of `convert/` as functions."""
+"""Converts weight files to checkpoints and back: the commands of `convert/` as functions."""
 
 import collections
 import json
@@ -6,7 +6,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from hrnet_jax import models, zoo
 from hrnet_jax.config import recipes
@@ -20,7 +21,6 @@ from hrnet_jax.interop.pth_write import write_pth
 from hrnet_jax.interop.read import META_KEY, Source, read_source
 from hrnet_jax.interop.safetensors import write_safetensors
 from hrnet_jax.interop.weights import HeadPolicy, Loaded, load, start_from
-from hrnet_jax.models import split
 from hrnet_jax.runs.paths import AnyPath, size_of, to_path
 from hrnet_jax.runs.stored_weights import Weights, load_weights, save_weights
 
@@ -40,26 +40,26 @@ def to_checkpoint(
     Args:
         path: a .pth or .safetensors file.
         folder: of the checkpoint, local or gs://...; must not hold one yet.
-        config: as a dict; the file must be of its variant and classes. Without one, a recipe
-            is chosen by the number of classes.
-        head: what to do if the classes of `config` are others; see `start_from`.
-        any_hash: accept a file whose SHA-256 is not the one its name promises.
+        config: a config as a dict, whose variant and classes the file must have. Without one, a
+            recipe is chosen by the number of classes.
+        head: what to do if `config` has other classes; see `start_from`.
+        any_hash: accept a file whose SHA-256 does not match its name.
 
     Raises:
-        ValueError: for a file that is unsafe, damaged, or does not fit; says why.
+        ValueError: the file is unsafe, damaged, or does not fit.
     """
     if config is None and head != "strict":
-        raise ValueError(f"The head policy {head} needs a config that says which classes to have.")
+        raise ValueError(f"The head policy {head} needs a config with the new classes.")
     source = read_source(path, any_hash=any_hash)
     loaded, meta = _fitted(source, config, head=head)
     params, stats = loaded.params, loaded.stats
-    del source, loaded  # frees the file's bytes before writing needs memory
+    del source, loaded  # free the file's bytes: writing needs memory, too
     saved = save_weights(to_path(folder), params, stats, meta=meta)
     return meta["report"] | {"written": str(saved)}
 
 
 def to_file(checkpoint: str | AnyPath, path: str | AnyPath) -> Report:
-    """Write a checkpoint as a .pth file that mmsegmentation loads, or as a .safetensors file."""
+    """Write a checkpoint as a .pth file for mmsegmentation, or as a .safetensors file."""
     path, weights = to_path(path), load_weights(to_path(checkpoint))
     if path.suffix not in (".pth", ".safetensors"):
         raise ValueError(f"{path} must end in .pth or .safetensors.")
@@ -83,14 +83,14 @@ def to_file(checkpoint: str | AnyPath, path: str | AnyPath) -> Report:
         "checkpoint": str(weights.path),
         "variant": weights.meta["variant"],
         "classes": summarize(tuple(classes)),
-        "tensors": f"{len(state) - counters} and {counters} counters of batches",
+        "tensors": f"{len(state) - counters} and {counters} batch counters",
         "bytes": f"{size_of(path):,}",
         "written": str(path),
     }
 
 
 def exported_state(weights: Weights) -> dict[str, np.ndarray]:
-    """Name a checkpoint's tensors as mmsegmentation does, with the counters of its source."""
+    """Name a checkpoint's tensors as mmsegmentation does; add the batch counters of its source."""
     state = torch_state_dict(weights.params, weights.stats)
     for key, count in weights.meta.get("batches_tracked", {}).items():
         if key in state:
@@ -100,18 +100,17 @@ def exported_state(weights: Weights) -> dict[str, np.ndarray]:
 
 def report_table(report: Report, *, title: str) -> Table:
     """Lay out a report for a terminal."""
-    table = Table(title=title, title_justify="left", show_header=False)
-    table.add_column()
-    table.add_column(overflow="fold")
+    columns = Column(), Column(overflow="fold")
+    table = Table(*columns, title=title, title_justify="left", show_header=False)
     for name, value in report.items():
-        table.add_row(name, value.replace("[", r"\["))
+        table.add_row(name, Text(value))  # brackets are not markup
     return table
 
 
 def _fitted(
     source: Source, config: dict[str, Any] | None, *, head: HeadPolicy
 ) -> tuple[Loaded, dict[str, Any]]:
-    """The arrays of the checkpoint, and its `meta`."""
+    """Return the arrays of the checkpoint, and its `meta`."""
     variant, names = variant_of(source), classes_of(source)
     published = _published(source, variant=variant, names=names)
     if config is not None:
@@ -125,10 +124,9 @@ def _fitted(
     meta = _meta(source, config, variant=variant, names=names) | {"report": report}
     if published:
         row, upload = published
-        report["published"] = (
-            f"{row.name}: mIoU {upload.miou:.2f}, ms+flip {upload.miou_ms_flip:.2f}"
-        )
-        if head == "strict":  # with another head the published figures mean nothing
+        figures = f"mIoU {upload.miou:.2f}, ms+flip {upload.miou_ms_flip:.2f}"
+        report["published"] = f"{row.name}: {figures}"
+        if head == "strict":  # the published figures are those of the published head
             meta["zoo"] = {"name": row.name, "file": row.file(upload)}
     return loaded, meta
 
@@ -136,39 +134,36 @@ def _fitted(
 def _for_config(
     source: Source, config: dict[str, Any], *, names: ClassNames | None, head: HeadPolicy
 ) -> tuple[Loaded, ClassNames | None]:
-    """Fit a file to a config's variant and classes."""
-    dataset = dataset_of(from_dict(config))
+    """Fit a file to the variant and classes of a config."""
+    dataset, variant = dataset_of(from_dict(config)), config["model"]["variant"]
+    classes = dataset.classes
     wanted = ClassNames(
-        dataset=dataset.name,
-        names=dataset.classes,
-        palette=dataset.palette,
-        origin="from the config",
+        dataset=dataset.name, names=classes, palette=dataset.palette, origin="from the config"
     )
-    variant = config["model"]["variant"]
     if head == "strict":
-        check_network(source, variant=variant, num_classes=dataset.num_classes)
-        check_classes(source, dataset.classes)
+        check_network(source, variant=variant, num_classes=len(classes))
+        check_classes(source, classes)
         return load(source), None if names is None else wanted
     check_network(source, variant=variant)
-    fresh = models.build(variant, num_classes=dataset.num_classes, seed=config["seed"])
-    _, params, stats = split(fresh)
-    loaded = start_from(source, params, stats, variant=variant, classes=dataset.classes, head=head)
+    random = models.build(variant, num_classes=len(classes), seed=config["seed"])
+    _, params, stats = models.split(random)
+    loaded = start_from(source, params, stats, variant=variant, classes=classes, head=head)
     return loaded, wanted
 
 
 def _published(
     source: Source, *, variant: str, names: ClassNames | None
 ) -> tuple[zoo.Row, zoo.Upload] | None:
-    """The row of the zoo whose file this is, if its variant and number of classes agree."""
-    found = zoo.find(file=source.path.name, sha256=source.sha256)
-    if found is None or names is None or found[0].variant != variant:
+    """Find the published result whose file this is; variant and number of classes must agree."""
+    match = zoo.find(file=source.path.name, sha256=source.sha256)
+    if match is None or names is None or match[0].variant != variant:
         return None
-    classes = DATASETS[found[0].dataset].num_classes
-    return found if classes == len(names.names) else None
+    classes = DATASETS[match[0].dataset].num_classes
+    return match if classes == len(names.names) else None
 
 
 def _recipe(variant: str, names: ClassNames | None) -> dict[str, Any]:
-    """The config of a file that comes without one; it decides the image size of evaluation."""
+    """Choose a config, and so the image size of evaluation, for a file without one."""
     if names is not None and names.dataset == "cityscapes":
         return recipes.cityscapes(variant=variant, schedule="40k").to_dict()
     config = recipes.custom(variant=variant)
@@ -181,7 +176,6 @@ def _recipe(variant: str, names: ClassNames | None) -> dict[str, Any]:
 def _meta(
     source: Source, config: dict[str, Any], *, variant: str, names: ClassNames | None
 ) -> dict[str, Any]:
-    """What the checkpoint says of itself and of the file."""
     return {
         "variant": variant,
         "dataset": names.dataset if names else "",
@@ -212,8 +206,8 @@ def _report(source: Source, loaded: Loaded, *, variant: str, names: ClassNames |
         "classes": f"{summarize(names.names)}, {names.origin}" if names else "none: a backbone",
         "tensors": f"{len(arrays)}, {sum(leaf.nbytes for leaf in arrays):,} bytes",
         "from": loaded.origin,
-        "dropped": "\n".join(f"{what}: {why}" for what, why in source.dropped.items()) or "nothing",
+        "dropped": "\n".join(map(": ".join, source.dropped.items())) or "nothing",
     }
     if source.counters:
-        report["kept aside"] = f"{len(source.counters)} counters of batches, for exports"
+        report["kept"] = f"{len(source.counters)} batch counters, for exports"
     return report | ({"note": "\n".join(source.notes)} if source.notes else {})

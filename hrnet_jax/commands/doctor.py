@@ -1,4 +1,4 @@
-"""The report on a dataset: findings, class frequencies, a picture, and the same as JSON."""
+"""Checks a dataset and reports findings and class frequencies, with a picture and as JSON."""
 
 import time
 from collections.abc import Mapping
@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
+from rich.bar import Bar
+from rich.console import RenderableType
 from rich.table import Table
 
 from hrnet_jax.config.custom_data import dataset_of
@@ -20,13 +22,12 @@ from hrnet_jax.evaluation.visualize import overlay, sheet, write_png
 from hrnet_jax.runs.paths import AnyPath, absolute, make_folder, to_path, write_json
 from hrnet_jax.runs.terminal import Terminal
 
-_SHOWN = 3  # files of each finding; all are in the JSON report
+_SHOWN = 3  # files of each finding; the JSON report has all
 _PICTURES = 8
-_BAR = 12  # characters
 
 
 def doctor(config: ConfigDict, *, workdir: AnyPath, terminal: Terminal) -> list[Finding]:
-    """Check all splits of a dataset and report; returns what was found.
+    """Check all splits of a dataset, print a report, and return the findings.
 
     Writes `report.json` and `samples.png` into <workdir>/doctor/.
     """
@@ -40,7 +41,7 @@ def doctor(config: ConfigDict, *, workdir: AnyPath, terminal: Terminal) -> list[
         + " examples."
     )
     begin = time.perf_counter()
-    found, statistics = examine(
+    problems, statistics = examine(
         sources, dataset, track=lambda checked: terminal.track(checked, "Checking", total=total)
     )
     seconds = time.perf_counter() - begin
@@ -48,48 +49,49 @@ def doctor(config: ConfigDict, *, workdir: AnyPath, terminal: Terminal) -> list[
         f"Read every label and the header of every image in {seconds:.1f} s"
         f" ({total / max(seconds, 1e-9):.0f} examples/s)."
     )
-    findings += [*wrong_counts(dataset, sources), *found]
+    findings += [*wrong_counts(dataset, sources), *problems]
     if any(sums.class_pixels.any() for sums in statistics.values()):
-        _frequencies(dataset, statistics, terminal)
+        _print_frequencies(dataset, statistics, terminal)
     for finding in findings:
-        _tell(finding, terminal)
+        _print_finding(finding, terminal)
     folder = workdir / "doctor"
     make_folder(folder)
-    write_json(folder / "report.json", _report(dataset, findings, statistics))
+    report = {
+        "dataset": dataset.name,
+        "findings": [vars(finding) for finding in findings],
+        "splits": {split: _statistics(dataset, sums) for split, sums in statistics.items()},
+    }
+    write_json(folder / "report.json", report)
     _draw(sources, dataset, folder / "samples.png")
-    verdict = (
-        f"{len(findings)} problem{'s' * (len(findings) > 1)} found"
-        if findings
-        else "No problem found"
-    )
+    verdict = f"{len(findings) or 'No'} problem{'s' * (len(findings) > 1)} found"
     terminal.line(
-        f"{verdict}. All names: {folder / 'report.json'}    Look: {folder / 'samples.png'}"
+        f"{verdict}. Report: {folder / 'report.json'}    Samples: {folder / 'samples.png'}"
     )
     return findings
 
 
 def open_splits(root: str | AnyPath, dataset: Dataset) -> tuple[dict[str, Source], list[Finding]]:
-    """List the complete pairs of every split, and as findings what keeps others from being so.
+    """Open every split with its complete pairs; return the incomplete ones as findings.
 
     Raises:
-        FileNotFoundError: not one split has its folders.
+        FileNotFoundError: no split has its folders.
     """
     sources, findings = {}, []
     for split in dataset.splits:
 
         def on_problem(problem: str, names: list[str], split: str = split) -> None:
-            findings.append(_pairs(split, problem, names))
+            findings.append(_incomplete(split, problem, names))
 
         try:
             sources[split] = open_source(root, dataset, split, on_problem=on_problem)
         except FileNotFoundError as error:
-            findings.append(_pairs(split, str(error), []))
+            findings.append(_incomplete(split, str(error), []))
     if not sources:
         raise FileNotFoundError(findings[0].problem)
     return sources, findings
 
 
-def _pairs(split: str, problem: str, names: list[str]) -> Finding:
+def _incomplete(split: str, problem: str, names: list[str]) -> Finding:
     return Finding(
         kind="pairs",
         split=split,
@@ -101,7 +103,7 @@ def _pairs(split: str, problem: str, names: list[str]) -> Finding:
     )
 
 
-def _tell(finding: Finding, terminal: Terminal) -> None:
+def _print_finding(finding: Finding, terminal: Terminal) -> None:
     terminal.warn(f"{finding.split}: {finding.problem}")
     for text in finding.details[:_SHOWN]:
         terminal.line("  - " + text.replace("\n", "\n    "))
@@ -111,10 +113,10 @@ def _tell(finding: Finding, terminal: Terminal) -> None:
         terminal.line(f"  -> {finding.suggestion}")
 
 
-def _frequencies(
+def _print_frequencies(
     dataset: Dataset, statistics: Mapping[str, Statistics], terminal: Terminal
 ) -> None:
-    """Print how often each class occurs, and the weights that would make up for it."""
+    """Print how often each class occurs, and class weights that compensate for it."""
     table = Table("class", title="Share of the pixels, and label files that hold the class")
     table.columns[0].no_wrap = True
     first = next(iter(statistics.values()))
@@ -122,14 +124,14 @@ def _frequencies(
     for split in statistics:
         table.add_column(split, justify="right", no_wrap=True)
         table.add_column("labels", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True, min_width=_BAR)
+    table.add_column("")
     table.add_column("weight", justify="right")
     for index, name in enumerate(dataset.classes):
-        cells = [name]
+        cells: list[RenderableType] = [name]
         for sums in statistics.values():
             share = sums.class_pixels[index] / max(sums.class_pixels.sum(), 1)
             cells += [f"{share:.2%}" if share else "none", f"{sums.class_labels[index]}"]
-        bar = _bar(first.class_pixels[index] / max(first.class_pixels.max(), 1))
+        bar = Bar(max(first.class_pixels.max(), 1), 0, first.class_pixels[index], width=12)
         table.add_row(*cells, bar, f"{weights[index]:.2f}")
     terminal.table(table)
     for split, sums in statistics.items():
@@ -144,29 +146,12 @@ def _frequencies(
         )
     listed = ", ".join(f"{weight:.3g}" for weight in weights)
     terminal.line(
-        "To weigh rare classes more (inverse square roots of the shares, 1 on average):\n"
+        "To give rare classes more weight (inverse square roots of the shares, 1 on average):\n"
         f"  --config.train.class_weights='({listed}{',' * (len(weights) == 1)})'"
     )
 
 
-def _bar(share: float) -> str:
-    """Draw a share of 1 in eighths of a character."""
-    eighths = round(share * _BAR * 8)
-    return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
-
-
-def _report(
-    dataset: Dataset, findings: list[Finding], statistics: Mapping[str, Statistics]
-) -> dict[str, Any]:
-    """Everything that was found, with all names."""
-    return {
-        "dataset": dataset.name,
-        "findings": [vars(finding) for finding in findings],
-        "splits": {split: _of_split(dataset, sums) for split, sums in statistics.items()},
-    }
-
-
-def _of_split(dataset: Dataset, sums: Statistics) -> dict[str, Any]:
+def _statistics(dataset: Dataset, sums: Statistics) -> dict[str, Any]:
     by_class = zip(dataset.classes, sums.class_pixels, sums.class_labels, strict=True)
     return {
         "examples": sums.examples,
@@ -181,13 +166,13 @@ def _of_split(dataset: Dataset, sums: Statistics) -> dict[str, Any]:
 
 
 def _draw(sources: Mapping[str, Source], dataset: Dataset, path: AnyPath) -> None:
-    """Draw some examples with their labels over them."""
+    """Draw some examples with an overlay of their labels."""
     tiles, present = [], set[int]()
     for split, source in sources.items():
         for index in spread(len(source), _PICTURES // len(sources)):
             try:
                 example = decode(source[index], dataset)
-            except (ValueError, OSError):  # stands among the findings
+            except (ValueError, OSError):  # is among the findings
                 continue
             image, label = example["image"], example["label"]
             present |= set(np.unique(label).tolist())

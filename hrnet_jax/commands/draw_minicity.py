@@ -1,4 +1,4 @@
-"""minicity, the dataset that comes with this package, is drawn where a config looks for it."""
+"""Draws minicity, the dataset that comes with this package, where a config looks for it."""
 
 import time
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from hrnet_jax.runs.terminal import Terminal
 
 
 def draw_minicity(config: ConfigDict, *, terminal: Terminal) -> None:
-    """Draw the scenes if a config asks for minicity and its root is not there."""
+    """Draw the scenes if a config uses minicity and its root does not exist."""
     root = to_path(config.data.root)
     if config.data.name != "minicity" or is_remote(root):
         return
@@ -23,7 +23,7 @@ def draw_minicity(config: ConfigDict, *, terminal: Terminal) -> None:
     def track(scenes: Iterable[None]) -> Iterable[None]:
         return terminal.track(scenes, "Drawing minicity", total=total)
 
-    for first in (True, False):  # hosts may share a disk, or have one each
+    for first in (True, False):  # hosts may or may not share a disk
         if processes.is_first() == first and not root.exists():
             terminal.line_if_plain(f"Drawing {total} scenes into {root} ...")
             begin = time.perf_counter()

@@ -1,7 +1,6 @@
-"""A checkpoint and a dataset -> scores and a report: the eval command."""
+"""The eval command: scores a checkpoint on a dataset and writes a report."""
 
 import collections
-import dataclasses
 import hashlib
 import json
 import platform
@@ -39,16 +38,16 @@ def evaluate(
     *,
     workdir: str | AnyPath,
     split: str = "val",  # or train, or test, whose labels may be missing
-    limit: int = 0,  # only the first so many images; 0: all
-    submission: Format | None = None,  # also files for this test server, in eval/submission
-    save_predictions: bool = False,  # also class indices with palette, in eval/predictions
+    limit: int = 0,  # number of images, from the first; 0: all
+    submission: Format | None = None,  # write files for this test server to eval/submission
+    save_predictions: bool = False,  # write label maps to eval/predictions
     terminal: Terminal,
 ) -> Scores:
-    """Score weights on a split of the config's dataset, into the folder `eval` of the workdir.
+    """Score weights on a split of the config's dataset; write the results to `<workdir>/eval`.
 
-    It gets `scores.json` (the receipt), `report.html`, `per_image.npz` (what two evaluations are
-    compared by), pictures, and the label maps that are asked for. Where no pixel has a label, the
-    receipt has no scores.
+    They are `scores.json` (the receipt), `report.html`, `per_image.npz` (for comparisons),
+    pictures, and the label maps that the options ask for. If no pixel has a label, the receipt has
+    no scores.
 
     Raises:
         ValueError: the weights or the data do not fit the config.
@@ -72,9 +71,7 @@ def evaluate(
     if scores.confusion.any():
         terminal.table(class_table(scores, dataset))
     else:
-        terminal.warn(
-            f"no pixel of {dataset.name} {split} has a label; there are label maps, but no scores."
-        )
+        terminal.warn(f"no pixel of {dataset.name} {split} has a label, so there are no scores.")
     terminal.line(f"Protocol: {evaluation.description}.")
     if comparison := compare_scores(scores, weights=weights, evaluation=evaluation):
         terminal.line(f"mIoU: {comparison.describe()}.")
@@ -84,10 +81,10 @@ def evaluate(
 
 
 class Results:
-    """Takes the label maps of an evaluation one by one, and writes what becomes of them.
+    """Takes the label maps of an evaluation one by one, and writes its files.
 
-    Pictures and label maps are written as they come, numbers at the end and each file atomically:
-    an evaluation that was killed leaves the numbers of the one before.
+    Pictures and label maps are written at once, figures at the end and atomically: an evaluation
+    that is killed leaves the figures of the one before.
     """
 
     def __init__(
@@ -115,7 +112,7 @@ class Results:
         make_folder(folder)
 
     def __call__(self, example: Example, predicted: Label) -> None:
-        """See one image and its label map."""
+        """Take one image and its label map."""
         for write in self._writers:
             write(example, predicted)
         label = example["label"]
@@ -124,7 +121,7 @@ class Results:
         self._gallery.add(example, predicted, confusion)
 
     def write(self, scores: Scores, *, weights: Weights, seconds: float) -> None:
-        """Write the files that need all images; every process must call this."""
+        """Write the files about all images; every process must call this."""
         counts = PerImage.joined(
             PerImage.from_bytes(part) for part in processes.gather(self._counts.result().to_bytes())
         )
@@ -142,7 +139,7 @@ class Results:
         write_json(self._folder / "scores.json", receipt)
 
     def describe_label_maps(self, terminal: Terminal) -> None:
-        """Say where label maps are, and whether a submission is not only of this evaluation."""
+        """Print where the label maps are; warn of other files in the submission."""
         if self._saves_predictions:
             terminal.line(f"Label maps: {self._folder / 'predictions'}")
         if self._submission is not None:
@@ -150,7 +147,7 @@ class Results:
             terminal.line(f"Submission: {folder}")
             if stale_files := self._submission.stale_files():
                 terminal.warn(
-                    f"{len(stale_files)} files in {folder} are not of this evaluation, first "
+                    f"{len(stale_files)} files in {folder} are not from this evaluation, first "
                     f"{stale_files[0]}; remove them before you submit it."
                 )
 
@@ -186,13 +183,12 @@ class Results:
                 "confusion": scores.confusion.tolist(),
             }
         if comparison := compare_scores(scores, weights=weights, evaluation=evaluation):
-            text = {"text": comparison.describe()}
-            receipt["published"] = dataclasses.asdict(comparison) | text
+            receipt["published"] = vars(comparison) | {"text": comparison.describe()}
         return receipt
 
 
 def weights_hash(weights: Weights) -> str:
-    """SHA-256 over names and checksums of all arrays: equal for equal weights anywhere."""
+    """SHA-256 of the names and checksums of all arrays: equal weights have equal hashes."""
     sums = leaf_checksums({"params": weights.params, "stats": weights.stats})
     return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
 

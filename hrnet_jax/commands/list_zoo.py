@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from hrnet_jax import zoo
 from hrnet_jax.config import recipes
@@ -20,23 +20,21 @@ from hrnet_jax.zoo import BACKBONES, DATASETS, HARDWARE, IMAGENET, ROWS, Row
 
 
 def list_zoo(words: Sequence[str], *, folder: AnyPath, terminal: Terminal) -> None:
-    """Print the rows that all words fit, and what `folder` has of them.
+    """Print the rows that match all words, and which of them `folder` holds.
 
     Raises:
-        ValueError: no row fits; lists the words to choose from.
+        ValueError: no row matches; lists the words to choose from.
     """
     rows = zoo.select(words)
     terminal.table(table(rows, folder=folder))
     if words:
         terminal.line("\n\n".join(map(describe, rows)))
     else:
-        terminal.line(
-            "--mode zoo cityscapes hr18 160k: the row of these words, with its addresses."
-        )
+        terminal.line("--mode zoo cityscapes hr18 160k: one row with its addresses.")
 
 
 def here(row: Row, *, folder: AnyPath) -> str:
-    """Say what `folder` has of a row: nothing, "converted", or the mIoU that was measured."""
+    """Describe what `folder` holds of a row: nothing, "converted", or the measured mIoU."""
     weights = folder / row.name
     if not (weights / FOLDER).is_dir():
         return ""
@@ -47,19 +45,19 @@ def here(row: Row, *, folder: AnyPath) -> str:
 
 
 def table(rows: Iterable[Row], *, folder: AnyPath) -> Table:
-    """Lay out rows for a terminal; the last column is what `folder` has of them."""
-    layout = Table(caption=HARDWARE, caption_justify="left")
-    layout.add_column("name", overflow="fold")
-    for column in ("mIoU", "ms+flip", "mem", "fps"):
-        layout.add_column(column, justify="right")
-    layout.add_column(f"in {folder}")
+    """Lay out rows for a terminal; the last column is what `folder` holds of them."""
+    figures = (Column(name, justify="right") for name in ("mIoU", "ms+flip", "mem", "fps"))
+    layout = Table(
+        Column("name", overflow="fold"), *figures, f"in {folder}",
+        caption=HARDWARE, caption_justify="left",
+    )  # fmt: skip
     for row in rows:
         layout.add_row(row.name, *_figures(row), here(row, folder=folder))
     return layout
 
 
 def describe(row: Row) -> str:
-    """Say of one row where its files are and how to get and score it."""
+    """List the addresses of a row, and the commands that fetch, score and train it."""
     lines = [
         row.name,
         f"  weights  {row.url}",
@@ -85,7 +83,7 @@ def _figures(row: Row) -> tuple[str, str, str, str]:
 
 
 def overview() -> str:
-    """All mIoU in one small table: the README's."""
+    """Write the README's table: mIoU only."""
     lines = [
         "| published mIoU (ms+flip), by steps | W18-Small | W18 | W48 |",
         "|---|--:|--:|--:|",
@@ -101,7 +99,7 @@ def overview() -> str:
 
 
 def markdown() -> str:
-    """All rows with their files: the table of configs/README.md."""
+    """Write the table of configs/README.md: all rows with their files."""
     lines = []
     for dataset, group in itertools.groupby(ROWS, key=lambda row: row.dataset):
         lines += [
@@ -132,7 +130,7 @@ def markdown() -> str:
 
 
 def commands() -> str:
-    """Every run with what it should reach: the table of docs/reproduce.md."""
+    """Write the table of docs/reproduce.md: every run with its expected mIoU."""
     lines = [
         "| published mIoU (ms+flip) | recipe | `--config.init_from=` | steps of images |",
         "|--:|---|---|--:|",
@@ -151,8 +149,8 @@ def with_table(text: str, content: str, *, mark: str = "zoo") -> str:
     """Put `content` between the marks of a document: <!-- zoo --> and <!-- /zoo -->."""
     begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
     head, _, rest = text.partition(begin)
-    _, found, tail = rest.partition(end)
-    if not found:
+    _, is_marked, tail = rest.partition(end)
+    if not is_marked:
         raise ValueError(f"The document has no marks {begin} and {end}.")
     return f"{head}{begin}\n{content}\n{end}{tail}"
 

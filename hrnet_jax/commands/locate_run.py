@@ -1,4 +1,4 @@
-"""Where a run's folder and its checkpoint are, by what the command line says."""
+"""Finds the workdir and the checkpoint that a command line means."""
 
 import dataclasses
 
@@ -13,34 +13,34 @@ from hrnet_jax.runs.terminal import Terminal
 def locate_run(
     *, workdir: str | None, checkpoint: str | None, config: ConfigDict | None
 ) -> tuple[AnyPath, AnyPath]:
-    """Work out the workdir and the checkpoint from what is given of the three.
+    """Return the workdir and the checkpoint.
 
     Raises:
-        FileNotFoundError: for a row of the zoo that was not converted yet.
-        ValueError: nothing is given.
+        FileNotFoundError: the checkpoint is a row of the zoo that is not converted yet.
+        ValueError: all three are None.
     """
     default = None if config is None else f"runs/{config.name}"
     given = zoo.locate(checkpoint) if checkpoint else None
     name = workdir or default or given
     if name is None:
-        raise ValueError("--checkpoint is missing; give that, --workdir or --config.")
-    place = to_path(name)
-    source = given or place
+        raise ValueError("--checkpoint is missing; give it, --workdir or --config.")
+    folder = to_path(name)
+    source = given or folder
     # Results belong next to the folder of checkpoints, not into it.
-    if place.parent.name == FOLDER and place.name.isdigit():
-        place = place.parent.parent
-    elif name is given and place.name == FOLDER and not (place / FOLDER).is_dir():
-        place = place.parent
-    return place, source
+    if folder.parent.name == FOLDER and folder.name.isdigit():
+        folder = folder.parent.parent
+    elif name is given and folder.name == FOLDER and not (folder / FOLDER).is_dir():
+        folder = folder.parent
+    return folder, source
 
 
 def has_checkpoint(workdir: AnyPath) -> bool:
-    """Whether a training can resume in a workdir."""
+    """Whether training can resume in a workdir."""
     return any(path.name.isdigit() for path in (workdir / FOLDER).glob("[0-9]*"))
 
 
 def load_network(checkpoint: AnyPath, *, config: ConfigDict | None, terminal: Terminal) -> Weights:
-    """Load weights that can label images, by `config` if it is given instead of their own.
+    """Load weights that can label images; `config`, if given, replaces the stored one.
 
     Raises:
         FileNotFoundError: there is no checkpoint.
@@ -50,8 +50,8 @@ def load_network(checkpoint: AnyPath, *, config: ConfigDict | None, terminal: Te
         weights = load_weights(checkpoint)
     if not weights.meta["classes"]:
         raise ValueError(
-            f"{weights.path} holds a backbone without a head, which labels nothing; train from it "
-            f"with --config.init_from={checkpoint}."
+            f"{weights.path} is a backbone without a head, which cannot label images; train from "
+            f"it with --config.init_from={checkpoint}."
         )
     if config is None:
         return weights

@@ -1,4 +1,4 @@
-"""What a config will cost on some devices, read from the compiled program before anything runs."""
+"""What training a config will cost on some devices, from the compiled program; nothing runs."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 from ml_collections import ConfigDict
-from rich.table import Table
+from rich.table import Column, Table
 
 from hrnet_jax.commands.step_costs import CHIPS, Costs, bound, costs
 from hrnet_jax.config.build_data import open_split
@@ -21,37 +21,37 @@ from hrnet_jax.runs.terminal import Terminal
 
 
 def plan(config: ConfigDict, *, devices: Sequence[jax.Device], terminal: Terminal) -> Costs:
-    """Compile the training step of a config for `devices`, and print what it needs and exchanges.
+    """Compile the training step for `devices`; print its memory, communication and least time.
 
-    Nothing is read but the sizes of the validation images, if they are there; nothing runs.
+    Nothing runs. Only the sizes of the validation images are read, if the data are there.
     """
     mesh = make_mesh(height=config.mesh.height, devices=devices)
-    found, _ = costs(config, mesh=mesh, terminal=terminal)
+    step, _ = costs(config, mesh=mesh, terminal=terminal)
     kind, shape = devices[0].device_kind, mesh.shape
     crop = "x".join(map(str, config.train.crop_size))
     terminal.line(
-        f"{config.name}: {config.model.variant}, {found.parameters:,} parameters, "
+        f"{config.name}: {config.model.variant}, {step.parameters:,} parameters, "
         f"{config.model.dtype}\n"
         f"Mesh: {len(devices)} {kind} devices = data {shape['data']} x height {shape['height']}; "
-        f"{found.images} crops of {crop} per step, accumulate {config.train.accumulate}, "
+        f"{step.images} crops of {crop} per step, accumulate {config.train.accumulate}, "
         f"remat {config.train.remat}"
     )
-    _data_lines(config, terminal)
-    terminal.table(_step_table(found))
-    terminal.table(_collective_table(found))
-    terminal.table(_chip_table(found, config.model.dtype))
+    _describe_data(config, terminal)
+    terminal.table(_step_table(step))
+    terminal.table(_collective_table(step))
+    terminal.table(_chip_table(step, config.model.dtype))
     terminal.line(
-        "Times are lower bounds (no device computes at its peak), images/s what the input pipeline "
-        "would have to deliver at that bound; docs/scale.md says what they rest on."
+        "Times are lower bounds (no device computes at its peak); images/s is what the input "
+        "pipeline must deliver at that bound. docs/scale.md lists the assumptions."
     )
-    return found
+    return step
 
 
 def simulate(devices: str | None) -> list[jax.Device]:
-    """The devices that `--devices` names: so many simulated CPUs, a TPU topology, or all there are.
+    """Return the devices of `--devices`: simulated CPUs, a TPU topology, or all that exist.
 
-    A topology such as v5e:4x4 needs libtpu (pip install "hrnet-jax[tpu]"), but no TPU. A number
-    must be set before jax is used.
+    A topology such as v5e:4x4 needs libtpu (pip install "hrnet-jax[tpu]"), but no TPU. CPUs must be
+    simulated before jax uses any device.
     """
     if devices is None:
         return jax.devices()
@@ -67,16 +67,16 @@ def simulate(devices: str | None) -> list[jax.Device]:
     try:
         topology: Any = topologies.get_topology_desc(devices, platform="tpu")
     except (RuntimeError, NotImplementedError) as error:
-        first = str(error).splitlines()[0]
+        first_line = str(error).splitlines()[0]
         raise ValueError(
-            f"--devices={devices} cannot be compiled for here ({first}); TPU topologies need "
-            "libtpu, as in pip install 'hrnet-jax[tpu]'."
+            f"Cannot compile for --devices={devices} ({first_line}); TPU topologies need libtpu: "
+            "pip install 'hrnet-jax[tpu]'."
         ) from error
     return list(topology.devices)
 
 
-def _data_lines(config: ConfigDict, terminal: Terminal) -> None:
-    """Steps per epoch and programs to compile; the latter need the sizes of the images."""
+def _describe_data(config: ConfigDict, terminal: Terminal) -> None:
+    """Print steps per epoch and programs to compile, which depend on the sizes of the images."""
     dataset = dataset_of(config)
     count = dataset.counts.get("train")
     try:
@@ -90,44 +90,40 @@ def _data_lines(config: ConfigDict, terminal: Terminal) -> None:
         evaluation = f"{count_programs(sizes, protocol=protocol_of(config))} of evaluation"
     except FileNotFoundError:
         evaluation = f"those of evaluation (unknown: no data in {config.data.root})"
-    epoch = (
-        "unknown: no data"
-        if count is None
-        else "{:,.1f}".format(
-            steps_per_epoch(
-                num_examples=count,
-                batch_size=config.train.batch_size,
-                reference=config.reference,
-            )
+    epoch = "unknown: no data"
+    if count is not None:
+        steps = steps_per_epoch(
+            num_examples=count, batch_size=config.train.batch_size, reference=config.reference
         )
-    )
+        epoch = f"{steps:,.1f}"
     terminal.line(f"Steps per epoch: {epoch}    Programs to compile: 1 training step, {evaluation}")
 
 
-def _step_table(found: Costs) -> Table:
-    table = Table("one step", "all devices", "each device", title="Training step")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    each = found.flops / found.devices
-    table.add_row("arithmetic", f"{found.flops / 1e9:,.0f} GFLOP", f"{each / 1e9:,.0f} GFLOP")
+def _right(*names: str) -> list[Column]:
+    return [Column(name, justify="right") for name in names]
+
+
+def _step_table(step: Costs) -> Table:
+    table = Table("one step", *_right("all devices", "each device"), title="Training step")
+    each = step.flops / step.devices
+    table.add_row("arithmetic", f"{step.flops / 1e9:,.0f} GFLOP", f"{each / 1e9:,.0f} GFLOP")
     for name, count in (
-        ("memory: state and batch", found.arguments),
-        ("memory: temporary", found.temporary),
-        ("memory: convolutions", found.workspace),
-        ("memory: together", found.memory),
-        ("memory traffic", found.traffic),
+        ("memory: state and batch", step.arguments),
+        ("memory: temporary", step.temporary),
+        ("memory: convolutions", step.workspace),
+        ("memory: total", step.memory),
+        ("memory traffic", step.traffic),
     ):
-        table.add_row(name, f"{count * found.devices / 1e6:,.0f} MB", f"{count / 1e6:,.0f} MB")
+        table.add_row(name, f"{count * step.devices / 1e6:,.0f} MB", f"{count / 1e6:,.0f} MB")
     return table
 
 
-def _collective_table(found: Costs) -> Table:
-    table = Table("kind", "of devices", "per step", "bytes", "largest", title="Collectives")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    kinds = sorted({(c.kind, c.devices) for c in found.collectives})
+def _collective_table(step: Costs) -> Table:
+    columns = _right("of devices", "per step", "bytes", "largest")
+    table = Table("kind", *columns, title="Collectives")
+    kinds = sorted({(c.kind, c.devices) for c in step.collectives})
     for kind, devices in kinds:
-        like = [c for c in found.collectives if (c.kind, c.devices) == (kind, devices)]
+        like = [c for c in step.collectives if (c.kind, c.devices) == (kind, devices)]
         table.add_row(
             kind,
             str(devices or "pairs"),
@@ -140,21 +136,17 @@ def _collective_table(found: Costs) -> Table:
     return table
 
 
-def _chip_table(found: Costs, dtype: str) -> Table:
-    table = Table(
-        "on", "fits", "compute ms", "memory ms", "waiting ms", "transfer ms", "images/s", "first",
-        title="At best",
-    )  # fmt: skip
-    for column in table.columns[2:7]:
-        column.justify = "right"
+def _chip_table(step: Costs, dtype: str) -> Table:
+    columns = _right("compute ms", "memory ms", "latency ms", "transfer ms", "images/s")
+    table = Table("chip", "fits", *columns, "bottleneck", title="At best")
     for chip in CHIPS:
-        least = bound(found, chip, dtype=dtype)
+        least = bound(step, chip, dtype=dtype)
         if least is not None:
             table.add_row(
                 chip.name,
-                "yes" if found.memory < chip.memory else "no",
+                "yes" if step.memory < chip.memory else "no",
                 *(f"{1e3 * part:.2f}" for part in least),
-                f"{found.images / least.step:,.0f}",
+                f"{step.images / least.step:,.0f}",
                 least.first,
             )
     return table

@@ -1,4 +1,4 @@
-"""Image files -> label maps and overlays, by the protocol of a checkpoint: the predict command."""
+"""The predict command: labels image files and videos by the protocol of a checkpoint."""
 
 import glob
 import itertools
@@ -38,10 +38,10 @@ def predict(
     terminal: Terminal,
     probabilities: bool = False,
 ) -> list[str]:
-    """Label image files, folders, patterns and videos into `output`; return what failed.
+    """Label image files, folders, patterns and videos into `output`; return the failures.
 
-    What was labelled before with the same weights is kept. A file that cannot be read is named and
-    left out.
+    Results of the same weights that exist already are kept. Files that cannot be read are reported
+    and skipped.
     """
     output = to_path(output)
     predictor = predictor_of(weights, terminal=terminal)
@@ -53,9 +53,9 @@ def predict(
         for file, name in files
         if not all((output / result).exists() for result in results[name])
     ]
-    known = f" ({len(files) - len(missing)} done before)" if len(missing) < len(files) else ""
+    kept = f" ({len(files) - len(missing)} done before)" if len(missing) < len(files) else ""
     terminal.line(
-        f"Labelling {len(files)} file{'s' if len(files) > 1 else ''}{known} with {weights.path}"
+        f"Labelling {len(files)} file{'s' if len(files) > 1 else ''}{kept} with {weights.path}"
     )
     _remove_leftovers(output, {result for _, name in missing for result in results[name]})
     if probabilities and any(_is_video(file) for file, _ in files):
@@ -74,13 +74,13 @@ def predict(
 
 
 def _label_images(
-    files: Sequence[tuple[Path, AnyPath]],  # each with what its results' names begin with
+    files: Sequence[tuple[Path, AnyPath]],  # each with the prefix of its results
     predictor: Predictor,
     *,
     probabilities: bool,
     terminal: Terminal,
 ) -> Iterator[str]:
-    """Label images; yield which of them cannot be read."""
+    """Label images; yield an error for each that cannot be read."""
     for file, target in terminal.track(files, "Predicting", total=len(files)):
         try:
             image = decode_image(file.read_bytes(), path=str(file))
@@ -96,7 +96,7 @@ def _label_images(
 def _label_videos(
     files: Sequence[tuple[Path, AnyPath]], predictor: Predictor, *, terminal: Terminal
 ) -> Iterator[str]:
-    """Label videos; yield which of them cannot be read."""
+    """Label videos; yield an error for each that cannot be read."""
     for file, name in files:
         target = name.with_name(f"{name.name}_overlay.mp4")
         try:
@@ -106,10 +106,7 @@ def _label_videos(
 
 
 def check_same_weights(output: AnyPath, weights: Weights) -> None:
-    """Note in a folder which weights and protocol its predictions are of; refuse other ones.
-
-    The precision is part of the protocol.
-    """
+    """Record the weights, protocol and precision of a folder's predictions; refuse others."""
     mark = {"checkpoint": str(weights.path), "checksums": weights.meta.get("checksums", {})}
     mark["protocol"] = describe_protocol(from_dict(weights.meta["config"]))
     path = output / "predict.json"
@@ -118,8 +115,8 @@ def check_same_weights(output: AnyPath, weights: Weights) -> None:
         old = dict(json.loads(path.read_text())) if path.exists() else {}
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"{path} is damaged ({error}); it names the weights that {output} was labelled with. "
-            "Remove it if they are the same, else choose another --output."
+            f"{path} is damaged ({error}); it names the weights of the predictions in {output}. "
+            "Remove it if they are the same as now, else choose another --output."
         ) from error
     if mark | old != mark:
         raise ValueError(
@@ -130,24 +127,24 @@ def check_same_weights(output: AnyPath, weights: Weights) -> None:
 
 
 def _remove_leftovers(output: AnyPath, names: set[str]) -> None:
-    """Remove the unfinished copies of these files that a killed process left."""
+    """Remove the temporary files of these results that a killed process left."""
     if is_remote(output):
         return
     for folder in {(output / name).parent for name in names}:
-        for left in folder.glob(".*.tmp"):
-            meant = folder / left.name[1:].rsplit(".", maxsplit=2)[0]
-            if str(meant.relative_to(output)) in names and has_ended(left):
-                left.unlink(missing_ok=True)
+        for leftover in folder.glob(".*.tmp"):
+            target = folder / leftover.name[1:].rsplit(".", maxsplit=2)[0]
+            if str(target.relative_to(output)) in names and has_ended(leftover):
+                leftover.unlink(missing_ok=True)
 
 
 def input_files(inputs: Iterable[str], *, output: AnyPath) -> list[tuple[Path, Path]]:
     """Find the files of all inputs, each with the path of its results within `output`.
 
-    Hidden files are left out, and what lies in `output`, which may be inside an input.
+    Hidden files are skipped, and files in `output`, which may be inside an input.
 
     Raises:
-        FileNotFoundError: for an input that does not exist, or a folder without images.
-        ValueError: if two files would be written under one name.
+        FileNotFoundError: an input does not exist, or holds no images.
+        ValueError: two files would have the same results, or an input is in a bucket.
     """
     files: dict[Path, Path] = {}
     for text in inputs:
@@ -166,7 +163,7 @@ def input_files(inputs: Iterable[str], *, output: AnyPath) -> list[tuple[Path, P
 
 
 def _files_of(path: AnyPath, *, is_pattern: bool, output: AnyPath) -> list[Path]:
-    """List the files of one input, without what lies in `output`."""
+    """List the files of one input, without those in `output`."""
     if is_remote(path):
         raise ValueError(
             f"--input {path} is in a bucket, but images are read from local disks; copy them with "
@@ -194,7 +191,6 @@ def _is_video(path: Path) -> bool:
 
 
 def _results(file: Path, name: Path, *, probabilities: bool) -> list[str]:
-    """List the files that are written for an input, relative to the output."""
     kinds = ["label.png", "overlay.png", *(["probabilities.npz"] if probabilities else [])]
     return [f"{name}_{kind}" for kind in (["overlay.mp4"] if _is_video(file) else kinds)]
 
@@ -202,5 +198,5 @@ def _results(file: Path, name: Path, *, probabilities: bool) -> list[str]:
 def _fits(path: str | Path) -> bool:
     path = Path(path)
     known = path.suffix.lower() in (*_SUFFIXES, *VIDEO_SUFFIXES)
-    # A link to nothing fits: whoever reads it will say so.
+    # A dangling link fits too: reading it reports the error.
     return not path.is_dir() and known and not path.name.startswith(".")

@@ -1,7 +1,7 @@
-"""A dataset's files -> what training reads: label PNGs where they are missing, ArrayRecord shards.
+"""Prepares a dataset for training: makes missing label PNGs, writes ArrayRecord shards.
 
-Everything is made under another name and checked before it gets its own: what was interrupted is
-never taken for complete, and the same command starts again.
+Everything is written under a temporary name and renamed once it is checked, so that an interrupted
+run leaves nothing that looks complete; the same command starts again.
 """
 
 import os
@@ -23,30 +23,30 @@ def prepare(
     root: str | os.PathLike[str],
     dataset: Dataset,
     *,
-    output: AnyPath | None,  # gets the folder <name>/<version>; None: labels only
+    output: AnyPath | None,  # parent of the folder <name>/<version>; None: labels only
     terminal: Terminal,
 ) -> None:
-    """Make a dataset's missing labels, then its ArrayRecord form.
+    """Make a dataset's missing labels, then its ArrayRecord shards.
 
     Raises:
-        ValueError: if what was written does not read back as it was.
+        ValueError: a path is in a bucket, or the written shards differ from the source.
     """
     root = to_path(root)
     for path in (root, *([output] if output else [])):
         if is_remote(path):
             raise ValueError(
                 f"{path} is in a bucket, but data are prepared on a local disk; give a local "
-                "folder, then copy what is in --output with `gcloud storage cp --recursive`."
+                "folder, then copy --output with `gcloud storage cp --recursive`."
             )
     made_labels = _make_context_labels(Path(root), dataset, terminal)
     if output is None:
         if made_labels:
             return
-        raise ValueError("--output is missing; give the folder for the ArrayRecord form.")
+        raise ValueError("--output is missing; give the folder for the ArrayRecord shards.")
     final = output / dataset.name / VERSION
     sources = {split: open_source(root, dataset, split) for split in dataset.splits}
     if final.exists():
-        terminal.line(f"{final} is there already; checking it.")
+        terminal.line(f"{final} exists already; checking it.")
         _check(final, sources, dataset, terminal)
         return
     make_folder(output)
@@ -76,25 +76,22 @@ def _check(folder: Path, sources: dict[str, Source], dataset: Dataset, terminal:
         written = ArrayRecordSource(folder, dataset, split)
         if len(written) != len(source):
             raise ValueError(
-                f"{folder} holds {len(written)} examples of {split}, not the {len(source)} of the"
-                " source; remove it and start again."
+                f"{folder} holds {len(written)} examples of {split}, not the {len(source)} of the "
+                "source; remove the folder and start again."
             )
         indices = terminal.track(range(len(written)), f"Checking {split}", total=len(written))
         if damaged := [index for index in indices if not written.is_intact(index)]:
             raise ValueError(
-                f"{len(damaged)} examples of {split} in {folder} do not match their CRC-32, the"
-                f" first is {written[damaged[0]].id}; remove the folder and start again."
+                f"{len(damaged)} examples of {split} in {folder} do not match their CRC-32, first "
+                f"{written[damaged[0]].id}; remove the folder and start again."
             )
-        terminal.line(f"{split}: {len(written)} examples, every CRC-32 right")
+        terminal.line(f"{split}: {len(written)} examples, every CRC-32 correct")
 
 
 def _make_context_labels(root: Path, dataset: Dataset, terminal: Terminal) -> bool:
-    part = dataset.splits["train"][0]
-    annotations = root / ANNOTATIONS
+    labels, annotations = dataset.splits["train"][0].labels, root / ANNOTATIONS
     is_context = dataset.name in ("pascal_context", "pascal_context_59")
-    if not is_context or not annotations.exists() or part.labels is None:
-        return False
-    if (root / part.labels).exists():
+    if not is_context or labels is None or not annotations.exists() or (root / labels).exists():
         return False
     with terminal.announced(f"Reading {annotations}"):
         content = Annotations(annotations)
@@ -103,5 +100,5 @@ def _make_context_labels(root: Path, dataset: Dataset, terminal: Terminal) -> bo
         content,
         track=lambda images: terminal.track(images, "Drawing labels", total=len(content.images)),
     )
-    terminal.line(f"{root / part.labels}: {len(content.images)} label files")
+    terminal.line(f"{root / labels}: {len(content.images)} label files")
     return True

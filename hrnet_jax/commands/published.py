@@ -1,4 +1,4 @@
-"""What was measured here, compared with what was published for the same work."""
+"""Compares measurements with the published figures of the same work."""
 
 import dataclasses
 from typing import NamedTuple
@@ -13,20 +13,20 @@ from hrnet_jax.evaluation.protocol import MULTI_SCALE, Protocol
 from hrnet_jax.runs.stored_weights import Weights
 from hrnet_jax.zoo import Row, Upload
 
-_TOLERANCE = 0.05  # of mIoU in percent: how near the same weights are expected to come
+_TOLERANCE = 0.05  # of mIoU in percent, for the same weights
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison:
     """A measured mIoU and the published one of the same weights and protocol, in percent."""
 
-    file: str  # that was published
+    file: str  # the published one
     protocol: str  # whole, slide or ms+flip
     published: float
     measured: float
 
     def describe(self) -> str:
-        """Say it in one line: "78.80 published (whole), 78.79 measured, within 0.05"."""
+        """Describe it in one line: "78.80 published (whole), 78.79 measured, within 0.05"."""
         gap = round(round(self.measured, 2) - self.published, 2)
         verdict = f"within {_TOLERANCE}"
         if abs(gap) > _TOLERANCE:
@@ -42,35 +42,34 @@ def compare_miou(
 ) -> Comparison | None:
     """Compare an mIoU (percent) of published weights on the full validation split.
 
-    Returns None where no number was published for `protocol`.
+    Returns None if nothing was published for `protocol`.
     """
     plain = protocol_of(recipes.of_row(row))
     if not protocol.averages:  # at one scale 0.x and 1.x are the same
         protocol = dataclasses.replace(protocol, reference=plain.reference)
-    several = dataclasses.replace(plain, ratios=MULTI_SCALE, flip=True)
-    for kind, name, value in (
-        (plain, plain.mode, upload.miou),
-        (several, "ms+flip", upload.miou_ms_flip),
-    ):
-        if protocol.describe() == kind.describe():
-            return Comparison(
-                file=row.file(upload), protocol=name, published=value, measured=measured
-            )
-    return None
+    multi_scale = dataclasses.replace(plain, ratios=MULTI_SCALE, flip=True)
+    published = {
+        plain.describe(): (plain.mode, upload.miou),
+        multi_scale.describe(): ("ms+flip", upload.miou_ms_flip),
+    }
+    if protocol.describe() not in published:
+        return None
+    name, value = published[protocol.describe()]
+    return Comparison(file=row.file(upload), protocol=name, published=value, measured=measured)
 
 
 def compare_scores(
     scores: Scores, *, weights: Weights, evaluation: Evaluation
 ) -> Comparison | None:
-    """Compare a score with the published one, if there is one of exactly this measurement.
+    """Compare a score with the published one, if that is of exactly this measurement.
 
-    That is: of unchanged published weights, on every image of the validation split, computed in
-    float32 from images normalised as published, by a published protocol.
+    The weights must be the published ones, unchanged, scored by a published protocol on every
+    image of the validation split, in float32, with the published normalisation.
     """
-    found = zoo.find(file=weights.meta["zoo"]["file"]) if "zoo" in weights.meta else None
-    if found is None or not scores.confusion.any():
+    match = zoo.find(file=weights.meta["zoo"]["file"]) if "zoo" in weights.meta else None
+    if match is None or not scores.confusion.any():
         return None
-    row, upload = found
+    row, upload = match
     usual, dataset = recipes.of_row(row).data, evaluation.dataset
     if (
         dataset.name != row.dataset
@@ -85,16 +84,16 @@ def compare_scores(
 
 
 class Published(NamedTuple):
-    """Published memory of training (GB) and speed of evaluation (images/s); None: of other work."""
+    """Published training memory (GB) and evaluation speed (images/s); None: not comparable."""
 
     memory: float | None
     fps: float | None
 
 
 def costs_of(config: ConfigDict) -> Published:
-    """Find what was published for the work of a config.
+    """Find the published memory and speed of a config's work.
 
-    It was published for one schedule of each dataset, and does not depend on it.
+    They were published for one schedule of each dataset, but do not depend on it.
     """
     for row in zoo.ROWS:
         if row.memory and (row.variant, row.dataset) == (config.model.variant, config.data.name):
@@ -103,7 +102,7 @@ def costs_of(config: ConfigDict) -> Published:
                 config.train[field] == usual.train[field]
                 for field in ("batch_size", "crop_size", "accumulate", "remat")
             )
-            # Without averaging, what `reference` switches makes no difference.
+            # `reference` changes how scales are averaged: no difference in cost.
             ours, theirs = (
                 dataclasses.replace(protocol_of(c), reference="v0") for c in (config, usual)
             )

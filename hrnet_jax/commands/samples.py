@@ -1,4 +1,4 @@
-"""What the network sees: augmented training samples as pictures, with what was drawn for each."""
+"""Pictures of augmented training samples, captioned with the random draws of each."""
 
 import copy
 from typing import Any, cast
@@ -12,12 +12,7 @@ from hrnet_jax.config.build_data import build_data
 from hrnet_jax.data.dataset import Dataset
 from hrnet_jax.data.photometric import PhotometricDistortion
 from hrnet_jax.data.pipeline import train_stream
-from hrnet_jax.data.transforms import (
-    Channels,
-    RandomFlip,
-    RandomScaleCrop,
-    Transform,
-)
+from hrnet_jax.data.transforms import Channels, RandomFlip, RandomScaleCrop, Transform
 from hrnet_jax.data.types import IGNORE_LABEL, Example, Image, NormalizedImage
 from hrnet_jax.evaluation.visualize import overlay, sheet, write_png
 from hrnet_jax.runs.paths import AnyPath, make_folder
@@ -25,10 +20,7 @@ from hrnet_jax.runs.terminal import Terminal
 
 
 def samples(config: ConfigDict, *, workdir: AnyPath, terminal: Terminal) -> list[AnyPath]:
-    """Draw the first `config.log.pictures` samples of the training stream; returns the files.
-
-    They are those that training begins with at step 0, pixel by pixel.
-    """
+    """Draw the first `config.log.pictures` samples of training exactly; return the files."""
     data = build_data(config, terminal=terminal)
     folder = workdir / "samples"
     make_folder(folder)
@@ -45,21 +37,16 @@ def samples(config: ConfigDict, *, workdir: AnyPath, terminal: Terminal) -> list
         reference=data.reference,
         replace=data.quarantine,
     )
-    paths = []
-    count = config.log.pictures
-    for position in terminal.track(range(count), "Drawing", total=count):
-        path = folder / f"{position:03}.png"
-        drawing = picture(
-            stream[position], data.dataset, mean=config.data.mean, std=config.data.std
-        )
-        write_png(path, drawing)
-        paths.append(path)
+    mean, std = config.data.mean, config.data.std
+    paths = [folder / f"{position:03}.png" for position in range(config.log.pictures)]
+    for position, path in enumerate(terminal.track(paths, "Drawing", total=len(paths))):
+        write_png(path, picture(stream[position], data.dataset, mean=mean, std=std))
     terminal.line(f"{len(paths)} samples as the network sees them: {folder}")
     return paths
 
 
 class Observed(grain.transforms.RandomMap):
-    """A random transform that notes its draw in the example, and changes nothing else."""
+    """A random transform that also records its draws in the example."""
 
     def __init__(self, transform: grain.transforms.RandomMap):
         self._transform = transform
@@ -71,7 +58,7 @@ class Observed(grain.transforms.RandomMap):
 
 
 def drawn(transform: Transform, example: Example, rng: np.random.Generator) -> dict[str, Any]:
-    """Draw as a transform would, and put it into words."""
+    """Repeat the draws of a transform, and describe them."""
     height, width = example["image"].shape[:2]
     match transform:
         case RandomScaleCrop():
@@ -93,7 +80,7 @@ def drawn(transform: Transform, example: Example, rng: np.random.Generator) -> d
 
 
 def picture(example: Example, dataset: Dataset, *, mean: Channels, std: Channels) -> PILImage.Image:
-    """The image that the network gets, the same with its labels, and what was drawn."""
+    """Lay out the network's input, the same with its labels, and the draws."""
     image, label = restore(example["image"], mean=mean, std=std), example["label"]
     draws = ", ".join(f"{name} {value}" for name, value in example["draws"].items())
     ignored = float((label == IGNORE_LABEL).mean())
@@ -113,5 +100,5 @@ def picture(example: Example, dataset: Dataset, *, mean: Channels, std: Channels
 
 
 def restore(image: NormalizedImage, *, mean: Channels, std: Channels) -> Image:
-    """Undo `normalize`: the exact bytes; the mean colour where `Pad` has added pixels."""
+    """Undo `normalize` exactly; pixels that `Pad` added get the mean colour."""
     return np.rint(image * np.asarray(std) + np.asarray(mean)).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""What a process of the command line sets before it does anything."""
+"""Settings of a process of the command line."""
 
 import io
 import sys
@@ -12,19 +12,19 @@ from hrnet_jax.runs.terminal import Terminal
 
 
 def start_process() -> None:
-    """Set memory, output and logging of this process; before anything with devices."""
+    """Set up memory, output and logging; must come before any use of devices."""
     prepare_process()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without Unicode is no reason to stop
-    logging.set_verbosity(logging.ERROR)  # Orbax tells of every file, jax of absent TPUs
+            stream.reconfigure(errors="replace")  # for terminals without Unicode
+    logging.set_verbosity(logging.ERROR)  # Orbax logs every file, jax missing TPUs
 
 
 def keep_compiled_programs(terminal: Terminal) -> None:
-    """Make the next start quicker, where there is a folder for compiled programs."""
+    """Cache compiled programs, so that the next start is quicker."""
     if jax.distributed.is_initialized() and jax.default_backend() == "cpu":
-        return  # from the cache, XLA's programs for CPUs may exchange in another order per process
+        return  # cached, XLA's CPU programs may communicate in another order in each process
     try:
         enable_compilation_cache(cache_folder() / "xla")
     except (OSError, RuntimeError) as error:  # a read-only home, or none
-        terminal.warn(f"no folder to keep compiled programs in ({error}); starts will be slower.")
+        terminal.warn(f"compiled programs cannot be cached ({error}); starts will be slower.")

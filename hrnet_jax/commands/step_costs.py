@@ -1,4 +1,4 @@
-"""What a training step costs by its compiled program, and its least time on a chip."""
+"""The cost of a training step by its compiled program, and its least time on a chip."""
 
 import math
 import re
@@ -23,16 +23,16 @@ _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 
 
 class Collective(NamedTuple):
-    """One exchange between devices, in every step."""
+    """One collective operation of a step."""
 
     kind: str  # "all-reduce", "collective-permute", ...
     bytes: int  # of its result, per device
-    devices: int  # that take part together; 0 where each has its own partners
+    devices: int  # in each group; 0 for pairs
     times: int  # per step, more than 1 in a loop
 
 
 class Chip(NamedTuple):
-    """What a manufacturer says of one device. Rates per second."""
+    """A manufacturer's figures of one device. Rates are per second."""
 
     name: str
     flops: dict[str, float]  # by config.model.dtype
@@ -53,21 +53,21 @@ CHIPS = (
 
 
 class Costs(NamedTuple):
-    """Of one training step. Bytes in memory and over the network are those of each device."""
+    """The costs of one training step. Bytes are per device."""
 
     parameters: int
     images: int  # per step
     devices: int
     flops: float  # of all devices
-    traffic: float  # bytes that the compiled program reads and writes in memory
-    arguments: int  # state and batch, bytes
-    temporary: int  # bytes that exist only during a step, by the compiler's analysis
-    workspace: int  # bytes of convolutions, which that analysis leaves out
+    traffic: float  # bytes that the program reads and writes in memory
+    arguments: int  # bytes of state and batch
+    temporary: int  # bytes during a step, by the compiler's analysis
+    workspace: int  # bytes of convolutions, which that analysis omits
     collectives: list[Collective]
 
     @property
     def memory(self) -> int:
-        """Bytes that a device needs; the new state takes the place of the old one."""
+        """Bytes that a device needs; the new state replaces the old one."""
         return self.arguments + self.temporary + self.workspace
 
     @property
@@ -81,12 +81,12 @@ class Bound(NamedTuple):
 
     compute: float
     memory: float
-    latency: float  # of collectives one after the other
+    latency: float  # of all collectives, one after another
     transfer: float  # of their bytes
 
     @property
     def step(self) -> float:
-        """Arithmetic and memory overlap; what waits for others does not."""
+        """Arithmetic and memory traffic overlap; collectives do not."""
         return max(self.compute, self.memory) + self.latency + self.transfer
 
     @property
@@ -98,28 +98,28 @@ class Bound(NamedTuple):
 def costs(
     config: ConfigDict, *, mesh: Mesh, terminal: Terminal
 ) -> tuple[Costs, jax.stages.Compiled]:
-    """Compile the training step for a mesh; return what it costs, and the program."""
+    """Compile the training step for a mesh; return its costs and the program."""
     training = build_training(config, mesh=mesh)
     state, batch = training.state_shape, training.batch_shape
     with terminal.announced("Counting the arithmetic"):
-        # For one device and the batch at once: loops and shares would hide a part of it.
+        # On one device and without accumulation: loops and shards would hide a part of it.
         whole = from_dict(config.to_dict())
         whole.train.accumulate = 1
         alone: Any = build_training(whole, mesh=make_mesh(devices=jax.devices()[:1])).step
         flops = alone.lower(state, batch).cost_analysis()["flops"]
     with terminal.announced(f"Compiling the training step for {mesh.size} devices"):
-        # Not `compile_program`: it is never called here, and may be a TPU's.
+        # Not `compile_program`: the program never runs here, and may be for a TPU.
         compiled = training.step.lower(state, batch).compile()
     memory: Any = compiled.memory_analysis()
     analysis: Any = compiled.cost_analysis()
     text = compiled.as_text() or ""
     on_cpus = mesh.devices.flat[0].platform == "cpu"
-    found = Costs(
+    step = Costs(
         parameters=training.parameters,
         images=config.train.batch_size,
         devices=mesh.size,
         flops=flops,
-        # A loop's body is counted once.
+        # The compiler counts the body of a loop once.
         traffic=analysis["bytes accessed"] * config.train.accumulate,
         arguments=memory.argument_size_in_bytes + memory.output_size_in_bytes
         - memory.alias_size_in_bytes,
@@ -127,33 +127,33 @@ def costs(
         workspace=workspace(text) if on_cpus else 0,
         collectives=collectives(text),
     )  # fmt: skip
-    return found, compiled
+    return step, compiled
 
 
 def collectives(program: str) -> list[Collective]:
-    """Find the exchanges between devices in the text of a compiled program (HLO)."""
+    """Find the collectives in the text of a compiled program (HLO)."""
     repeats = dict(re.findall(r'body=%?([\w.-]+).*?"known_trip_count":\{"n":"(\d+)"', program))
-    found, times = [], 1
+    result, times = [], 1
     for line in program.splitlines():
         if line and not line[0].isspace():  # a computation begins
             name = line.removeprefix("ENTRY ").removeprefix("%").split(" ")[0]
             times = int(repeats.get(name, 1))
         elif match := _OPERATION.search(line):
-            result, kind, rest = match.groups()
-            sizes = [_size(*array) for array in _ARRAY.findall(result)]
-            # An asynchronous permute names its operand, its result and flags; a combined
-            # all-reduce all its results.
+            arrays, kind, rest = match.groups()
+            sizes = [_size(*array) for array in _ARRAY.findall(arrays)]
+            # An asynchronous permute lists operand, result and flags; a combined all-reduce lists
+            # all its results.
             total = sum(sizes) if kind in ("all-reduce", "all-to-all") else max(sizes)
-            found.append(Collective(kind, total, _group(rest), times))
-    return found
+            result.append(Collective(kind, total, _group_size(rest), times))
+    return result
 
 
 def workspace(program: str) -> int:
     """Bytes of the largest matrix that a transposed convolution makes on CPUs, from HLO text.
 
-    It is the backward pass of a convolution of stride 2, which XLA's CPU runtime computes as one
-    product of the input's pixels with the whole kernel, before it adds up where windows overlap.
-    It allocates that product itself: it is in no memory analysis.
+    The backward pass of a convolution of stride 2 is one. XLA's CPU runtime multiplies all pixels
+    of its input by the whole kernel before it adds up overlapping windows, and allocates that
+    product itself, which no memory analysis shows.
     """
     largest = 0
     for dtype, shape, *window in _TRANSPOSED.findall(program):
@@ -167,7 +167,7 @@ def _size(dtype: str, shape: str) -> int:
     return math.prod(map(int, filter(None, shape.split(",")))) * _BITS.get(dtype, 32) // 8
 
 
-def _group(attributes: str) -> int:
+def _group_size(attributes: str) -> int:
     if match := re.search(r"replica_groups=\[\d+,(\d+)\]", attributes):
         return int(match[1])
     if match := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
@@ -179,12 +179,12 @@ def _group(attributes: str) -> int:
 
 
 def bound(costs: Costs, chip: Chip, *, dtype: str) -> Bound | None:
-    """The least time of a step on a chip; None where it does not compute in `dtype`."""
+    """Return the least time of a step on a chip; None if the chip does not support `dtype`."""
     if dtype not in chip.flops:
         return None
     transfer = 0.0
     for c in costs.collectives:
-        # A ring sends each byte of a sum around twice, but for the device's own share.
+        # A ring all-reduce sends each byte twice, except the device's own share.
         share = 2 * (c.devices - 1) / c.devices if c.kind == "all-reduce" and c.devices else 1
         transfer += c.times * c.bytes * share / chip.link
     return Bound(

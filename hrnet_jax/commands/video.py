@@ -1,4 +1,4 @@
-"""A video -> the same video with the colours of the classes over every frame."""
+"""Labels a video: the colours of the classes over every frame."""
 
 import shutil
 import tempfile
@@ -33,7 +33,7 @@ def label_video(
     """Write a video with the colours of the classes over every frame.
 
     Raises:
-        ValueError: if it cannot be read to its end. The frames before that are written to
+        ValueError: it cannot be read to its end. The frames before that are written to
             `<target>_partial`, so that a later run tries the video again.
     """
     source, target = to_local_path(source), to_path(target)
@@ -44,11 +44,11 @@ def label_video(
     parent = None if is_remote(target) else target.parent
     with tempfile.TemporaryDirectory(prefix=".", dir=parent) as folder:
         written = Path(folder) / target.name  # its suffix tells OpenCV the format
-        # Recordings that were streamed declare no number of frames.
+        # Streamed recordings do not declare a number of frames.
         frames = terminal.track(_frames(film), source.name, total=max(total, 1))
         blended = (overlay(frame, label(frame), palette) for frame in frames)
         count = _write_frames(blended, written, film=film)
-        # Some containers declare a duration only, which rounds to a frame too many.
+        # Some containers declare only a duration, which may round up to one frame too many.
         is_cut = count < max(total - 1, 1)
         if is_cut:
             target = target.with_name(f"{target.stem}_partial{target.suffix}")
@@ -65,12 +65,12 @@ def label_video(
 def _open(source: Path) -> cv2.VideoCapture:
     film = cv2.VideoCapture(str(source))
     if not film.isOpened() or min(_size(film)) < 1:
-        raise ValueError(f"Cannot read the video {source}; is it damaged or of another kind?")
+        raise ValueError(f"Cannot read the video {source}; is it damaged, or in another format?")
     return film
 
 
 def _write_frames(frames: Iterator[Image], path: Path, *, film: cv2.VideoCapture) -> int:
-    """Write frames with the rate and size of the film they come from; return how many."""
+    """Write frames at the rate and size of their source; return how many."""
     rate = film.get(cv2.CAP_PROP_FPS) or 25
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate, _size(film))
     count = 0
@@ -90,8 +90,5 @@ def _size(film: cv2.VideoCapture) -> tuple[int, int]:
 
 
 def _frames(film: cv2.VideoCapture) -> Iterator[Image]:
-    while True:
-        is_frame, frame = film.read()
-        if not is_frame:
-            return
+    while (frame := film.read()[1]) is not None:
         yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)

@@ -1,1 +1,1 @@
-"""Configs: every field, their checks, the recipes, and the things that a config describes."""
+"""Configs: fields, checks, recipes, and the builders that turn a config into objects."""

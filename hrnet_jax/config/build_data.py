@@ -1,4 +1,4 @@
-"""From a config to data: the splits of its dataset, and the batches that training reads."""
+"""Builds data from a config: the splits of its dataset, and the batches of training."""
 
 import dataclasses
 from collections.abc import Generator
@@ -21,7 +21,7 @@ from hrnet_jax.runs.metrics_log import Quarantine
 from hrnet_jax.runs.paths import AnyPath, to_path
 from hrnet_jax.runs.terminal import Terminal
 
-_EXAMINED = 32  # examples of the splits that are checked before training starts
+_EXAMINED = 32  # examples of all splits, checked before training starts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class Data:
     terminal: Terminal
 
     def batches(self, start: int, *, workdir: AnyPath) -> Generator[Batch, None, None]:
-        """This host's batches from step `start` on; `workdir` gets the list of bad files."""
+        """Read this host's batches from step `start` on; bad files are listed in `workdir`."""
         return train_batches(
             self.source,
             self.dataset,
@@ -56,11 +56,9 @@ class Data:
 
     @property
     def steps_per_epoch(self) -> float:
-        """Steps in which every image is seen once."""
+        """Number of steps that read every image once."""
         return steps_per_epoch(
-            num_examples=len(self.source),
-            batch_size=self.batch_size,
-            reference=self.reference,
+            num_examples=len(self.source), batch_size=self.batch_size, reference=self.reference
         )
 
 
@@ -68,8 +66,8 @@ def build_data(config: ConfigDict, *, terminal: Terminal) -> Data:
     """Open the training split.
 
     Raises:
-        ValueError: for a config that cannot work, see `checks.validate`.
-        FileNotFoundError: the data are not there; says what is missing and where to get it.
+        ValueError: the config cannot work, see `checks.validate`.
+        FileNotFoundError: the data are missing; says where to get them.
     """
     validate(config)
     return Data(
@@ -93,16 +91,16 @@ def build_data(config: ConfigDict, *, terminal: Terminal) -> Data:
 
 
 def open_split(config: ConfigDict, split: str, *, terminal: Terminal) -> Source:
-    """Open a split of a config's dataset; from a bucket it is copied first."""
+    """Open a split of a config's dataset; data in a bucket are copied first."""
     root = local_copy(to_path(config.data.root), terminal=terminal)
     return open_source(root, dataset_of(config), split)
 
 
 def check_some_examples(data: Data, *, validation: Source) -> None:
-    """Look at a few examples before training: many mistakes are made in all labels at once.
+    """Check a few examples before training: many mistakes affect all labels alike.
 
     Raises:
-        ValueError: for what would stop the run; what may be meant is a warning.
+        ValueError: a finding would stop the run; other findings are warnings.
     """
     splits = {"train": data.source, "val": validation}
     findings, _ = examine(splits, data.dataset, limit=_EXAMINED)

@@ -1,4 +1,4 @@
-"""From a config to an evaluation: which images, by which protocol, with which program."""
+"""Builds an evaluation from a config: its images, its protocol, its program."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -30,13 +30,13 @@ from hrnet_jax.runs.terminal import Terminal
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """A split and how it is scored."""
+    """A split and the way it is scored."""
 
     dataset: Dataset
     split: str
     source: Source
     protocol: Protocol
-    description: str  # what a score belongs to: protocol, precision, images
+    description: str  # protocol, precision and images of the scores
     dtype: str
     mean: Channels
     std: Channels
@@ -47,11 +47,11 @@ class Evaluation:
 
     @property
     def share(self) -> int:
-        """How many of the examples are for this process."""
+        """Number of examples of this process."""
         return len(range(jax.process_index(), len(self.source), jax.process_count()))
 
     def examples(self) -> Iterator[Example]:
-        """This process's share of the examples once, in order."""
+        """Read this process's share of the examples once, in order."""
         return eval_examples(
             self.source,
             self.dataset,
@@ -67,10 +67,10 @@ class Evaluation:
         stats: dict,
         *,
         on_prediction: OnPrediction,
-        examples: Iterable[Example] | None = None,  # `examples()`, maybe watched by the caller
+        examples: Iterable[Example] | None = None,  # instead of `examples()`
     ) -> Scores:
         """Score weights on all examples; every process gets the scores of all."""
-        # By way of the host: training's mesh may be that of several processes.
+        # Via the host: the mesh of training may span several processes.
         params, stats = replicate(jax.device_get((params, stats)), mesh=self.mesh)
         return self.evaluator(
             params,
@@ -81,7 +81,7 @@ class Evaluation:
         )
 
     def pictures(self, folder: AnyPath) -> Pictures:
-        """What draws the pictures of one evaluation into a folder."""
+        """Draw the pictures of one evaluation into a folder."""
         return Pictures(folder, self.dataset, count=self.num_pictures, total=self.share)
 
 
@@ -89,15 +89,15 @@ def build_evaluation(
     config: ConfigDict,
     *,
     split: str = "val",
-    limit: int = 0,  # only the first so many images; 0: all
-    structure: nnx.GraphDef | None = None,  # of the network, if it is built already
+    limit: int = 0,  # number of images, from the first; 0: all
+    structure: nnx.GraphDef | None = None,  # of the network, if it exists already
     terminal: Terminal,
 ) -> Evaluation:
-    """Open a split and build what scores it; nothing is compiled.
+    """Open a split and build its evaluator; nothing is compiled.
 
     Raises:
-        ValueError: for a config that cannot work, see `checks.validate`.
-        FileNotFoundError: the data are not there; says what is missing and where to get it.
+        ValueError: the config cannot work, see `checks.validate`.
+        FileNotFoundError: the data are missing; says where to get them.
     """
     mesh = make_mesh(devices=jax.local_devices())
     evaluator = build_evaluator(config, structure=structure, mesh=mesh, terminal=terminal)
@@ -127,10 +127,10 @@ def build_evaluation(
 def build_evaluator(
     config: ConfigDict, *, structure: nnx.GraphDef | None = None, mesh: Mesh, terminal: Terminal
 ) -> Evaluator:
-    """Build what labels and scores images, on the devices of this process.
+    """Build the evaluator that labels and scores images on the devices of this process.
 
-    Processes evaluate on their own and add up their counts: images of many sizes would make them
-    wait for each other.
+    Each process evaluates alone, and the counts are summed: with images of many sizes, processes in
+    lockstep would wait for each other.
     """
     validate(config)
     set_precision(config.model.dtype)
@@ -148,7 +148,7 @@ def build_evaluator(
 
 
 def protocol_of(config: ConfigDict) -> Protocol:
-    """Return the rules by which images are labelled and scored."""
+    """Return the protocol by which images are labelled and scored."""
     return Protocol(
         image_size=tuple(config.eval.image_size),
         mode=config.eval.mode,
@@ -161,5 +161,5 @@ def protocol_of(config: ConfigDict) -> Protocol:
 
 
 def describe_protocol(config: ConfigDict) -> str:
-    """Say in one line what a label map belongs to: protocol, precision."""
+    """Describe the protocol and the precision of label maps in one line."""
     return f"{protocol_of(config).describe()}, in {config.model.dtype}"

@@ -1,4 +1,4 @@
-"""From a config to training: the network, its first weights, the optimiser, the training step."""
+"""Builds training from a config: network, initial weights, optimiser, training step."""
 
 import dataclasses
 import functools
@@ -29,25 +29,25 @@ from hrnet_jax.training.step import make_train_step
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Training:
-    """What a training run computes."""
+    """The network, the optimiser and the step of a training run."""
 
     structure: nnx.GraphDef  # the network without its arrays
-    random: Loaded  # fresh weights of the config's seed
+    random: Loaded  # random weights of the config's seed
     dtype: DTypeLike  # of forward and backward pass
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule  # of the learning rate
     mesh: Mesh
     step: jax.stages.Wrapped  # (state, batch) -> (state, metrics); donates the state
     batch_shape: dict[str, jax.ShapeDtypeStruct]  # of a global batch
-    meta: dict[str, Any]  # what a checkpoint tells of itself
+    meta: dict[str, Any]  # of checkpoints
 
     @property
     def parameters(self) -> int:
-        """Number of trained values."""
+        """Number of trained parameters."""
         return sum(leaf.size for leaf in jax.tree.leaves(self.random.params))
 
     def state(self, weights: Loaded) -> TrainState:
-        """The state before the first step, on every device.
+        """Build the state before the first step, on every device.
 
         Weights are float64 if the computation is, else float32.
         """
@@ -68,12 +68,11 @@ def build_training(config: ConfigDict, *, mesh: Mesh | None = None) -> Training:
     """Build the network, the optimiser and the training step; nothing is compiled or read.
 
     Args:
-        config: of the run.
-        mesh: instead of all devices.
+        config: all fields.
+        mesh: None for all devices.
 
     Raises:
-        ValueError: for a config that cannot work, or a batch or a crop that the mesh cannot share
-            equally.
+        ValueError: the config cannot work, or the mesh cannot split the batch or the crop equally.
     """
     validate(config)
     set_precision(config.model.dtype)
@@ -86,7 +85,7 @@ def build_training(config: ConfigDict, *, mesh: Mesh | None = None) -> Training:
     structure, params, stats = build_network(config)
     schedule = build_schedule(config, lr=config.optim.lr)
     optimizer = build_optimizer(config, schedule=schedule)
-    optimizer.init(jax.eval_shape(lambda: params))  # refuses modules to freeze that there are not
+    optimizer.init(jax.eval_shape(lambda: params))  # refuses unknown modules to freeze
     dtype = jnp.dtype(config.model.dtype)
     size = (train.batch_size, *train.crop_size)
     return Training(
@@ -115,7 +114,7 @@ def build_training(config: ConfigDict, *, mesh: Mesh | None = None) -> Training:
 
 
 def build_loss(config: ConfigDict) -> Loss:
-    """Build (logits, labels) -> loss."""
+    """Build the loss: (logits, labels) -> loss."""
     return functools.partial(
         LOSSES[config.train.loss],
         ignore_label=IGNORE_LABEL,
@@ -127,19 +126,17 @@ def build_loss(config: ConfigDict) -> Loss:
 def build_optimizer(
     config: ConfigDict, *, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
-    """Build the optimiser, with a rate of its own for the head and without frozen modules."""
+    """Build the optimiser, with separate rates for backbone and head and with frozen modules."""
     optim = config.optim
     make = functools.partial(
         OPTIMIZERS[optim.name], momentum=optim.momentum, weight_decay=optim.weight_decay
     )
-    head = None
-    if optim.head_lr is not None:
-        head = make(build_schedule(config, lr=optim.head_lr))
+    head = None if optim.head_lr is None else make(build_schedule(config, lr=optim.head_lr))
     return partitioned(make(schedule), head=head, freeze=optim.freeze)
 
 
 def build_schedule(config: ConfigDict, *, lr: float) -> optax.Schedule:
-    """Build step -> learning rate, from `lr` on."""
+    """Build the schedule: step -> learning rate, starting at `lr`."""
     return poly_schedule(
         lr=lr,
         min_lr=config.optim.min_lr,
@@ -150,20 +147,22 @@ def build_schedule(config: ConfigDict, *, lr: float) -> optax.Schedule:
 
 
 def build_network(config: ConfigDict) -> tuple[nnx.GraphDef, dict, dict]:
-    """Build the network with random weights: its structure, parameters, batch statistics."""
-    classes = dataset_of(config).num_classes
+    """Build the network with random weights; return structure, parameters, batch statistics."""
     model = models.build(
-        config.model.variant, num_classes=classes, head=config.model.head, seed=config.seed
+        config.model.variant,
+        num_classes=dataset_of(config).num_classes,
+        head=config.model.head,
+        seed=config.seed,
     )
     return models.split(model)
 
 
 def first_weights(config: ConfigDict, *, random: Loaded, terminal: Terminal) -> Loaded:
-    """What a new run starts from: the weights of `config.init_from`, else `random` ones.
+    """Return the weights of a new run: those of `config.init_from`, else `random`.
 
     Raises:
-        FileNotFoundError: the file or folder is not there.
-        ValueError: it does not fit the network; says what does not.
+        FileNotFoundError: the file or folder does not exist.
+        ValueError: it does not fit the network.
     """
     if config.init_from:
         path = zoo.locate(config.init_from)
@@ -187,7 +186,7 @@ def first_weights(config: ConfigDict, *, random: Loaded, terminal: Terminal) -> 
 
 
 def checkpoint_meta(config: ConfigDict) -> dict[str, Any]:
-    """What a checkpoint tells of itself, so that prediction needs no config."""
+    """Return what a checkpoint must hold so that prediction needs no config."""
     dataset = dataset_of(config)
     return {
         "variant": config.model.variant,

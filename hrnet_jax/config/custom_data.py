@@ -1,4 +1,4 @@
-"""The dataset that a config means: a known one, or your own folders, described in `config.data`."""
+"""The dataset of a config: a known one, or your own folders, described in `config.data`."""
 
 import re
 from typing import Any
@@ -13,7 +13,7 @@ def dataset_of(config: ConfigDict) -> Dataset:
     """Return the dataset that a config names, or describes as your own folders.
 
     Raises:
-        ValueError: for a description that cannot work; names the field.
+        ValueError: the description cannot work; names the field.
     """
     if config.data.name != "custom":
         return DATASETS[config.data.name]
@@ -30,7 +30,7 @@ def dataset_of(config: ConfigDict) -> Dataset:
 
 
 def _class_names(items: tuple[Any, ...]) -> tuple[str, ...]:
-    # Commas separate also within a name: the command line makes ("road,car",) of road,car.
+    # The command line turns road,car into ("road,car",).
     names = [name.strip() for item in items for name in str(item).split(",")]
     if not any(names) or not all(isinstance(item, str) for item in items):
         problem = f"={items} must be names" if any(names) else " is empty"
@@ -60,8 +60,8 @@ def _label_map(text: str) -> dict[int, int]:
             or (match[4] and last_class - first_class != values[-1] - values[0])
         ):
             raise ValueError(
-                f"config.data.label_map={text!r}: {item!r} gives values again, above 255, "
-                "backwards, or not as many as classes."
+                f"config.data.label_map={text!r}: {item!r} must map each value up to 255 once, in "
+                "rising order, to one class or to as many classes as values."
             )
         label_map |= {v: first_class + rises * (v - values[0]) for v in values}
     return label_map

@@ -1,4 +1,4 @@
-"""From a checkpoint to what labels images by its own protocol."""
+"""Builds a predictor from a checkpoint."""
 
 from collections.abc import Sequence
 
@@ -13,24 +13,25 @@ from hrnet_jax.runs.terminal import Terminal
 
 
 def load_predictor(path: str | AnyPath) -> Predictor:
-    """Load the weights of a workdir (best by mIoU, else newest) or of one checkpoint.
+    """Load a predictor that labels images by the protocol of its checkpoint.
 
     Args:
-        path: of it, or the name of a row of the zoo that lies in `weights/`.
+        path: a workdir (its best checkpoint by mIoU, or else the newest), a checkpoint, or the name
+            of a row of the zoo whose weights are in `weights/`.
 
     Raises:
-        FileNotFoundError: where there is none; says how to get it.
-        ValueError: for a damaged one.
+        FileNotFoundError: there is no checkpoint; says how to get it.
+        ValueError: it is damaged.
     """
     return predictor_of(load_weights(zoo.locate(path)))
 
 
 def predictor_of(weights: Weights, *, terminal: Terminal | None = None) -> Predictor:
-    """Make a predictor of loaded weights; their config says by which protocol and in what dtype.
+    """Build a predictor from loaded weights, with the protocol and dtype of their config.
 
     Args:
-        weights: with `meta` as a checkpoint holds it.
-        terminal: hears what is compiled; None: nobody does.
+        weights: as loaded from a checkpoint, with its `meta`.
+        terminal: reports compilations; None for silence.
     """
     meta = weights.meta
     config = from_dict(meta["config"])

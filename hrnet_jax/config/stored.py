@@ -1,47 +1,44 @@
-"""Configs as a run stores them: reading them back, and what differs between two of them."""
+"""Stored configs: reads them back, and lists the differences between two."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from hrnet_jax.config.defaults import default
 
-# Fields that may change between two starts in one workdir; all others decide the result.
+# Fields that may change between two starts in one workdir; all others affect the result.
 _OPERATIONAL = (
     "log.", "eval.every_steps", "eval.batch_size", "checkpoint.", "data.root", "data.workers",
     "data.on_error", "train.max_bad_steps", "mesh.", "train.remat",
 )  # fmt: skip
 
-# Fields of older versions. No trained network depends on them: they are left out.
+# Fields of older versions. No result depends on them, so they are ignored.
 _REMOVED = (
     "mesh.data", "data.threads", "train.on_bad_step", "checkpoint.keep", "eval.limit", "eval.split",
     "eval.submission", "eval.save_predictions",
 )  # fmt: skip
 
 
-def from_json(text: str) -> ConfigDict:
-    """Read back a config's `to_dict()`, as the config.json of a run holds it."""
-    return from_dict(json.loads(text))
-
-
 def from_dict(stored: Mapping[str, Any]) -> ConfigDict:
-    """Make a config of the nested dict that JSON gives; its lists become tuples again.
+    """Restore a config from its `to_dict()`, also after JSON has turned tuples into lists.
 
-    Fields that are newer than the dict have their defaults.
+    Fields that are newer than the stored config get their defaults.
 
     Raises:
-        ValueError: for a field that no version had.
+        ValueError: no version had such a field.
     """
-    given = {name: value for name, value in _flat(stored).items() if name not in _REMOVED}
-    if _flat(stored).get("train.on_bad_step") == "stop":
+    given = _flat(stored)
+    if given.get("train.on_bad_step") == "stop":
         given["train.max_bad_steps"] = 1
+    for name in _REMOVED:
+        given.pop(name, None)
     config = default(name="", dataset="", variant="")
     if unknown := sorted(set(given) - set(fields(config))):
         raise ValueError(
-            f"config.{unknown[0]} is no field of this version of hrnet_jax; read the config with "
-            "the version that wrote it."
+            f"config.{unknown[0]} is not a field of this version of hrnet_jax; use the version "
+            "that wrote the config."
         )
     with config.ignore_type():  # 1 where 1.0 is the default
         config.update_from_flattened_dict(given)
@@ -49,24 +46,21 @@ def from_dict(stored: Mapping[str, Any]) -> ConfigDict:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """List the fields that differ: those that decide a run's result, and the others.
+    """List the fields that differ: those that affect the result of a run, and the others.
 
-    Each as "train.steps: 40000 -> 80000".
-
-    Args:
-        old: a config as a dict, maybe from JSON, maybe of an older version.
-        new: likewise.
+    Each is listed as "train.steps: 40000 -> 80000". Both configs may be from JSON, and may be of an
+    older version.
 
     Raises:
-        ValueError: for a field that no version had.
+        ValueError: no version had such a field.
     """
     before, after = (_flat(from_dict(config).to_dict()) for config in (old, new))
     decisive: list[str] = []
     operational: list[str] = []
     for field in sorted(before):
         if before[field] != after[field]:
-            kind = operational if field.startswith(_OPERATIONAL) else decisive
-            kind.append(f"{field}: {before[field]} -> {after[field]}")
+            changes = operational if field.startswith(_OPERATIONAL) else decisive
+            changes.append(f"{field}: {before[field]} -> {after[field]}")
     return decisive, operational
 
 
@@ -75,14 +69,8 @@ def fields(config: ConfigDict) -> list[str]:
     return list(_flat(config.to_dict()))
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = _tuples(value)
-    return flat
+def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _tuples(value) for name, value in flatten_dict(tree, sep=".").items()}
 
 
 def _tuples(value: Any) -> Any:

@@ -108,11 +108,11 @@ def test_other_images_other_classes_and_broken_folders_are_refused(tmp_path):
     (tmp_path / "unlabelled" / "scores.json").write_text('{"data": "", "split": "test"}')
     for name, error, message in (
         ("fewer", ValueError, r"different images \(30 and 29, 1 of them in one only, first '29'\)"),
-        ("relabelled", ValueError, "the same names, but other sizes or labels"),
+        ("relabelled", ValueError, "the same names, but different sizes or labels"),
         ("renamed", ValueError, r"3 classes and .* 3, first '\[b\]car\[/b\]' and 'lorry'"),
-        ("mixed", ValueError, "are of different evaluations; evaluate again"),
+        ("mixed", ValueError, "are from different evaluations; evaluate again"),
         ("half", ValueError, r"scores\.json cannot be read .*; evaluate again"),
-        ("unlabelled", ValueError, r"has no scores: its split 'test' has no labels"),
+        ("unlabelled", ValueError, r"has no scores: the split 'test' has no labels"),
         ("nowhere", FileNotFoundError, r"There is no scores\.json in .*nowhere; --mode compare"),
     ):
         with pytest.raises(error, match=message):

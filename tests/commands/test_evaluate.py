@@ -152,7 +152,7 @@ def test_a_split_without_labels_gives_label_maps_and_no_scores(config, tiny_city
     assert "on the test split" in receipt["protocol"]
     assert len(list((tmp_path / "eval" / "submission").iterdir())) == 4
     assert "no scores" in (tmp_path / "eval" / "report.html").read_text()
-    with pytest.raises(ValueError, match=r"has no scores: its split 'test' has no labels"):
+    with pytest.raises(ValueError, match=r"has no scores: the split 'test' has no labels"):
         read_evaluation(tmp_path / "eval")
 
 

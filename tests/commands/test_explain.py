@@ -9,11 +9,11 @@ from hrnet_jax.runs.signals import Stopped
 
 def test_the_advice_on_memory_fits_what_the_mode_takes():
     advice = explain.out_of_memory("RESOURCE_EXHAUSTED: Out of memory", mode="predict")
-    assert "does not suffice (RESOURCE_EXHAUSTED: Out of memory)" in advice
-    assert "with --config (the recipe) --config.eval.mode=slide" in advice
+    assert "the device ran out of memory (RESOURCE_EXHAUSTED: Out of memory)" in advice
+    assert "with --config RECIPE --config.eval.mode=slide" in advice
     assert "batch_size" not in advice
     advice = explain.out_of_memory("RESOURCE_EXHAUSTED: Out of memory", mode="benchmark")
-    assert "lower config.train.batch_size (a quarter of it is measured)" in advice
+    assert "Lower config.train.batch_size (a quarter of it is measured)" in advice
 
 
 def ended(error, **options):
@@ -26,7 +26,8 @@ def ended(error, **options):
 
 @pytest.mark.parametrize("error", [ValueError, OSError, FloatingPointError])
 def test_a_mistake_is_one_line_unless_a_traceback_is_asked_for(error):
-    assert ended(error("what, where, what to do")) == "Error: what, where, what to do"
+    left = ended(error("what, where, what to do"), mode="eval")
+    assert left == "Error: what, where, what to do"
     asked = explain.errors(mode="eval", traceback=True, can_resume=lambda: False)
     with pytest.raises(error), asked:
         raise error

@@ -31,7 +31,7 @@ def test_without_flags_a_run_is_named_after_its_config():
     config = recipes.minicity(variant="hr18s")
     place = Path("runs/hr18s_minicity")
     assert locate_run(workdir=None, checkpoint=None, config=config) == (place, place)
-    with pytest.raises(ValueError, match="--checkpoint is missing; give that, --workdir or --con"):
+    with pytest.raises(ValueError, match="--checkpoint is missing; give it, --workdir or --config"):
         locate_run(workdir=None, checkpoint=None, config=None)
 
 
@@ -63,5 +63,5 @@ def test_weights_label_by_their_own_config_or_by_the_one_that_is_given(saved):
 
 
 def test_a_backbone_labels_nothing(saved):
-    with pytest.raises(ValueError, match="holds a backbone without a head, which labels nothing"):
+    with pytest.raises(ValueError, match="is a backbone without a head, which cannot label images"):
         load_network(saved([]), config=None, terminal=Terminal())

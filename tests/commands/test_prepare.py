@@ -42,7 +42,7 @@ def test_the_prepared_form_gives_the_examples_of_the_folder(tiny_city, tmp_path,
         ]
     text = said(terminal)
     assert "officially" not in text  # it may be drawn in any number
-    assert "train: 8 examples, every CRC-32 right" in text
+    assert "train: 8 examples, every CRC-32 correct" in text
     assert f"--config.data.root={tmp_path}/minicity/1.0.0" in text
     assert [path.name for path in tmp_path.iterdir()] == ["minicity"]
 
@@ -84,7 +84,7 @@ def test_what_is_there_already_is_checked_not_written(tiny_city, tmp_path, termi
     (shard,) = tmp_path.glob("minicity/1.0.0/*-val*")
     before = shard.stat().st_mtime_ns
     prepare(tiny_city, MINICITY, output=tmp_path, terminal=terminal)
-    assert "is there already; checking it." in said(terminal)
+    assert "exists already; checking it." in said(terminal)
     assert shard.stat().st_mtime_ns == before
     shard.write_bytes(shard.read_bytes()[:-5000])
     with pytest.raises(ValueError, match="damaged"):

@@ -12,7 +12,7 @@ def test_a_home_in_which_nothing_can_be_written_is_a_warning(tmp_path, monkeypat
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     terminal = Terminal(Console(file=io.StringIO(), width=200))
     keep_compiled_programs(terminal)
-    assert "no folder to keep compiled programs in" in terminal.console.file.getvalue()
+    assert "compiled programs cannot be cached" in terminal.console.file.getvalue()
 
 
 def test_a_terminal_without_unicode_stops_nothing():

@@ -5,7 +5,7 @@ import pytest
 from hrnet_jax.config import recipes
 from hrnet_jax.config.checks import validate
 from hrnet_jax.config.custom_data import dataset_of
-from hrnet_jax.config.stored import from_json
+from hrnet_jax.config.stored import from_dict
 
 
 def test_custom_folders_become_a_dataset():
@@ -35,7 +35,7 @@ def test_custom_labels_colours_and_lists_need_no_code(custom):
     custom.data.images = custom.data.labels = "all"
     custom.data.list_file = "lists/{split}.txt"
     validate(custom)
-    dataset = dataset_of(from_json(json.dumps(custom.to_dict())))
+    dataset = dataset_of(from_dict(json.loads(json.dumps(custom.to_dict()))))
     assert dataset.label_map == {0: 255, 1: 0, 2: 1, 3: 1, 4: 1, 9: 2, 20: 0, 21: 1, 22: 2}
     assert dataset.palette == ((0x80, 0x40, 0x80), (0, 0, 0x8E), (0xDC, 0x14, 0x3C))
     assert [part.lists for (part,) in dataset.splits.values()] == [
@@ -49,18 +49,18 @@ def test_custom_labels_colours_and_lists_need_no_code(custom):
     [
         ("label_map", "0=255", r"config.data.label_map='0=255': '0=255' is not value:class"),
         ("label_map", "0:-1", r"'0:-1' is not value:class; give for example"),
-        ("label_map", "0:0,0:1", r"'0:1' gives values again, above 255, backwards"),
-        ("label_map", "4-2:1", r"backwards"),
-        ("label_map", "256:1", r"above 255"),
-        ("label_map", "1-3:0-1", r"'1-3:0-1' gives .* not as many as classes"),
-        ("label_map", "1:0-1", r"not as many as classes"),
+        ("label_map", "0:0,0:1", r"'0:1' must map each value up to 255 once, in rising"),
+        ("label_map", "4-2:1", r"in rising order"),
+        ("label_map", "256:1", r"up to 255 once"),
+        ("label_map", "1-3:0-1", r"'1-3:0-1' must map .* as many classes as values"),
+        ("label_map", "1:0-1", r"as many classes as values"),
         ("label_map", "0:3", r"label_map sends 0 to 3; allowed are 0 to 2 and 255"),
         ("palette", "red", r"config.data.palette='red': 'red' is not a colour RRGGBB"),
         ("palette", "804080", r"3 classes but 1 palette colours"),
         ("classes", (1, 2), r"config.data.classes=\(1, 2\) must be names"),
         ("classes", ("a,a",), r"names a class twice: \['a'\]"),
         ("classes", (" ,",), r"config.data.classes is empty"),
-        ("images", "images", r"must contain {split}.*name lists with --config.data.list_file"),
+        ("images", "images", r"must contain {split}.*with lists: --config.data.list_file"),
     ],
 )
 def test_custom_fields_that_cannot_work_are_refused_by_name(custom, field, value, message):

@@ -175,5 +175,5 @@ def test_a_recipe_is_found_here_else_in_the_installed_package(tmp_path, monkeypa
         ):
             recipes.locate(name)
     (installed / "configs" / "hr18_ade20k.py").unlink()
-    with pytest.raises(FileNotFoundError, match=r"/.* has no folder configs/ either: go to a"):
+    with pytest.raises(FileNotFoundError, match=r"/.* has no folder configs/; run in a clone"):
         recipes.locate("x.py")
