@@ -162,7 +162,7 @@ def images_per_second(
     of the original, the label map back to the host. Before it: normalisation, part of reading.
     """
     state = training.state(training.random)
-    params, stats = replicate((state.params, state.batch_stats), mesh=training.mesh)
+    params, batch_stats = replicate((state.params, state.batch_stats), mesh=training.mesh)
     evaluator = build_evaluator(
         config, structure=training.structure, mesh=training.mesh, terminal=terminal
     )
@@ -177,7 +177,7 @@ def images_per_second(
     seconds = 0.0
     for number in terminal.track(range(images), "Labelling", total=images):
         begin = time.perf_counter()
-        np.asarray(evaluator.run(params, stats, batch)[0])
+        np.asarray(evaluator.run(params, batch_stats, batch)[0])
         if number >= _WARM_UP:
             seconds += time.perf_counter() - begin
     return (images - _WARM_UP) / seconds

@@ -50,7 +50,7 @@ class Evaluator:
     def __call__(
         self,
         params: dict,
-        stats: dict,
+        batch_stats: dict,
         examples: Iterable[Example],
         *,
         total: int,
@@ -63,7 +63,7 @@ class Evaluator:
         confusion = np.zeros((self.num_classes, self.num_classes), np.int64)
         programs = self._labeler.num_programs
         tracked = self._terminal.track(examples, "Evaluating", total=total)
-        for batch in self.label(params, stats, tracked):
+        for batch in self.label(params, batch_stats, tracked):
             confusion += batch.confusion
             if on_prediction is not None:
                 for example, labels in zip(batch.examples, batch.labels, strict=True):
@@ -72,14 +72,16 @@ class Evaluator:
             self._terminal.line(self.costs())
         return Scores(processes.total(confusion))
 
-    def label(self, params: dict, stats: dict, examples: Iterable[Example]) -> Iterator["Labelled"]:
+    def label(
+        self, params: dict, batch_stats: dict, examples: Iterable[Example]
+    ) -> Iterator["Labelled"]:
         """Label examples that have views (`transforms.ResizeViews`), in batches of like shapes."""
 
         def shapes(example: Example):
             return self._batcher.shapes(_views(example))
 
         for group in grouped(examples, key=shapes, batch_size=self._batcher.batch_size):
-            squares, counts = self.run(params, stats, self.assemble(group))
+            squares, counts = self.run(params, batch_stats, self.assemble(group))
             labels = [
                 square[: example["label"].shape[0], : example["label"].shape[1]]
                 for example, square in zip(group, np.asarray(squares), strict=False)
@@ -93,9 +95,9 @@ class Evaluator:
         labels = [example["label"] for example in group]
         return self._batcher.assemble(list(map(_views, group)), labels=labels)
 
-    def run(self, params: dict, stats: dict, batch: Batch) -> tuple[Array, Array | None]:
+    def run(self, params: dict, batch_stats: dict, batch: Batch) -> tuple[Array, Array | None]:
         """Return label maps [b side side], each in the corner of its square, and the counts."""
-        return self._labeler.label_maps(params, stats, batch)
+        return self._labeler.label_maps(params, batch_stats, batch)
 
     @property
     def padding_fraction(self) -> float:

@@ -40,8 +40,8 @@ class Labeler:
         self._programs: dict[Hashable, jax.stages.Compiled] = {}
         form = form_for(self._platform)
 
-        def network(params: dict, stats: dict, windows: Windows) -> Array:
-            model = nnx.merge(structure, params, stats)
+        def network(params: dict, batch_stats: dict, windows: Windows) -> Array:
+            model = nnx.merge(structure, params, batch_stats)
             model.eval()
             count, per_image, *shape = windows.images.shape
             images = windows.images.reshape(count * per_image, *shape).astype(dtype)
@@ -73,26 +73,26 @@ class Labeler:
         return jax.jit(mapped)
 
     def label_maps(
-        self, params: dict, stats: dict, batch: Batch
+        self, params: dict, batch_stats: dict, batch: Batch
     ) -> tuple[Integer[Array, "b side side"], Int32[Array, "k k"] | None]:
         """Label every pixel of a batch; if it has labels, count the results against them.
 
         Returns:
             Label maps, each in the corner of a square, and the confusion matrix of the batch.
         """
-        logits = self._logits(params, stats, batch)
+        logits = self._logits(params, batch_stats, batch)
         geometry, label = self._place((batch.geometry, batch.label))
         options = pixel_options(self._platform)
         return self._run(self._labels, logits, geometry, label, of="label maps", options=options)
 
     def probabilities(
-        self, params: dict, stats: dict, batch: Batch
+        self, params: dict, batch_stats: dict, batch: Batch
     ) -> list[Float16[np.ndarray, "k _h _w"]]:
         """Return the probability of every class at every pixel, the mean over the views.
 
         A band of rows at a time: on the device all classes never exist at full size.
         """
-        logits = self._logits(params, stats, batch)
+        logits = self._logits(params, batch_stats, batch)
         geometry, sizes = self._place(batch.geometry), batch.geometry.true_size
         results = [np.empty((logits[0].shape[-1], h, w), np.float16) for h, w in sizes]
         run = functools.partial(
@@ -108,7 +108,7 @@ class Labeler:
                 rows[:] = band[:, : rows.shape[1], : rows.shape[2]]
         return results
 
-    def _logits(self, params: dict, stats: dict, batch: Batch) -> list[Array]:
+    def _logits(self, params: dict, batch_stats: dict, batch: Batch) -> list[Array]:
         """Run the network on one view after the other."""
         logits = []
         for windows in map(self._place, batch.windows):
@@ -116,7 +116,7 @@ class Labeler:
             result = self._run(
                 self._network,
                 windows,
-                weights=(params, stats),
+                weights=(params, batch_stats),
                 of=f"images of {size[0]}x{size[1]}",
                 options=inference_options(size, self._platform),
             )

@@ -42,7 +42,7 @@ class Predictor:
         structure: nnx.GraphDef,
         *,
         params: dict,
-        stats: dict,
+        batch_stats: dict,
         classes: Sequence[str],
         palette: Sequence[Color],
         protocol: Protocol,
@@ -54,7 +54,7 @@ class Predictor:
         set_precision(dtype)
         self.classes, self.palette = tuple(classes), list(palette)
         self._structure, self._protocol = structure, protocol
-        self._params, self._stats = wait_on_cpu(jax.device_put((params, stats)))
+        self._params, self._batch_stats = wait_on_cpu(jax.device_put((params, batch_stats)))
         self._mean, self._std = mean, std
         self._batcher = Batcher(protocol, mean=mean, std=std, batch_size=1)
         self._labeler = Labeler(
@@ -67,13 +67,13 @@ class Predictor:
     def __call__(self, image: Image | str | AnyPath) -> Label:
         """Return the class index of every pixel of an RGB image, or of an image file."""
         batch = self._batch(image)
-        (square,), _ = self._labeler.label_maps(self._params, self._stats, batch)
+        (square,), _ = self._labeler.label_maps(self._params, self._batch_stats, batch)
         height, width = batch.geometry.true_size[0]
         return np.asarray(square)[:height, :width]
 
     def probabilities(self, image: Image | str | AnyPath) -> Float16[np.ndarray, "k h w"]:
         """Return the probability of every class at every pixel, averaged as for label maps."""
-        (result,) = self._labeler.probabilities(self._params, self._stats, self._batch(image))
+        (result,) = self._labeler.probabilities(self._params, self._batch_stats, self._batch(image))
         return result
 
     def model(self) -> nnx.Module:
@@ -82,7 +82,7 @@ class Predictor:
         It maps a batch of what `normalized` returns, [b h w 3], to logits at a quarter of the size
         (rounded up), [b h/4 w/4 k]; jit, differentiate or change it like any other.
         """
-        model = nnx.merge(self._structure, self._params, self._stats)
+        model = nnx.merge(self._structure, self._params, self._batch_stats)
         model.eval()
         return model
 

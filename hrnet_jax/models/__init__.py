@@ -64,8 +64,8 @@ def split(model: nnx.Module) -> tuple[nnx.GraphDef, dict, dict]:
     Programs take the arrays as arguments and merge them with the structure while they are traced.
     """
     # mypy cannot follow the overload of nnx.split that returns one state per filter.
-    structure, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
-    return structure, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+    structure, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
+    return structure, nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
 
 
 def merge(structure: nnx.GraphDef, params: dict, batch_stats: dict) -> nnx.Module:

@@ -23,13 +23,15 @@ class Weights:
     """What evaluation and prediction need of a checkpoint."""
 
     params: dict[str, Any]
-    stats: dict[str, Any]
+    batch_stats: dict[str, Any]
     meta: dict[str, Any]
     step: int
     path: AnyPath
 
 
-def save_weights(folder: AnyPath, params: dict, stats: dict, *, meta: Mapping[str, Any]) -> AnyPath:
+def save_weights(
+    folder: AnyPath, params: dict, batch_stats: dict, *, meta: Mapping[str, Any]
+) -> AnyPath:
     """Write weights that no training of ours made: step 0 of a folder without checkpoints.
 
     `meta` is what `load_weights` gives back, and has an entry `source`.
@@ -38,7 +40,7 @@ def save_weights(folder: AnyPath, params: dict, stats: dict, *, meta: Mapping[st
     if manager.all_steps():
         manager.close()
         raise ValueError(f"{folder} holds a checkpoint already; choose another folder.")
-    model = {"params": params, "batch_stats": stats}
+    model = {"params": params, "batch_stats": batch_stats}
     sums = {"model": leaf_checksums(model)}
     manager.save(
         0,
@@ -78,7 +80,7 @@ def load_weights(path: str | AnyPath) -> Weights:
         ) from error
     return Weights(
         params=with_int_keys(model["params"]),
-        stats=with_int_keys(model["batch_stats" if "format" in meta else "stats"]),
+        batch_stats=with_int_keys(model["batch_stats" if "format" in meta else "stats"]),
         meta=meta,
         step=step,
         path=place,
