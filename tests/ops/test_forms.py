@@ -55,7 +55,7 @@ OPERATIONS = {  # what is applied, the shape of x, the shapes of the other argum
     "relu": (ops.relu, (2, 5, 6, 4), []),
     "resize x4": resize((3, 5), (12, 20)),
     "resize x8 and x3": resize((1, 2), (8, 6)),
-    "resize by no whole factor": resize((7, 10), (13, 27)),
+    "resize by a fractional factor": resize((7, 10), (13, 27)),
     "resize down": resize((7, 10), (5, 3)),
     "upsample to a multiple": upsample((3, 4), (6, 8), 2),
     "upsample to less": upsample((3, 4), (5, 7), 2),
