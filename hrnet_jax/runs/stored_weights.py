@@ -1,4 +1,4 @@
-"""The weights of a checkpoint: what evaluation, prediction and conversion read and write."""
+"""The weights of a checkpoint, as evaluation, prediction and conversion read and write them."""
 
 import dataclasses
 import json
@@ -14,13 +14,13 @@ from hrnet_jax.runs.paths import AnyPath, absolute, is_remote, to_path
 from hrnet_jax.runs.scores import best_step
 
 FOLDER = "checkpoints"  # within a workdir
-FORMAT = 2  # noted in `meta`; 0.1.0 noted none, and called batch statistics "stats"
+FORMAT = 2  # in `meta`; version 0.1.0 stored none, and called the batch statistics "stats"
 _ITEMS = ("model", "optimizer", "meta")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Weights:
-    """What evaluation and prediction need of a checkpoint."""
+    """Parameters, batch statistics and `meta` of a checkpoint."""
 
     params: dict[str, Any]
     batch_stats: dict[str, Any]
@@ -32,9 +32,12 @@ class Weights:
 def save_weights(
     folder: AnyPath, params: dict, batch_stats: dict, *, meta: Mapping[str, Any]
 ) -> AnyPath:
-    """Write weights that no training of ours made: step 0 of a folder without checkpoints.
+    """Write weights without training state, as step 0 of a folder that has no checkpoint yet.
 
-    `meta` is what `load_weights` gives back, and has an entry `source`.
+    `load_weights` returns `meta`, which must have an entry `source`.
+
+    Raises:
+        ValueError: the folder holds a checkpoint.
     """
     manager = ocp.CheckpointManager(absolute(folder) / FOLDER, item_names=_ITEMS)
     if manager.all_steps():
@@ -58,8 +61,8 @@ def load_weights(path: str | AnyPath) -> Weights:
     """Load the weights of a workdir (best by mIoU, else newest) or of one checkpoint folder.
 
     Raises:
-        FileNotFoundError: where no checkpoint lies there.
-        ValueError: if the file contents do not match their checksums.
+        FileNotFoundError: there is no checkpoint.
+        ValueError: the checkpoint is damaged.
     """
     folder, step = _locate(absolute(to_path(path)))
     place = folder / str(step)
@@ -67,7 +70,7 @@ def load_weights(path: str | AnyPath) -> Weights:
         check_files(place, among=("model", "meta"))
         meta = json.loads((place / "meta" / "metadata").read_text())
         with ocp.PyTreeCheckpointer() as reader:
-            # As numpy arrays: on any number and kind of devices, in the dtype they were saved in.
+            # As numpy arrays, which need no devices and keep the dtype that was saved.
             saved = reader.metadata(place / "model").item_metadata.tree
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
             model = reader.restore(
@@ -88,19 +91,12 @@ def load_weights(path: str | AnyPath) -> Weights:
 
 
 def _locate(path: AnyPath) -> tuple[AnyPath, int]:
-    """Find the folder of checkpoints and the step that a user means by `path`."""
+    """Return the checkpoints folder and the step that a path stands for."""
     if path.name.isdigit() and (path / "meta").is_dir():
         return path.parent, int(path.name)
     folder = path / FOLDER if (path / FOLDER).is_dir() else path
-    steps = (
-        [
-            int(place.name)
-            for place in folder.iterdir()
-            if place.name.isdigit() and _is_finished(place)
-        ]
-        if folder.is_dir()
-        else []
-    )
+    places = folder.iterdir() if folder.is_dir() else ()
+    steps = [int(place.name) for place in places if place.name.isdigit() and _is_finished(place)]
     if not steps:
         raise FileNotFoundError(
             f"There is no checkpoint in {path}. Train first (hrnet_jax.main --mode train), "
@@ -111,12 +107,12 @@ def _locate(path: AnyPath) -> tuple[AnyPath, int]:
 
 
 def _is_finished(place: AnyPath) -> bool:
-    """Whether a folder is a checkpoint; in a bucket a save that was cut off has its name, too."""
+    """Whether a folder is a whole checkpoint; in a bucket an interrupted save has the same name."""
     return (place / FILES).exists() if is_remote(place) else any(place.iterdir())
 
 
 def with_int_keys(tree: Any) -> Any:
-    """Orbax names the members of lists "0", "1"; our modules count with numbers."""
+    """Turn the keys "0", "1" ... that Orbax gives to list items into integers."""
     if not isinstance(tree, dict):
         return tree
     return {
@@ -126,5 +122,5 @@ def with_int_keys(tree: Any) -> Any:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what an error says, or its type."""
+    """Return the first line of an error's message, or its type if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -106,7 +106,7 @@ def test_a_bucket_is_owned_with_a_warning(bucket):
     warnings = []
     with lock_workdir(to_path("gs://bucket/run"), warn=warnings.append):
         assert warnings == [
-            "gs://bucket/run cannot be locked: nothing keeps a second run away from it."
+            "gs://bucket/run cannot be locked: make sure that no other run uses it."
         ]
     assert not bucket.objects
 
