@@ -32,7 +32,7 @@ from hrnet_jax.evaluation.protocol import Protocol
 from hrnet_jax.models import split
 from hrnet_jax.parallel.compiling import prepare_process, set_precision
 from hrnet_jax.parallel.mesh import make_mesh
-from hrnet_jax.parallel.process_settings import forget_peak, peak_memory
+from hrnet_jax.parallel.process_settings import peak_memory, reset_peak
 from hrnet_jax.runs.terminal import Terminal
 from tests.published import published_model
 
@@ -118,7 +118,7 @@ def many_classes(classes: int, size: tuple[int, int], *, terminal: Terminal) -> 
     for _ in evaluator.label(params, batch_stats, [example]):
         pass  # compiles
     gc.collect()
-    before = forget_peak()
+    before = reset_peak()
     (labelled,) = evaluator.label(params, batch_stats, [example])
     most = peak_memory()
     announced = re.search(r"at most ([\d,]+) MB", evaluator.costs())

@@ -20,7 +20,7 @@ from hrnet_jax.data.transforms import ResizeViews, Size
 from hrnet_jax.data.types import Batch, Example
 from hrnet_jax.parallel.compiling import compile_program
 from hrnet_jax.parallel.mesh import make_mesh, replicate, to_global
-from hrnet_jax.parallel.process_settings import forget_peak, peak_memory
+from hrnet_jax.parallel.process_settings import peak_memory, reset_peak
 from hrnet_jax.runs.paths import AnyPath, make_folder, write_json
 from hrnet_jax.runs.terminal import Terminal
 
@@ -135,7 +135,7 @@ def training_memory(training: Training, *, num_classes: int, terminal: Terminal)
     """
     with terminal.announced("Compiling the training step"):
         step = compile_program(training.step, training.state_shape, training.batch_shape)
-    before = forget_peak()
+    before = reset_peak()
     state = training.state(training.random)
     noise = _noise(training.batch_shape, num_classes=num_classes)
     batch = to_global(noise, mesh=training.mesh)
