@@ -1,4 +1,4 @@
-"""The scores of a split as a table for the terminal."""
+"""The table of scores for the terminal."""
 
 import numpy as np
 from rich.table import Table
@@ -9,7 +9,7 @@ from hrnet_jax.evaluation.metrics import Scores
 
 
 def class_table(scores: Scores, dataset: Dataset) -> Table:
-    """IoU and accuracy of each class with a bar; "-" for a class that does not occur."""
+    """Tabulate IoU and accuracy of each class; "-" for a class that does not occur."""
     table = Table(title=f"{dataset.name}: IoU per class", title_justify="left")
     for column in ("class", "IoU", "", "accuracy", "pixels"):
         table.add_column(column, justify="left" if column in ("class", "") else "right")
@@ -18,7 +18,7 @@ def class_table(scores: Scores, dataset: Dataset) -> Table:
         dataset.classes, scores.iou, scores.accuracy, pixels, strict=True
     ):
         bar = "" if np.isnan(iou) else "█" * round(20 * iou)
-        # As text: brackets in a name are no markup.
+        # As Text, because brackets in a name are not markup.
         table.add_row(Text(name), _percent(iou), bar, _percent(accuracy), f"{count:,}")
     summary = scores.summary()
     table.add_section()

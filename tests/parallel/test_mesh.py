@@ -53,7 +53,7 @@ def test_images_are_not_cut_between_processes():
     with pytest.raises(
         ValueError,
         match=r"config.mesh.height=4 would split images between processes, but each process reads "
-        r"whole ones; use a divisor of the 2 devices of one\.",
+        r"whole images; use a divisor of the 2 devices of a process\.",
     ):
         make_mesh(height=4, devices=devices)
 
