@@ -58,7 +58,7 @@ def label_pixels(
         label: class indices; 255, or any other that is not a class, is ignored.
 
     Returns:
-        The label map within the true size, zeros beyond, and the confusion matrix or None.
+        The label map, undefined beyond the true size, and the confusion matrix or None.
     """
     mosaics, num_classes = _mosaics(logits, geometry), logits[0].shape[-1]
     height, width = TILE
