@@ -66,6 +66,11 @@ class Scores:
         return "  ".join(f"{name} {value:.2f}" for name, value in self.summary().items())
 
 
+def percent(value: float) -> str:
+    """Format a fraction as percent; "-" for NaN."""
+    return "-" if np.isnan(value) else f"{100 * value:.2f}"
+
+
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from hrnet_jax.data.dataset import Dataset
 from hrnet_jax.evaluation.gallery import Tile
-from hrnet_jax.evaluation.metrics import Scores
+from hrnet_jax.evaluation.metrics import Scores, percent
 from hrnet_jax.evaluation.per_image import PerImage
 from hrnet_jax.runs.paths import AnyPath, write_text
 
@@ -48,7 +48,7 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "sort_key": _sort_key}
+    environment.filters |= {"percent": percent, "sort_key": _sort_key}
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     page: dict[str, Any] = {
         "title": f"{dataset.name} {receipt['split']}",
@@ -68,10 +68,6 @@ def render(
             "data": {"classes": list(dataset.classes), "confusion": receipt["confusion"]},
         }
     return environment.get_template("report.html.jinja").render(page)
-
-
-def _percent(value: float) -> str:
-    return "-" if math.isnan(value) else f"{100 * value:.2f}"
 
 
 def _sort_key(value: float) -> str:
@@ -111,7 +107,7 @@ def confused_pairs(scores: Scores) -> list[tuple[int, int, int]]:
     """List the largest confusions as (label, prediction, pixels), largest first."""
     wrong = scores.confusion * (1 - np.eye(len(scores.confusion), dtype=np.int64))
     order = np.argsort(-wrong.ravel(), kind="stable")[:_PAIRS]
-    pairs = [(*map(int, divmod(int(place), len(wrong))), int(wrong.flat[place])) for place in order]
+    pairs = [(*map(int, divmod(int(index), len(wrong))), int(wrong.flat[index])) for index in order]
     return [(label, taken_for, pixels) for label, taken_for, pixels in pairs if pixels]
 
 
@@ -153,13 +149,12 @@ def _images(
 
 
 def _facts(tile: Tile, classes: Sequence[str]) -> list[str]:
-    facts = [] if math.isnan(tile.score) else [f"mIoU {_percent(tile.score)} %"]
+    facts = [] if math.isnan(tile.score) else [f"mIoU {percent(tile.score)} %"]
     facts.append(f"{tile.size[0]} x {tile.size[1]}")
     if tile.worst:
         label, taken_for, share = tile.worst
         facts.append(
-            f"{_percent(share)} % of the pixels are {classes[label]}, taken for "
-            f"{classes[taken_for]}"
+            f"{percent(share)} % of the pixels are {classes[label]}, taken for {classes[taken_for]}"
         )
     return facts
 

@@ -5,7 +5,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hrnet_jax.data.dataset import Dataset
-from hrnet_jax.evaluation.metrics import Scores
+from hrnet_jax.evaluation.metrics import Scores, percent
 
 
 def class_table(scores: Scores, dataset: Dataset) -> Table:
@@ -19,13 +19,9 @@ def class_table(scores: Scores, dataset: Dataset) -> Table:
     ):
         bar = "" if np.isnan(iou) else "█" * round(20 * iou)
         # As Text, because brackets in a name are not markup.
-        table.add_row(Text(name), _percent(iou), bar, _percent(accuracy), f"{count:,}")
+        table.add_row(Text(name), percent(iou), bar, percent(accuracy), f"{count:,}")
     summary = scores.summary()
     table.add_section()
     table.add_row("mean", f"{summary['mIoU']:.2f}", "", f"{summary['mAcc']:.2f}", "")
     table.add_row("all pixels", "", "", f"{summary['aAcc']:.2f}", f"{pixels.sum():,}")
     return table
-
-
-def _percent(value: float) -> str:
-    return "-" if np.isnan(value) else f"{100 * value:.2f}"

@@ -99,19 +99,19 @@ def sheet(
     cell = max(picture.width for picture in pictures)
     captions = ["\n".join(_wrapped(caption, cell, font)) for caption, _ in tiles]
     line_height = 18
-    places, y = [], _MARGIN
+    positions, y = [], _MARGIN
     for first in range(0, len(tiles), columns):
         lines = max(caption.count("\n") + 1 for caption in captions[first : first + columns])
         top = y + lines * line_height + 4
         for column in range(min(columns, len(tiles) - first)):
-            places.append((_MARGIN + column * (cell + _MARGIN), y, top))
+            positions.append((_MARGIN + column * (cell + _MARGIN), y, top))
         y = top + max(p.height for p in pictures[first : first + columns]) + _MARGIN
     total = min(columns, len(tiles)) * (cell + _MARGIN) - _MARGIN
     key = _legend(list(legend), width=total, font=font) if legend else None
     size = (total + 2 * _MARGIN, y + (key.height + _MARGIN if key else 0))
     canvas = PILImage.new("RGB", size, "white")
     draw = ImageDraw.Draw(canvas)
-    for (left, above, top), caption, picture in zip(places, captions, pictures, strict=True):
+    for (left, above, top), caption, picture in zip(positions, captions, pictures, strict=True):
         draw.text((left, above), caption, fill=_INK, font=font, spacing=4)
         canvas.paste(picture, (left, top))
     if key:
@@ -136,16 +136,16 @@ def _wrapped(text: str, width: int, font: Font) -> list[str]:
 def _legend(entries: list[tuple[str, Color]], *, width: int, font: Font) -> PILImage.Image:
     """Draw coloured squares with names, in as many rows as they need."""
     square, row = 14, 22
-    places, x, y = [], 0, 0
+    positions, x, y = [], 0, 0
     for name, color in entries:
         size = square + 6 + round(font.getlength(name)) + 18
         if x and x + size > width:
             x, y = 0, y + row
-        places.append((x, y, name, color))
+        positions.append((x, y, name, color))
         x += size
     canvas = PILImage.new("RGB", (width, y + row), "white")
     draw = ImageDraw.Draw(canvas)
-    for x, y, name, color in places:
+    for x, y, name, color in positions:
         draw.rectangle((x, y + 3, x + square, y + 3 + square), fill=color, outline=_INK)
         draw.text((x + square + 6, y + 2), name, fill=_INK, font=font)
     return canvas

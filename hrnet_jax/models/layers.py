@@ -13,7 +13,6 @@ from jaxtyping import Array, Float
 
 from hrnet_jax import ops
 
-Channels = Float[Array, " c"]
 Init = Callable[[tuple[int, ...], np.random.Generator], np.ndarray]
 
 
@@ -90,7 +89,7 @@ class BatchNorm(nnx.Module):
         self.var.set_value(self._average(running_var, unbiased))  # type: ignore[arg-type]
         return y
 
-    def _average(self, running: Channels, batch: Channels) -> Channels:
+    def _average(self, running: ops.Channels, batch: ops.Channels) -> ops.Channels:
         return (1 - self.momentum) * running + self.momentum * batch
 
 

@@ -17,21 +17,30 @@ reverse mode only. Arrays have the axes `b h w c`: batch, height, width, channel
 """
 
 import contextlib
-import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextvars import ContextVar
 
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from hrnet_jax.ops import cpu, derivatives, reference, rows
+from hrnet_jax.ops import rows
+from hrnet_jax.ops.cpu import CPU
+from hrnet_jax.ops.derivatives import ACCELERATOR
 from hrnet_jax.ops.ragged import ragged
-from hrnet_jax.ops.reference import Padding, at_least_float32, bilinear_taps
+from hrnet_jax.ops.reference import (
+    REFERENCE,
+    Channels,
+    Form,
+    Padding,
+    at_least_float32,
+    bilinear_taps,
+)
 
 __all__ = [
     "ACCELERATOR",
     "CPU",
     "REFERENCE",
+    "Channels",
     "Form",
     "at_least_float32",
     "batch_norm",
@@ -46,44 +55,6 @@ __all__ = [
     "upsample",
     "use",
 ]
-
-Channels = Float[Array, " c"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Form:
-    """One implementation of every operation; `reference.py` defines their results."""
-
-    conv: Callable
-    normalize: Callable
-    batch_norm: Callable
-    relu: Callable
-    resize: Callable
-    upsample: Callable
-
-
-REFERENCE = Form(
-    conv=reference.conv,
-    normalize=reference.normalize,
-    batch_norm=reference.batch_norm,
-    relu=reference.relu,
-    resize=reference.resize,
-    upsample=reference.upsample,
-)
-ACCELERATOR = dataclasses.replace(
-    REFERENCE,
-    batch_norm=derivatives.batch_norm,
-    resize=derivatives.resize,
-    upsample=derivatives.upsample,
-)
-CPU = dataclasses.replace(
-    REFERENCE,
-    conv=cpu.conv,
-    normalize=cpu.normalize,
-    batch_norm=cpu.batch_norm,
-    resize=cpu.resize,
-    upsample=cpu.upsample,
-)
 
 _FORM: ContextVar[Form] = ContextVar("form", default=REFERENCE)
 

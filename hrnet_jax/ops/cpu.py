@@ -6,6 +6,7 @@ CPU compiler also fuses cheap arithmetic into everything that reads its result, 
 inputs alive: `unfused` calls end such chains.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from jaxtyping import Array, Float
 
 from hrnet_jax.ops import derivatives, reference
 from hrnet_jax.ops.derivatives import inline_jit
-from hrnet_jax.ops.reference import Channels, Padding
+from hrnet_jax.ops.reference import REFERENCE, Channels, Padding
 
 _NO_PADDING: Padding = ((0, 0), (0, 0))
 
@@ -84,6 +85,15 @@ def _conv_backward(stride, padding, saved, dy):
 
 
 _conv.defvjp(_conv_forward, _conv_backward)
+
+CPU = dataclasses.replace(
+    REFERENCE,
+    conv=conv,
+    normalize=normalize,
+    batch_norm=batch_norm,
+    resize=resize,
+    upsample=upsample,
+)
 
 
 def _plain_conv(x: Array, kernel: Array, *, stride: int, padding: Padding) -> Array:

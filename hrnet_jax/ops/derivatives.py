@@ -6,6 +6,7 @@ This is the form for GPUs and TPUs, and the base of the one for CPUs. Reverse mo
 default it is a plain call: only CPUs gain from it.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from hrnet_jax.ops import reference
-from hrnet_jax.ops.reference import Channels, at_least_float32, sum_pixels
+from hrnet_jax.ops.reference import REFERENCE, Channels, at_least_float32, sum_pixels
 
 Isolate = Callable[..., Any]  # (function, *arrays) -> function(*arrays)
 
@@ -93,6 +94,9 @@ def resize(
 
 
 upsample = reference.upsample_by(resize)
+ACCELERATOR = dataclasses.replace(
+    REFERENCE, batch_norm=batch_norm, resize=resize, upsample=upsample
+)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))

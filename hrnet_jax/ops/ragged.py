@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32
 
-from hrnet_jax.ops.reference import Padding
+from hrnet_jax.ops.reference import Form, Padding
 
 
-def ragged(form: Any, *, bucket: tuple[int, int], sizes: Int32[Array, "b 2"]) -> Any:
+def ragged(form: Form, *, bucket: tuple[int, int], sizes: Int32[Array, "b 2"]) -> Form:
     """Return `form` for images that fill only `sizes` (height, width) of their bucket.
 
     Both sides of the bucket are multiples of 32, the stride of the coarsest branch. For evaluation
@@ -39,7 +39,7 @@ def _refuse(*_: Any, **__: Any) -> Any:
 class _TrueSizes:
     """The true sizes of a batch at every stride; the stride follows from an array's shape."""
 
-    def __init__(self, form: Any, bucket: tuple[int, int], sizes: Int32[Array, "b 2"]):
+    def __init__(self, form: Form, bucket: tuple[int, int], sizes: Int32[Array, "b 2"]):
         self._form, self._bucket, self._sizes = form, bucket, sizes
         self._bands: dict[tuple, Array] = {}  # shared by all modules of a stage
 

@@ -3,7 +3,7 @@
 Values are those of PyTorch, on NHWC arrays. Forward- and reverse-mode differentiation both work.
 """
 
-import functools
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -111,7 +111,22 @@ def upsample_by(resize: Callable[..., Array]) -> Callable[..., Array]:
             x = resize(x, (x.shape[1] * factor, x.shape[2] * factor))
         return resize(x, size)
 
-    return functools.wraps(resize)(upsample)
+    return upsample
 
 
 upsample = upsample_by(resize)
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """An implementation of every operation, with the results of this module."""
+
+    conv: Callable
+    normalize: Callable
+    batch_norm: Callable
+    relu: Callable
+    resize: Callable
+    upsample: Callable
+
+
+REFERENCE = Form(conv, normalize, batch_norm, relu, resize, upsample)

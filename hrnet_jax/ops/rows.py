@@ -9,7 +9,6 @@ P("data", "height"); the height of every array must be divisible by the devices 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,18 +16,18 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-from hrnet_jax.ops.reference import Padding
+from hrnet_jax.ops.reference import Form, Padding, upsample_by
 
 _SHARDED = P("data", "height")
 
 
-def on_rows(form: Any, *, mesh: Mesh) -> Any:
+def on_rows(form: Form, *, mesh: Mesh) -> Form:
     """Return `form` for images whose rows are split over a mesh."""
     return dataclasses.replace(
         form,
         conv=functools.partial(conv, form=form, mesh=mesh),
         resize=functools.partial(resize, form=form, mesh=mesh),
-        upsample=functools.partial(upsample, form=form, mesh=mesh),
+        upsample=upsample_by(functools.partial(resize, form=form, mesh=mesh)),
         batch_norm=functools.partial(form.batch_norm, total=_sum_over(mesh)),
     )
 
@@ -39,7 +38,7 @@ def conv(
     *,
     stride: int,
     padding: Padding,
-    form: Any,
+    form: Form,
     mesh: Mesh,
 ) -> Float[Array, "b h2 w2 o"]:
     """Convolve each shard together with the neighbouring rows that its windows reach."""
@@ -58,7 +57,7 @@ def conv(
 
 
 def resize(
-    x: Float[Array, "b _ _ c"], size: tuple[int, ...], *, form: Any, mesh: Mesh
+    x: Float[Array, "b _ _ c"], size: tuple[int, ...], *, form: Form, mesh: Mesh
 ) -> Float[Array, "b h w c"]:
     """Resize rows by an integer factor, and columns to any width.
 
@@ -80,22 +79,6 @@ def resize(
         return x[:, factor:-factor]
 
     return jax.shard_map(resize_shard, mesh=mesh, in_specs=_SHARDED, out_specs=_SHARDED)(x)
-
-
-def upsample(
-    x: Float[Array, "b _ _ c"],
-    size: tuple[int, ...],
-    *,
-    factor: int,
-    in_two_steps: bool,
-    form: Any,
-    mesh: Mesh,
-) -> Float[Array, "b h w c"]:
-    """Upsample to `size`, as `reference.upsample` does."""
-    if in_two_steps:
-        exact = (x.shape[1] * factor, x.shape[2] * factor)
-        x = resize(x, exact, form=form, mesh=mesh)
-    return resize(x, size, form=form, mesh=mesh)
 
 
 @functools.cache  # one function per mesh, so that traces are reused
@@ -122,10 +105,10 @@ def _with_halo(x: Float[Array, "b h w c"], *, above: int, below: int) -> Float[A
 
 def _with_border(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w c"]:
     """Add one row of each neighbouring shard; at the image's border repeat its own row."""
-    place, bottom = jax.lax.axis_index("height"), jax.lax.axis_size("height") - 1
+    index, last_index = jax.lax.axis_index("height"), jax.lax.axis_size("height") - 1
     first, last = x[:, :1], x[:, -1:]
-    above = jnp.where(place == 0, first, _from_above(last))
-    below = jnp.where(place == bottom, last, _from_below(first))
+    above = jnp.where(index == 0, first, _from_above(last))
+    below = jnp.where(index == last_index, last, _from_below(first))
     return jnp.concatenate([above, x, below], 1)
 
 

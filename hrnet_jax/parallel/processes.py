@@ -61,7 +61,7 @@ def total(counts: np.ndarray) -> np.ndarray:
     return np.sum(parts, 0, dtype=counts.dtype).reshape(counts.shape)
 
 
-def wait_for_all(what: str) -> None:
+def wait_for_all(name: str) -> None:
     """Wait until all processes have called this."""
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)
+        multihost_utils.sync_global_devices(name)

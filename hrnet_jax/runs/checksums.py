@@ -18,31 +18,31 @@ FILES = "files.json"  # in the folder of a checkpoint
 _MARKERS = {"commit_success.txt", "_CHECKPOINT_METADATA"}
 
 
-def list_files(place: AnyPath) -> None:
+def list_files(checkpoint: AnyPath) -> None:
     """Write the size and CRC-32 of every file of a checkpoint into its folder."""
     files = {
-        path.relative_to(place).as_posix(): _size_and_crc32(path)
-        for path in files_below(place)
+        path.relative_to(checkpoint).as_posix(): _size_and_crc32(path)
+        for path in files_below(checkpoint)
         if path.name not in _MARKERS
     }
-    write_json(place / FILES, files)
+    write_json(checkpoint / FILES, files)
 
 
-def check_files(place: AnyPath, *, among: Sequence[str]) -> None:
+def check_files(checkpoint: AnyPath, *, among: Sequence[str]) -> None:
     """Check the files of some items of a checkpoint, such as `model`, against the list.
 
     Raises:
         ValueError: a file is missing or changed; the message names it.
     """
-    if not any(place.iterdir()):
+    if not any(checkpoint.iterdir()):
         raise ValueError("the folder is empty")
-    if not (place / FILES).exists():
+    if not (checkpoint / FILES).exists():
         raise ValueError(f"{FILES}, the list of its files, is missing")
-    for name, (size, checksum) in json.loads((place / FILES).read_text()).items():
+    for name, (size, checksum) in json.loads((checkpoint / FILES).read_text()).items():
         if name.split("/")[0] not in among:
             continue
         try:
-            actual_size, actual_checksum = _size_and_crc32(place / name)
+            actual_size, actual_checksum = _size_and_crc32(checkpoint / name)
         except FileNotFoundError:
             raise ValueError(f"{name} is missing") from None
         if actual_size != size:

@@ -22,19 +22,19 @@ def best_step(folder: AnyPath, steps: Sequence[int]) -> int | None:
     return max(known)[1] if known else None
 
 
-def write_scores(place: AnyPath, scores: Mapping[str, float]) -> None:
+def write_scores(checkpoint: AnyPath, scores: Mapping[str, float]) -> None:
     """Write scores with a checksum into a checkpoint's folder."""
     text = json.dumps(scores)
-    write_json(place / _SCORES, {"scores": text, "crc32": zlib.crc32(text.encode())})
+    write_json(checkpoint / _SCORES, {"scores": text, "crc32": zlib.crc32(text.encode())})
 
 
-def read_scores(place: AnyPath) -> dict[str, float] | None:
+def read_scores(checkpoint: AnyPath) -> dict[str, float] | None:
     """Read the scores in a checkpoint's folder; None if there are none.
 
     Raises:
         ValueError: the file is damaged.
     """
-    path = place / _SCORES
+    path = checkpoint / _SCORES
     if not path.exists():
         return None
     try:

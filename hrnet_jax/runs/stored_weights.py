@@ -65,28 +65,28 @@ def load_weights(path: str | AnyPath) -> Weights:
         ValueError: the checkpoint is damaged.
     """
     folder, step = _locate(absolute(to_path(path)))
-    place = folder / str(step)
+    checkpoint = folder / str(step)
     try:
-        check_files(place, among=("model", "meta"))
-        meta = json.loads((place / "meta" / "metadata").read_text())
+        check_files(checkpoint, among=("model", "meta"))
+        meta = json.loads((checkpoint / "meta" / "metadata").read_text())
         with ocp.PyTreeCheckpointer() as reader:
             # As numpy arrays, which need no devices and keep the dtype that was saved.
-            saved = reader.metadata(place / "model").item_metadata.tree
+            saved = reader.metadata(checkpoint / "model").item_metadata.tree
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
             model = reader.restore(
-                place / "model", args=ocp.args.PyTreeRestore(restore_args=as_numpy)
+                checkpoint / "model", args=ocp.args.PyTreeRestore(restore_args=as_numpy)
             )
         check_leaves(model, meta["checksums"]["model"])
     except Exception as error:  # Orbax raises many types on damage
         raise ValueError(
-            f"{place} is damaged ({first_line(error)}); give another checkpoint."
+            f"{checkpoint} is damaged ({first_line(error)}); give another checkpoint."
         ) from error
     return Weights(
         params=with_int_keys(model["params"]),
         batch_stats=with_int_keys(model["batch_stats" if "format" in meta else "stats"]),
         meta=meta,
         step=step,
-        path=place,
+        path=checkpoint,
     )
 
 
@@ -95,8 +95,8 @@ def _locate(path: AnyPath) -> tuple[AnyPath, int]:
     if path.name.isdigit() and (path / "meta").is_dir():
         return path.parent, int(path.name)
     folder = path / FOLDER if (path / FOLDER).is_dir() else path
-    places = folder.iterdir() if folder.is_dir() else ()
-    steps = [int(place.name) for place in places if place.name.isdigit() and _is_finished(place)]
+    paths = folder.iterdir() if folder.is_dir() else ()
+    steps = [int(path.name) for path in paths if path.name.isdigit() and _is_finished(path)]
     if not steps:
         raise FileNotFoundError(
             f"There is no checkpoint in {path}. Train first (hrnet_jax.main --mode train), "
@@ -106,9 +106,9 @@ def _locate(path: AnyPath) -> tuple[AnyPath, int]:
     return folder, max(steps) if best is None else best
 
 
-def _is_finished(place: AnyPath) -> bool:
+def _is_finished(checkpoint: AnyPath) -> bool:
     """Whether a folder is a whole checkpoint; in a bucket an interrupted save has the same name."""
-    return (place / FILES).exists() if is_remote(place) else any(place.iterdir())
+    return (checkpoint / FILES).exists() if is_remote(checkpoint) else any(checkpoint.iterdir())
 
 
 def with_int_keys(tree: Any) -> Any:

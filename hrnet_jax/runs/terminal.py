@@ -44,14 +44,14 @@ class Terminal:
         self.console.print(table)
 
     @contextlib.contextmanager
-    def announced(self, what: str) -> Iterator[None]:
+    def announced(self, title: str) -> Iterator[None]:
         """Announce work without a progress bar, then print how long it took."""
         begin = time.perf_counter()
-        with self.console.status(f"{what} ..."):
+        with self.console.status(f"{title} ..."):
             if not self.console.is_terminal:
-                self.line(f"{what} ...")
+                self.line(f"{title} ...")
             yield
-        self.line(f"{what}: {time.perf_counter() - begin:.1f} s")
+        self.line(f"{title}: {time.perf_counter() - begin:.1f} s")
 
     def announced_if_remote(self, path: AnyPath) -> contextlib.AbstractContextManager[None]:
         """Announce that a path is read, if it lies in a bucket."""
@@ -64,7 +64,7 @@ class Terminal:
 
     @contextlib.contextmanager
     def live(
-        self, what: str, *, total: int, done: int = 0, in_bytes: bool = False
+        self, title: str, *, total: int, done: int = 0, in_bytes: bool = False
     ) -> Iterator["LiveLine"]:
         """Show one line that is rewritten in place: a bar, the count, the time to go, a text."""
         count = [DownloadColumn(), TransferSpeedColumn()] if in_bytes else [MofNCompleteColumn()]
@@ -80,14 +80,14 @@ class Terminal:
             refresh_per_second=4,
             speed_estimate_period=3600,  # long enough to include evaluations
         )
-        task = progress.add_task(what, total=total, completed=done, text="")
+        task = progress.add_task(title, total=total, completed=done, text="")
         progress.advance(task, 0)  # the first sample, from which the rate is measured
         with progress:
             yield LiveLine(progress, task)
 
-    def track(self, items: Iterable[T], what: str, *, total: int) -> Iterator[T]:
+    def track(self, items: Iterable[T], title: str, *, total: int) -> Iterator[T]:
         """Yield items, and show how many are done, the rate and the time to go."""
-        with self.live(what, total=total) as live:
+        with self.live(title, total=total) as live:
             for item in items:
                 yield item
                 live.advance()
