@@ -10,6 +10,7 @@ be, and every upsampling is clamped at that border.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -41,7 +42,7 @@ class _TrueSizes:
 
     def __init__(self, form: Form, bucket: tuple[int, int], sizes: Int32[Array, "b 2"]):
         self._form, self._bucket, self._sizes = form, bucket, sizes
-        self._bands: dict[tuple, Array] = {}  # shared by all modules of a stage
+        self._band = functools.cache(self._make_band)  # shared by all modules of a stage
 
     def conv(
         self, x: Float[Array, "b h w i"], kernel: Array, *, stride: int, padding: Padding
@@ -69,17 +70,9 @@ class _TrueSizes:
         columns = jnp.arange(width) < self._true_length(width, 1)[:, None]
         return (rows[:, :, None] & columns[:, None, :])[..., None]
 
-    def _band(self, length: int, factor: int, axis: int, in_two_steps: bool) -> Array:
-        key = (length, factor, axis, in_two_steps)
-        if key not in self._bands:
-            self._bands[key] = band(
-                self._true_length(length, axis),
-                self._true_length(length * factor, axis),
-                length=length,
-                factor=factor,
-                in_two_steps=in_two_steps,
-            )
-        return self._bands[key]
+    def _make_band(self, length: int, factor: int, axis: int, in_two_steps: bool) -> Array:
+        size_in, size_out = (self._true_length(n, axis) for n in (length, length * factor))
+        return band(size_in, size_out, length=length, factor=factor, in_two_steps=in_two_steps)
 
 
 def band(

@@ -48,8 +48,7 @@ class Terminal:
         """Announce work without a progress bar, then print how long it took."""
         begin = time.perf_counter()
         with self.console.status(f"{title} ..."):
-            if not self.console.is_terminal:
-                self.line(f"{title} ...")
+            self.line_if_plain(f"{title} ...")
             yield
         self.line(f"{title}: {time.perf_counter() - begin:.1f} s")
 

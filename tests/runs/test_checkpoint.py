@@ -176,7 +176,7 @@ def test_damage_to_any_file_of_the_newest_checkpoint_is_named_and_the_one_before
         if file.name in ("commit_success.txt", "_CHECKPOINT_METADATA"):
             assert (step, warnings) == (2, [])  # when it was committed; nothing of it is used
         elif file.name == "scores.json":
-            assert step == 2  # and is evaluated anew
+            assert step == 2  # and is evaluated again
             assert checkpoints.scores(2) is None
             if damage is not delete:
                 assert warnings[0].endswith("scores.json is damaged; the scores are left out.")
@@ -292,13 +292,13 @@ def as_somebody_else():
 def assert_a_save_fails_loudly(workdir, state, failing):
     """`failing` is a context in which no checkpoint can be written into the workdir."""
     checkpoints = Checkpoints(workdir, keep_newest=2, warn=pytest.fail)
-    told = rf"Checkpoint 3 could not be written to {re.escape(str(workdir))}.*as they were"
+    message = rf"Checkpoint 3 could not be written to {re.escape(str(workdir))}.*are intact"
 
     def save():
         checkpoints.save(3, shifted(state, 3), meta={})
         checkpoints.wait()
 
-    with failing, pytest.raises(OSError, match=told):
+    with failing, pytest.raises(OSError, match=message):
         save()
     with contextlib.suppress(OSError):
         checkpoints.close()
