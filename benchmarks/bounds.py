@@ -32,7 +32,7 @@ from hrnet_jax.evaluation.protocol import Protocol
 from hrnet_jax.models import split
 from hrnet_jax.parallel.compiling import prepare_process, set_precision
 from hrnet_jax.parallel.mesh import make_mesh
-from hrnet_jax.parallel.process_settings import forget_peak, peak_memory
+from hrnet_jax.parallel.process_settings import peak_memory, reset_peak
 from hrnet_jax.runs.terminal import Terminal
 from tests.published import published_model
 
@@ -90,7 +90,7 @@ def evaluation(root: Path, *, terminal: Terminal, count: int = 5_000) -> None:
     """Evaluate images of 128x256, read from files over and over."""
     protocol = Protocol(image_size=(128, 256))
     source = open_source(root, DATASET, "val")
-    evaluator, params, stats = evaluator_of(19, protocol, terminal=terminal, batch_size=4)
+    evaluator, params, batch_stats = evaluator_of(19, protocol, terminal=terminal, batch_size=4)
 
     def examples() -> Iterator[Example]:
         done = 0
@@ -105,21 +105,21 @@ def evaluation(root: Path, *, terminal: Terminal, count: int = 5_000) -> None:
                 done += 1
                 yield example
 
-    terminal.line(str(evaluator(params, stats, examples(), total=count)))
+    terminal.line(str(evaluator(params, batch_stats, examples(), total=count)))
 
 
 def many_classes(classes: int, size: tuple[int, int], *, terminal: Terminal) -> None:
     """Evaluate one image, and compare what it took with what was announced."""
-    evaluator, params, stats = evaluator_of(
+    evaluator, params, batch_stats = evaluator_of(
         classes, Protocol(image_size=size), terminal=Terminal(Console(quiet=True))
     )
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     example = {"id": "noise", "image": image, "label": np.zeros(size, np.uint8), "views": [image]}
-    for _ in evaluator.label(params, stats, [example]):
+    for _ in evaluator.label(params, batch_stats, [example]):
         pass  # compiles
     gc.collect()
-    before = forget_peak()
-    (labelled,) = evaluator.label(params, stats, [example])
+    before = reset_peak()
+    (labelled,) = evaluator.label(params, batch_stats, [example])
     most = peak_memory()
     announced = re.search(r"at most ([\d,]+) MB", evaluator.costs())
     assert announced
@@ -137,13 +137,13 @@ def evaluator_of(
     classes: int, protocol: Protocol, *, terminal: Terminal, batch_size: int = 1
 ) -> tuple[Evaluator, dict, dict]:
     """W18-Small for one device."""
-    structure, params, stats = split(published_model("hr18s", num_classes=classes))
+    structure, params, batch_stats = split(published_model("hr18s", num_classes=classes))
     evaluator = Evaluator(
         structure, num_classes=classes, protocol=protocol, mean=MEAN, std=STD,
         mesh=make_mesh(devices=jax.devices()[:1]), batch_size=batch_size,
         dtype=jnp.float32, terminal=terminal,
     )  # fmt: skip
-    return evaluator, params, stats
+    return evaluator, params, batch_stats
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def draw(root: Path, *, images: int) -> Path:
 def our_evaluation(root: Path, mode: str, *, images: int) -> Callable[[], np.ndarray]:
     """Return a function that evaluates the first images and returns the confusion matrix."""
     protocol = PROTOCOLS[mode]
-    structure, params, stats = split(published_model(VARIANT))
+    structure, params, batch_stats = split(published_model(VARIANT))
     evaluator = Evaluator(
         structure, num_classes=19, protocol=protocol, mean=MEAN, std=STD,
         mesh=make_mesh(devices=jax.devices()[:1]), batch_size=1, dtype=jnp.float32,
@@ -119,7 +119,7 @@ def our_evaluation(root: Path, mode: str, *, images: int) -> Callable[[], np.nda
             source, DATASET, transforms=[ResizeViews(sizes=protocol.view_sizes)]
         )
         some = (example for example, _ in zip(examples, range(images), strict=False))
-        return evaluator(params, stats, some, total=images).confusion
+        return evaluator(params, batch_stats, some, total=images).confusion
 
     return run
 
@@ -167,21 +167,21 @@ def shares(root: Path, *, images: int) -> dict[str, float]:
     begin = time.perf_counter()
     examples = [resize.map(decode(source[index], DATASET)) for index in range(images)]
     decoding = (time.perf_counter() - begin) / images
-    structure, params, stats = split(published_model(VARIANT))
+    structure, params, batch_stats = split(published_model(VARIANT))
 
     @jax.jit
-    def network(params: dict, stats: dict, image: jax.Array) -> jax.Array:
+    def network(params: dict, batch_stats: dict, image: jax.Array) -> jax.Array:
         sizes = jnp.asarray([[HEIGHT, WIDTH]], jnp.int32)
-        return bucket_logits(nnx.merge(structure, params, stats), image, sizes)
+        return bucket_logits(nnx.merge(structure, params, batch_stats), image, sizes)
 
     image = normalize(examples[0]["views"][0], mean=MEAN, std=STD)[None]
-    program = network.lower(params, stats, image).compile(inference_options((HEIGHT, WIDTH)))
+    program = network.lower(params, batch_stats, image).compile(inference_options((HEIGHT, WIDTH)))
     whole = our_evaluation(root, "whole", images=images)
     whole()
     network_times, whole_times = [], []
     for _ in range(5):
         begin = time.perf_counter()
-        program(params, stats, image).block_until_ready()
+        program(params, batch_stats, image).block_until_ready()
         network_times.append(time.perf_counter() - begin)
         begin = time.perf_counter()
         whole()

@@ -145,14 +145,16 @@ def initial_weights(folder: Path, *, seed: int, terminal: Terminal) -> Path:
     path = folder / f"initial_{seed}.pth"
     if not path.exists():
         with terminal.announced("Drawing weights"), tempfile.TemporaryDirectory() as name:
-            _, params, stats = split(models.build(VARIANT, num_classes=len(CLASSES), seed=seed))
+            _, params, batch_stats = split(
+                models.build(VARIANT, num_classes=len(CLASSES), seed=seed)
+            )
             meta = {
                 "variant": VARIANT,
                 "classes": CLASSES,
                 "palette": [(20 * index, 0, 0) for index in range(len(CLASSES))],
                 "source": {"file": "random"},
             }
-            save_weights(Path(name), params, stats, meta=meta)
+            save_weights(Path(name), params, batch_stats, meta=meta)
             to_file(name, path)
     return path
 

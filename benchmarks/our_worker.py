@@ -96,8 +96,8 @@ def loops() -> dict[str, int]:
 
 
 def _inference(structure: Any, weights: list[dict], image: np.ndarray):
-    def forward(params: dict, stats: dict, image: jax.Array) -> jax.Array:
-        model = nnx.merge(structure, params, stats)
+    def forward(params: dict, batch_stats: dict, image: jax.Array) -> jax.Array:
+        model = nnx.merge(structure, params, batch_stats)
         with ops.use(ops.CPU):
             return model(image)
 

@@ -52,10 +52,12 @@ def main() -> None:
     set_precision("float32")
     terminal = Terminal()
     sizes = draw_sizes(options.images)
-    structure, params, stats = split(published_model(VARIANT, num_classes=CLASSES))
+    structure, params, batch_stats = split(published_model(VARIANT, num_classes=CLASSES))
     said = {"network": f"{VARIANT}, float32", "batch": options.batch, **conditions(options)}
-    in_buckets = buckets(structure, params, stats, sizes, batch=options.batch, terminal=terminal)
-    one_by_one = per_shape(structure, params, stats, sizes, terminal=terminal)
+    in_buckets = buckets(
+        structure, params, batch_stats, sizes, batch=options.batch, terminal=terminal
+    )
+    one_by_one = per_shape(structure, params, batch_stats, sizes, terminal=terminal)
     figures = {
         "images": len(sizes),
         "different sizes": len(set(sizes)),
@@ -66,7 +68,9 @@ def main() -> None:
         "seconds, one program per size": one_by_one["seconds"],
         "ratio of times": in_buckets["seconds"] / one_by_one["seconds"],
         "padding, share of the computed pixels": in_buckets["padding"],
-        **differences(structure, params, stats, sizes, in_buckets, one_by_one, terminal=terminal),
+        **differences(
+            structure, params, batch_stats, sizes, in_buckets, one_by_one, terminal=terminal
+        ),
     }
     for name, value in figures.items():
         terminal.line(f"{name}: {value:.3g}" if isinstance(value, float) else f"{name}: {value}")
@@ -99,7 +103,7 @@ def example_of(number: int, size: tuple[int, int]) -> Example:
 
 
 def buckets(
-    structure: Any, params: dict, stats: dict, sizes: list, *, batch: int, terminal: Terminal
+    structure: Any, params: dict, batch_stats: dict, sizes: list, *, batch: int, terminal: Terminal
 ) -> dict[str, Any]:
     """Label all images in buckets, as evaluation does."""
     said = io.StringIO()
@@ -111,7 +115,7 @@ def buckets(
     examples = [example_of(n, size) for n, size in enumerate(sizes)]
     labels, begin = {}, time.perf_counter()
     tracked = terminal.track(examples, "In buckets", total=len(examples))
-    for labelled in evaluator.label(params, stats, tracked):
+    for labelled in evaluator.label(params, batch_stats, tracked):
         for example, label in zip(labelled.examples, labelled.labels, strict=True):
             labels[int(example["id"])] = label
     seconds = time.perf_counter() - begin
@@ -127,12 +131,12 @@ def buckets(
 
 
 def per_shape(
-    structure: Any, params: dict, stats: dict, sizes: list, *, terminal: Terminal
+    structure: Any, params: dict, batch_stats: dict, sizes: list, *, terminal: Terminal
 ) -> dict[str, Any]:
     """Label every image in a program of exactly its size; keep its stride-4 logits too."""
 
-    def label(params: dict, stats: dict, image: jax.Array) -> tuple[jax.Array, jax.Array]:
-        model = nnx.merge(structure, params, stats)
+    def label(params: dict, batch_stats: dict, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+        model = nnx.merge(structure, params, batch_stats)
         model.eval()
         logits = model(image)
         full = resize(logits, image.shape[1:3])
@@ -146,7 +150,9 @@ def per_shape(
     ]
     begin = time.perf_counter()
     tracked = terminal.track(images, "One program per size", total=len(images))
-    found = [jax.device_get(programs[image.shape[1:3]](params, stats, image)) for image in tracked]
+    found = [
+        jax.device_get(programs[image.shape[1:3]](params, batch_stats, image)) for image in tracked
+    ]
     return {
         "found": found,
         "seconds": time.perf_counter() - begin,
@@ -155,14 +161,20 @@ def per_shape(
 
 
 def differences(
-    structure: Any, params: dict, stats: dict, sizes: list, in_buckets: dict, one_by_one: dict,
-    *, terminal: Terminal,
-) -> dict[str, Any]:  # fmt: skip
+    structure: Any,
+    params: dict,
+    batch_stats: dict,
+    sizes: list,
+    in_buckets: dict,
+    one_by_one: dict,
+    *,
+    terminal: Terminal,
+) -> dict[str, Any]:
     """Compare label maps of all images, and stride-4 logits of every tenth."""
 
     @jax.jit
     def in_bucket(image: jax.Array, size: jax.Array) -> jax.Array:
-        model = nnx.merge(structure, params, stats)
+        model = nnx.merge(structure, params, batch_stats)
         model.eval()
         return bucket_logits(model, image, size)
 

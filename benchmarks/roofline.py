@@ -134,21 +134,23 @@ def traced(
     variant: str, mode: str, size: tuple[int, int, int], *, dtype: str
 ) -> Callable[[], jax.stages.Traced]:
     """Return a function that traces a program for (batch, height, width). Nothing is compiled."""
-    structure, params, stats = split(models.build(variant, num_classes=19))
+    structure, params, batch_stats = split(models.build(variant, num_classes=19))
     image = jax.ShapeDtypeStruct((*size, 3), jnp.float32)
     if mode == "inference":
 
-        def forward(params: dict, stats: dict, image: jax.Array) -> jax.Array:
+        def forward(params: dict, batch_stats: dict, image: jax.Array) -> jax.Array:
             with ops.use(ops.CPU):
-                return nnx.merge(structure, params, stats)(image)
+                return nnx.merge(structure, params, batch_stats)(image)
 
         weights = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), params)
         image = jax.ShapeDtypeStruct(image.shape, dtype)
-        return lambda: jax.jit(forward).trace(weights, stats, image)
+        return lambda: jax.jit(forward).trace(weights, batch_stats, image)
     optimizer = sgd(optax.constant_schedule(1e-3), momentum=0.9, weight_decay=5e-4)
     mesh = make_mesh(devices=jax.devices()[:1])
     step = make_train_step(structure, optimizer, mesh=mesh, dtype=dtype, loss=LOSS)
-    state = jax.eval_shape(lambda p, s: initial_state(p, s, optimizer=optimizer), params, stats)
+    state = jax.eval_shape(
+        lambda p, s: initial_state(p, s, optimizer=optimizer), params, batch_stats
+    )
     batch = {"image": image, "label": jax.ShapeDtypeStruct(size, jnp.uint8)}
     return functools.partial(step.trace, state, batch)
 

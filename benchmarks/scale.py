@@ -33,7 +33,7 @@ from hrnet_jax.config.build_training import build_training
 from hrnet_jax.config.custom_data import dataset_of
 from hrnet_jax.parallel.compiling import enable_compilation_cache, set_precision
 from hrnet_jax.parallel.mesh import batch_sharding, make_mesh, replicated
-from hrnet_jax.parallel.process_settings import forget_peak, peak_memory
+from hrnet_jax.parallel.process_settings import peak_memory, reset_peak
 from hrnet_jax.runs.paths import cache_folder, write_json, write_text
 from hrnet_jax.runs.terminal import Terminal
 from hrnet_jax.training.state import TrainState
@@ -263,7 +263,7 @@ def _measure(config: ConfigDict, terminal: Terminal) -> tuple[Costs, float, int]
     }
     where = replicated(mesh), batch_sharding(mesh)
     for steps in (1, 3):
-        before = forget_peak()  # what compiling, or the first step, left behind
+        before = reset_peak()  # what compiling, or the first step, left behind
         assert before is not None, "only Linux reports how much memory a process takes"
         # Copies: otherwise a device may use the host's memory as its own.
         state, placed = jax.device_put((host, batch), where, may_alias=False)

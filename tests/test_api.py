@@ -32,7 +32,7 @@ def toy(monkeypatch):
 def home(tmp_path, monkeypatch):
     """A folder with a photo, and a small network in the place of the zoo's row."""
     monkeypatch.chdir(tmp_path)
-    _, params, stats = split(models.build("tiny", num_classes=19))
+    _, params, batch_stats = split(models.build("tiny", num_classes=19))
     config = recipes.of_row(ROW).to_dict()
     config["eval"]["image_size"] = (32, 64)
     dataset = DATASETS["cityscapes"]
@@ -41,7 +41,7 @@ def home(tmp_path, monkeypatch):
         "mean": config["data"]["mean"], "std": config["data"]["std"], "config": config,
         "source": {"file": "tiny.pth"},
     }  # fmt: skip
-    save_weights(zoo.WEIGHTS / ROW.name, params, stats, meta=meta)
+    save_weights(zoo.WEIGHTS / ROW.name, params, batch_stats, meta=meta)
     Image.new("RGB", (60, 30), (90, 60, 30)).save("photo.jpg")
     return tmp_path
 

@@ -214,8 +214,8 @@ def test_sums_follow_from_parameters_and_statistics(variant):
     """Equal to the byte for the two whose programs for eight devices were compiled."""
     stored = json.loads(scale.STEPS.read_text())[f"{variant} cityscapes"]["collectives"]
     compiled = [Collective(*fields) for fields in stored]
-    _, params, stats = split(models.build(variant, num_classes=19))
-    state = initial_state(params, stats, optimizer=optax.identity())
+    _, params, batch_stats = split(models.build(variant, num_classes=19))
+    state = initial_state(params, batch_stats, optimizer=optax.identity())
     assert totals(scale.summed(state, like=compiled)) == totals(compiled)
 
 
@@ -231,8 +231,8 @@ def test_sums_are_those_of_a_network_of_another_width(monkeypatch):
     found, rule = {}, {}
     optimizer = sgd(lambda _: 0.01, momentum=0.9, weight_decay=0.0005)
     for variant in ("tiny", "wider"):
-        structure, params, stats = split(models.build(variant, num_classes=3))
-        state = initial_state(params, stats, optimizer=optimizer)
+        structure, params, batch_stats = split(models.build(variant, num_classes=3))
+        state = initial_state(params, batch_stats, optimizer=optimizer)
         loss = functools.partial(cross_entropy, ignore_label=255)
         step = make_train_step(structure, optimizer, loss=loss, mesh=make_mesh(), dtype=jnp.float32)
         batch = {

@@ -34,10 +34,10 @@ LOSS = functools.partial(cross_entropy, ignore_label=255)
 
 def program_and_state(model, *, lr):
     optimizer = sgd(optax.constant_schedule(lr), momentum=0.9, weight_decay=0.0)
-    structure, params, stats = split(model)
-    params, stats = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (params, stats))
+    structure, params, batch_stats = split(model)
+    params, batch_stats = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (params, batch_stats))
     mesh = make_mesh()
-    state = replicate(initial_state(params, stats, optimizer=optimizer), mesh=mesh)
+    state = replicate(initial_state(params, batch_stats, optimizer=optimizer), mesh=mesh)
     step = make_train_step(structure, optimizer, mesh=mesh, dtype=jnp.float64, loss=LOSS)
     return lambda state, batch: step(state, to_global(batch, mesh=mesh)), state
 

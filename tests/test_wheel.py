@@ -60,8 +60,8 @@ def wheel(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     arguments = ["wheel", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
     subprocess.run([sys.executable, *PIP, *arguments], check=True, timeout=200)
-    _, params, stats = split(models.build("hr18s", num_classes=21))
-    write_pth(folder / "random.pth", {"state_dict": torch_state_dict(params, stats)})
+    _, params, batch_stats = split(models.build("hr18s", num_classes=21))
+    write_pth(folder / "random.pth", {"state_dict": torch_state_dict(params, batch_stats)})
     (built,) = folder.glob("*.whl")
     return built
 

@@ -19,7 +19,7 @@ from hrnet_jax.data.transforms import ResizeViews, Size
 from hrnet_jax.data.types import Batch, Example
 from hrnet_jax.parallel.compiling import compile_program
 from hrnet_jax.parallel.mesh import make_mesh, replicate, to_global
-from hrnet_jax.parallel.process_settings import forget_peak, peak_memory
+from hrnet_jax.parallel.process_settings import peak_memory, reset_peak
 from hrnet_jax.runs.paths import AnyPath, make_folder, write_json
 from hrnet_jax.runs.terminal import Terminal
 
@@ -131,7 +131,7 @@ def training_memory(training: Training, *, num_classes: int, terminal: Terminal)
     """
     with terminal.announced("Compiling the training step"):
         step = compile_program(training.step, training.state_shape, training.batch_shape)
-    before = forget_peak()
+    before = reset_peak()
     state = training.state(training.random)
     noise = _noise(training.batch_shape, num_classes=num_classes)
     batch = to_global(noise, mesh=training.mesh)
@@ -158,7 +158,7 @@ def images_per_second(
     transfer of the label map to the host. Normalisation belongs to reading and is not timed.
     """
     state = training.state(training.random)
-    params, stats = replicate((state.params, state.batch_stats), mesh=training.mesh)
+    params, batch_stats = replicate((state.params, state.batch_stats), mesh=training.mesh)
     evaluator = build_evaluator(
         config, structure=training.structure, mesh=training.mesh, terminal=terminal
     )
@@ -173,7 +173,7 @@ def images_per_second(
     seconds = 0.0
     for number in terminal.track(range(images), "Labelling", total=images):
         begin = time.perf_counter()
-        np.asarray(evaluator.run(params, stats, batch)[0])
+        np.asarray(evaluator.run(params, batch_stats, batch)[0])
         if number >= _WARM_UP:
             seconds += time.perf_counter() - begin
     return (images - _WARM_UP) / seconds

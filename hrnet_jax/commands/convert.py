@@ -52,9 +52,9 @@ def to_checkpoint(
         raise ValueError(f"The head policy {head} needs a config with the new classes.")
     source = read_source(path, any_hash=any_hash)
     loaded, meta = _fitted(source, config, head=head)
-    params, stats = loaded.params, loaded.stats
+    params, batch_stats = loaded.params, loaded.batch_stats
     del source, loaded  # free the file's bytes: writing needs memory, too
-    saved = save_weights(to_path(folder), params, stats, meta=meta)
+    saved = save_weights(to_path(folder), params, batch_stats, meta=meta)
     return meta["report"] | {"written": str(saved)}
 
 
@@ -91,7 +91,7 @@ def to_file(checkpoint: str | AnyPath, path: str | AnyPath) -> Report:
 
 def exported_state(weights: Weights) -> dict[str, np.ndarray]:
     """Name a checkpoint's tensors as mmsegmentation does; add the batch counters of its source."""
-    state = torch_state_dict(weights.params, weights.stats)
+    state = torch_state_dict(weights.params, weights.batch_stats)
     for key, count in weights.meta.get("batches_tracked", {}).items():
         if key in state:
             state[key] = np.asarray(count, np.int64)
@@ -146,8 +146,8 @@ def _for_config(
         return load(source), None if names is None else wanted
     check_network(source, variant=variant)
     random = models.build(variant, num_classes=len(classes), seed=config["seed"])
-    _, params, stats = models.split(random)
-    loaded = start_from(source, params, stats, variant=variant, classes=classes, head=head)
+    _, params, batch_stats = models.split(random)
+    loaded = start_from(source, params, batch_stats, variant=variant, classes=classes, head=head)
     return loaded, wanted
 
 
@@ -196,7 +196,9 @@ def _meta(
 
 
 def _report(source: Source, loaded: Loaded, *, variant: str, names: ClassNames | None) -> Report:
-    arrays = [leaf for tree in (loaded.params, loaded.stats) for leaf in jax.tree.leaves(tree)]
+    arrays = [
+        leaf for tree in (loaded.params, loaded.batch_stats) for leaf in jax.tree.leaves(tree)
+    ]
     parameters = sum(leaf.size for leaf in jax.tree.leaves(loaded.params))
     report = {
         "file": f"{source.path.name} ({source.format}, {source.family})",

@@ -66,7 +66,7 @@ def evaluate(
         f"Evaluating {weights.path} on {len(evaluation.source)} {split} images of {dataset.name}"
     )
     begin = time.perf_counter()
-    scores = evaluation.score(weights.params, weights.stats, on_prediction=results)
+    scores = evaluation.score(weights.params, weights.batch_stats, on_prediction=results)
     results.write(scores, weights=weights, seconds=time.perf_counter() - begin)
     if scores.confusion.any():
         terminal.table(class_table(scores, dataset))
@@ -189,7 +189,8 @@ class Results:
 
 def weights_hash(weights: Weights) -> str:
     """SHA-256 of the names and checksums of all arrays: equal weights have equal hashes."""
-    sums = leaf_checksums({"params": weights.params, "stats": weights.stats})
+    # "stats" as ever, so that the hashes of earlier receipts stay comparable.
+    sums = leaf_checksums({"params": weights.params, "stats": weights.batch_stats})
     return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
 
 

@@ -64,17 +64,17 @@ class Evaluation:
     def score(
         self,
         params: dict,
-        stats: dict,
+        batch_stats: dict,
         *,
         on_prediction: OnPrediction,
         examples: Iterable[Example] | None = None,  # instead of `examples()`
     ) -> Scores:
         """Score weights on all examples; every process gets the scores of all."""
         # Via the host: the mesh of training may span several processes.
-        params, stats = replicate(jax.device_get((params, stats)), mesh=self.mesh)
+        params, batch_stats = replicate(jax.device_get((params, batch_stats)), mesh=self.mesh)
         return self.evaluator(
             params,
-            stats,
+            batch_stats,
             self.examples() if examples is None else examples,
             total=self.share,
             on_prediction=on_prediction,

@@ -51,17 +51,17 @@ class Training:
 
         Weights are float64 if the computation is, else float32.
         """
-        return replicate(self._state(weights.params, weights.stats), mesh=self.mesh)
+        return replicate(self._state(weights.params, weights.batch_stats), mesh=self.mesh)
 
     @property
     def state_shape(self) -> TrainState:
         """The shapes of a state, without its arrays."""
-        return jax.eval_shape(self._state, self.random.params, self.random.stats)
+        return jax.eval_shape(self._state, self.random.params, self.random.batch_stats)
 
-    def _state(self, params: dict, stats: dict) -> TrainState:
+    def _state(self, params: dict, batch_stats: dict) -> TrainState:
         precise = jnp.promote_types(self.dtype, jnp.float32)
-        params, stats = jax.tree.map(lambda leaf: leaf.astype(precise), (params, stats))
-        return initial_state(params, stats, optimizer=self.optimizer)
+        params, batch_stats = jax.tree.map(lambda leaf: leaf.astype(precise), (params, batch_stats))
+        return initial_state(params, batch_stats, optimizer=self.optimizer)
 
 
 def build_training(config: ConfigDict, *, mesh: Mesh | None = None) -> Training:
@@ -82,7 +82,7 @@ def build_training(config: ConfigDict, *, mesh: Mesh | None = None) -> Training:
         train.batch_size, field="config.train.batch_size", mesh=mesh, accumulate=train.accumulate
     )
     check_height(train.crop_size[0], field="config.train.crop_size", mesh=mesh)
-    structure, params, stats = build_network(config)
+    structure, params, batch_stats = build_network(config)
     schedule = build_schedule(config, lr=config.optim.lr)
     optimizer = build_optimizer(config, schedule=schedule)
     optimizer.init(jax.eval_shape(lambda: params))  # refuses unknown modules to freeze
@@ -90,7 +90,9 @@ def build_training(config: ConfigDict, *, mesh: Mesh | None = None) -> Training:
     size = (train.batch_size, *train.crop_size)
     return Training(
         structure=structure,
-        random=Loaded(params=params, stats=stats, origin=f"random weights, seed {config.seed}"),
+        random=Loaded(
+            params=params, batch_stats=batch_stats, origin=f"random weights, seed {config.seed}"
+        ),
         dtype=dtype,
         optimizer=optimizer,
         schedule=schedule,
@@ -171,7 +173,7 @@ def first_weights(config: ConfigDict, *, random: Loaded, terminal: Terminal) -> 
         return start_from(
             source,
             random.params,
-            random.stats,
+            random.batch_stats,
             variant=config.model.variant,
             classes=dataset_of(config).classes,
             head=config.init_head,

@@ -40,7 +40,7 @@ def predictor_of(weights: Weights, *, terminal: Terminal | None = None) -> Predi
     return Predictor(
         structure,
         params=weights.params,
-        stats=weights.stats,
+        batch_stats=weights.batch_stats,
         classes=meta["classes"],
         palette=[tuple(color) for color in meta["palette"]],
         protocol=protocol_of(config),

@@ -1,4 +1,4 @@
-"""From images of any size to batches of few shapes, on the host."""
+"""Batches of few shapes from images of any size, on the host."""
 
 import dataclasses
 import functools
@@ -22,44 +22,44 @@ T = TypeVar("T")
 class Views(NamedTuple):
     """One image at each scale of a protocol."""
 
-    images: Sequence[np.ndarray]  # uint8 [h w 3], of different sizes
-    true_size: Size  # of the image itself
+    images: Sequence[np.ndarray]  # uint8 [h w 3], one per scale
+    true_size: Size  # of the original image
 
 
 class Windows(NamedTuple):
     """The windows of one view of every image of a batch, each in the corner of its bucket."""
 
     images: Any  # float32 [b n h w 3]
-    sizes: Any  # int32 [b 2], of the windows; None where they fill their bucket
+    sizes: Any  # int32 [b 2], of the windows; None if they fill the bucket
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """How stride-4 logits become pixels: one entry per image of a batch."""
+    """How stride-4 logits become pixels, for each image of a batch."""
 
     true_size: Any  # int32 [b 2]
-    rows: list[Taps]  # [b side t] of every view
-    columns: list[Taps]  # of a mirror image, in reverse
-    # Rows and columns of windows in every view: a program is for one grid.
+    rows: list[Taps]  # [b side t] for each view
+    columns: list[Taps]  # reversed for mirror images
+    # Rows and columns of windows in each view; static, so each grid has its own program.
     grids: tuple[tuple[int, int], ...] = dataclasses.field(metadata={"static": True})
 
     @property
     def side(self) -> int:
-        """Side of the square that label maps are written into."""
+        """Side of the square that holds each label map."""
         return self.rows[0].inputs.shape[-2]
 
 
 class Batch(NamedTuple):
-    """What the programs of the evaluation take."""
+    """Inputs of the evaluation programs."""
 
-    windows: list[Windows]  # of every view, mirror images too
+    windows: list[Windows]  # of each view, mirror images included
     geometry: Geometry
-    label: Any = None  # uint8 [b side side], where results are scored
+    label: Any = None  # uint8 [b side side]; None if nothing is scored
 
 
 class Batcher:
-    """Groups images by the shapes of their views, and lays each group out as arrays."""
+    """Arranges images of equal shapes as the arrays of a batch."""
 
     def __init__(self, protocol: Protocol, *, mean: Channels, std: Channels, batch_size: int):
         self.protocol, self.batch_size = protocol, batch_size
@@ -69,20 +69,20 @@ class Batcher:
 
     @property
     def padding_fraction(self) -> float:
-        """Share of the pixels computed so far that belong to no image."""
+        """Fraction of the pixels computed so far that were padding."""
         return 1 - self._image_pixels / max(self._bucket_pixels, 1)
 
     def shapes(self, image: Views) -> Hashable:
-        """Return what decides which programs an image runs in."""
+        """Return the key of the programs that an image runs in."""
         views = [view_of(self.protocol, x.shape[:2], image.true_size) for x in image.images]
         return label_side(image.true_size), *(view.shapes for view in views)
 
     def assemble(self, group: Sequence[Views], *, labels: Sequence[np.ndarray] = ()) -> Batch:
-        """Lay out images of equal `shapes`, at most a batch of them; missing ones stay empty.
+        """Arrange images of equal `shapes` as a batch; unused slots stay empty.
 
         Args:
-            group: the images.
-            labels: of each image, uint8 [h w]; none where nothing is scored.
+            group: at most `batch_size` images.
+            labels: their labels, uint8 [h w]; empty if nothing is scored.
         """
         true_size = np.zeros((self.batch_size, 2), np.int32)
         true_size[: len(group)] = [image.true_size for image in group]
@@ -103,7 +103,7 @@ class Batcher:
         return Batch(windows, geometry, self._label(labels, side) if labels else None)
 
     def _windows(self, images: Sequence[np.ndarray], views: Sequence["View"]) -> list[Windows]:
-        """Cut one view of every image into windows, and its mirror image if there is one."""
+        """Cut one view of each image, and its mirror image under `flip`, into windows."""
         first = views[0]
         shape = (len(self._mirrors), self.batch_size, first.num_windows, *first.bucket, 3)
         buckets = np.zeros(shape, np.float32)
@@ -115,11 +115,11 @@ class Batcher:
                 view.cut(cv2.flip(normalized, 1) if mirrored else normalized, into=target)
                 self._image_pixels += view.num_windows * math.prod(view.window)
                 self._bucket_pixels += view.num_windows * math.prod(view.bucket)
-        known = None if first.window == first.bucket else sizes
-        return [Windows(images, known) for images in buckets]
+        true_sizes = None if first.window == first.bucket else sizes
+        return [Windows(images, true_sizes) for images in buckets]
 
     def _taps(self, parts: Sequence[Taps], side: int) -> Taps:
-        """Stack the taps of every image."""
+        """Stack the taps of all images."""
         shape = (self.batch_size, side, parts[0].inputs.shape[1])
         stacked = Taps(np.zeros(shape, np.int32), np.zeros(shape, np.float32))
         for n, part in enumerate(parts):
@@ -135,7 +135,7 @@ class Batcher:
 
 
 class View(NamedTuple):
-    """What one scale of an image needs: windows, bucket, the way back to pixels."""
+    """The geometry of one view: its windows, their bucket, and the taps back to pixels."""
 
     row_windows: tuple[Window, ...]
     column_windows: tuple[Window, ...]
@@ -145,12 +145,12 @@ class View(NamedTuple):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of windows."""
+        """Number of rows and columns of windows."""
         return len(self.row_windows), len(self.column_windows)
 
     @property
     def num_windows(self) -> int:
-        """Windows in all."""
+        """Number of windows."""
         return math.prod(self.grid)
 
     @property
@@ -161,21 +161,21 @@ class View(NamedTuple):
 
     @property
     def shapes(self) -> Hashable:
-        """What a compiled program depends on."""
+        """The key of the programs for this view."""
         taps = self.rows.inputs.shape[1], self.columns.inputs.shape[1]
         return self.grid, self.bucket, self.window == self.bucket, *taps
 
     def cut(self, image: NormalizedImage, *, into: Float32[np.ndarray, "n _h _w 3"]) -> None:
         """Copy each window of an image into the corner of its bucket."""
         height, width = self.window
-        places = itertools.product(self.row_windows, self.column_windows)
-        for target, ((top, _), (left, _)) in zip(into, places, strict=True):
+        windows = itertools.product(self.row_windows, self.column_windows)
+        for target, ((top, _), (left, _)) in zip(into, windows, strict=True):
             target[:height, :width] = image[top : top + height, left : left + width]
 
 
 @functools.lru_cache(maxsize=256)
 def view_of(protocol: Protocol, size: Size, true_size: Size) -> View:
-    """Lay out one view of `size` of an image of `true_size`."""
+    """Compute the geometry of a view of `size` of an image of `true_size`."""
     windows = protocol.windows(size)
     (top, bottom), (left, right) = (along[0] for along in windows)
     bucket = (bucket_side(bottom - top), bucket_side(right - left))
@@ -191,7 +191,7 @@ def _reversed(part: Taps) -> Taps:
 
 
 def count_programs(sizes: Iterable[tuple[int, ...]], *, protocol: Protocol) -> int:
-    """Count the programs that the evaluation compiles for images of these sizes."""
+    """Count the programs that an evaluation compiles for images of these sizes."""
     networks, ends = set(), set()
     for height, width in set(sizes):
         size = (height, width)
@@ -202,14 +202,17 @@ def count_programs(sizes: Iterable[tuple[int, ...]], *, protocol: Protocol) -> i
 
 
 def label_side(size: tuple[int, ...]) -> int:
-    """Side of the square that a label map is written into: 1024, 2048, 4096 ..."""
+    """Return the side of the square that holds a label map: 1024, 2048, 4096 ..."""
     return max(1024, 1 << (max(size) - 1).bit_length())
 
 
 def grouped(
     items: Iterable[T], *, key: Callable[[T], Hashable], batch_size: int
 ) -> Iterator[list[T]]:
-    """Group items of one key; a group may be short at the end, or when too many would wait."""
+    """Group items with equal keys.
+
+    Groups are smaller than `batch_size` at the end, and whenever too many items are waiting.
+    """
     waiting: dict[Hashable, list[T]] = {}
     for item in items:
         group = waiting.setdefault(key(item), [])

@@ -1,4 +1,4 @@
-"""A model and a split -> scores. Training validates with it."""
+"""Scoring a model on a split, in evaluation and in training."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -18,14 +18,14 @@ from hrnet_jax.evaluation.protocol import Protocol
 from hrnet_jax.parallel import processes
 from hrnet_jax.runs.terminal import Terminal
 
-OnPrediction = Callable[[Example, Label], None]  # example, label map at the label's size
+OnPrediction = Callable[[Example, Label], None]  # example, predicted label map
 
 
 class Evaluator:
     """Labels images of any size by one protocol, in few compiled programs, and scores them.
 
-    Every view of an image lies in a bucket (`protocol.bucket_side`), its true size is data: the
-    label maps are those of each image alone.
+    Every view lies in a bucket (`protocol.bucket_side`), and its true size is an input of the
+    program, so label maps do not depend on the bucket or on other images.
     """
 
     def __init__(
@@ -41,8 +41,8 @@ class Evaluator:
         dtype: DTypeLike,
         terminal: Terminal,
     ):
-        devices = mesh.size
-        batch_size = -(-batch_size // devices) * devices  # places without an image do not count
+        # A multiple of the devices; empty slots of a batch are not counted.
+        batch_size = -(-batch_size // mesh.size) * mesh.size
         self._batcher = Batcher(protocol, mean=mean, std=std, batch_size=batch_size)
         self._labeler = Labeler(structure, mesh=mesh, dtype=dtype, terminal=terminal)
         self.num_classes, self._terminal = num_classes, terminal
@@ -50,20 +50,20 @@ class Evaluator:
     def __call__(
         self,
         params: dict,
-        stats: dict,
+        batch_stats: dict,
         examples: Iterable[Example],
         *,
         total: int,
         on_prediction: OnPrediction | None = None,
     ) -> Scores:
-        """Score a split; every example counts once, in whatever batches it comes.
+        """Score a split of `total` examples.
 
-        Each process of a run gives its own examples, and gets the scores of all.
+        Each process passes its own examples, and gets the scores over all processes.
         """
         confusion = np.zeros((self.num_classes, self.num_classes), np.int64)
         programs = self._labeler.num_programs
         tracked = self._terminal.track(examples, "Evaluating", total=total)
-        for batch in self.label(params, stats, tracked):
+        for batch in self.label(params, batch_stats, tracked):
             confusion += batch.confusion
             if on_prediction is not None:
                 for example, labels in zip(batch.examples, batch.labels, strict=True):
@@ -72,14 +72,16 @@ class Evaluator:
             self._terminal.line(self.costs())
         return Scores(processes.total(confusion))
 
-    def label(self, params: dict, stats: dict, examples: Iterable[Example]) -> Iterator["Labelled"]:
-        """Label examples that have views (`transforms.ResizeViews`), in batches of like shapes."""
+    def label(
+        self, params: dict, batch_stats: dict, examples: Iterable[Example]
+    ) -> Iterator["Labelled"]:
+        """Label examples that have views (`transforms.ResizeViews`), in batches of equal shapes."""
 
         def shapes(example: Example):
             return self._batcher.shapes(_views(example))
 
         for group in grouped(examples, key=shapes, batch_size=self._batcher.batch_size):
-            squares, counts = self.run(params, stats, self.assemble(group))
+            squares, counts = self.run(params, batch_stats, self.assemble(group))
             labels = [
                 square[: example["label"].shape[0], : example["label"].shape[1]]
                 for example, square in zip(group, np.asarray(squares), strict=False)
@@ -87,23 +89,23 @@ class Evaluator:
             yield Labelled(group, labels, np.asarray(counts))
 
     def assemble(self, group: list[Example]) -> Batch:
-        """Lay out examples of like shapes, at most a batch of them, as the arrays of one `run`."""
+        """Turn at most a batch of examples of equal shapes into the arrays for one `run`."""
         for example in group:
             _check_label(example, num_classes=self.num_classes)
         labels = [example["label"] for example in group]
         return self._batcher.assemble(list(map(_views, group)), labels=labels)
 
-    def run(self, params: dict, stats: dict, batch: Batch) -> tuple[Array, Array | None]:
-        """Return label maps [b side side], each in the corner of its square, and the counts."""
-        return self._labeler.label_maps(params, stats, batch)
+    def run(self, params: dict, batch_stats: dict, batch: Batch) -> tuple[Array, Array | None]:
+        """Return the label maps [b side side] and the confusion matrix of a batch."""
+        return self._labeler.label_maps(params, batch_stats, batch)
 
     @property
     def padding_fraction(self) -> float:
-        """Share of the pixels computed so far that belong to no image."""
+        """Fraction of the pixels computed so far that were padding."""
         return self._batcher.padding_fraction
 
     def costs(self) -> str:
-        """Say how many programs there are, what memory they need, how much was padding."""
+        """Describe the number of programs, their memory and the padding."""
         count = self._labeler.num_programs
         return (
             f"Evaluation: {count} program{'s' if count > 1 else ''}, at most "
@@ -113,7 +115,7 @@ class Evaluator:
 
 
 class Labelled(NamedTuple):
-    """A batch of examples with the class of each pixel, and what was counted against labels."""
+    """A batch of examples, their predicted label maps, and their confusion matrix."""
 
     examples: list[Example]
     labels: list[Label]
@@ -127,9 +129,9 @@ def _views(example: Example) -> Views:
 
 def _check_label(example: Example, *, num_classes: int) -> None:
     label = example["label"]
-    wrong = (label >= num_classes) & (label != IGNORE_LABEL)
-    if wrong.any():
-        y, x = np.argwhere(wrong)[0]
+    wrong = np.argwhere((label >= num_classes) & (label != IGNORE_LABEL))
+    if wrong.size:
+        y, x = wrong[0]
         raise ValueError(
             f"The label of {example['id']} holds class {label[y, x]} at (y={y}, x={x}), but there "
             f"are {num_classes} classes (0 to {num_classes - 1}, and {IGNORE_LABEL} for none)."

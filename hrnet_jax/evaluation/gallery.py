@@ -1,4 +1,4 @@
-"""The worst, the median and the best images of an evaluation, as small pictures for its report."""
+"""Small pictures of the worst, median and best images of an evaluation, for its report."""
 
 import base64
 import bisect
@@ -28,10 +28,10 @@ class Tile(NamedTuple):
 
 
 class Gallery:
-    """Keeps small pictures of the worst, the median and the best images of a stream.
+    """Keeps small pictures of the worst, median and best images of a stream.
 
-    Its memory does not grow with the stream: of the middle, only images near the median so far
-    are kept, so the ones shown are near the final median, not exactly at it.
+    Its memory does not grow with the stream. It keeps images near the median so far, so the images
+    shown are near the final median, but not exactly at it.
     """
 
     def __init__(self, dataset: Dataset, *, count: int = 4, side: int = 480):
@@ -41,7 +41,7 @@ class Gallery:
         self._unlabelled: list[Tile] = []  # the first few
 
     def add(self, example: Example, predicted: Label, confusion: Int64[np.ndarray, "k k"]) -> None:
-        """See one image; draw it only if it may be shown."""
+        """Add an image; draw it only if it may be shown."""
         if not confusion.sum():
             if len(self._unlabelled) < self._count:
                 self._unlabelled.append(self._tile(example, predicted, confusion))
@@ -55,12 +55,12 @@ class Gallery:
             self._tiles = [tile for tile in self._tiles if (tile.score, tile.id) in keys]
 
     def _central(self, keys: Sequence[tuple[float, str]], count: int) -> list[tuple[float, str]]:
-        """Those of (score, id) that are nearest to the median of all images."""
+        """Return the (score, id) pairs nearest to the median score of all images."""
         median = self._scores[len(self._scores) // 2]
         return sorted(keys, key=lambda key: abs(key[0] - median))[:count]
 
     def groups(self) -> dict[str, list[Tile]]:
-        """Return what is shown, each image once."""
+        """Return the images to show, by the title of their group."""
         if not self._tiles:
             return {"images": self._unlabelled}
         tiles = sorted(self._tiles, key=lambda tile: (tile.score, tile.id))
@@ -94,9 +94,9 @@ class Gallery:
         height, width = picture.shape[:2]
         scale = min(1, self._side / max(height, width))
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        # Label maps cannot be averaged; of the others, averaging keeps thin errors visible.
-        way = cv2.INTER_AREA if palette is None else cv2.INTER_NEAREST
-        small = cv2.resize(picture, size, interpolation=way)
+        # Label maps cannot be averaged; in other pictures averaging keeps thin errors visible.
+        interpolation = cv2.INTER_AREA if palette is None else cv2.INTER_NEAREST
+        small = cv2.resize(picture, size, interpolation=interpolation)
         if palette is None:
             return _data_uri(PILImage.fromarray(small), "JPEG", quality=82, subsampling=0)
         return _data_uri(indexed(small, palette), "PNG", optimize=True)

@@ -1,10 +1,9 @@
-"""From batches of images to label maps and probabilities, in compiled programs.
+"""The compiled programs from batches of images to label maps and probabilities.
 
-There are two kinds: the network, from the windows of a view to logits at stride 4, and the way from
-the logits of all views to pixels. Prediction and scoring both use them.
+One kind runs the network, from the windows of a view to logits at stride 4. The other kind turns
+the logits of all views into pixels. Prediction and scoring both use them.
 """
 
-import functools
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -28,8 +27,8 @@ from hrnet_jax.runs.terminal import Terminal
 class Labeler:
     """Labels batches of images in compiled programs, one for each combination of shapes.
 
-    Every device of the mesh takes its share of a batch. What memory a program needs is said before
-    it runs.
+    A batch is sharded over all devices of the mesh. The memory of a program is logged before it
+    runs.
     """
 
     def __init__(
@@ -40,8 +39,8 @@ class Labeler:
         self._programs: dict[Hashable, jax.stages.Compiled] = {}
         form = form_for(self._platform)
 
-        def network(params: dict, stats: dict, windows: Windows) -> Array:
-            model = nnx.merge(structure, params, stats)
+        def network(params: dict, batch_stats: dict, windows: Windows) -> Array:
+            model = nnx.merge(structure, params, batch_stats)
             model.eval()
             count, per_image, *shape = windows.images.shape
             images = windows.images.reshape(count * per_image, *shape).astype(dtype)
@@ -53,13 +52,11 @@ class Labeler:
         def labels(
             logits: list[Array], geometry: Geometry, label: Array | None
         ) -> tuple[Array, Array | None]:
-            images = logits, geometry, label
-            maps, counts = jax.lax.map(lambda image: label_pixels(*image), images)
+            maps, counts = jax.lax.map(lambda x: label_pixels(*x), (logits, geometry, label))
             return maps, None if counts is None else jax.lax.psum(counts.sum(0), mesh.axis_names)
 
         def probabilities(logits: list[Array], geometry: Geometry, top: Array) -> Array:
-            one = functools.partial(class_probabilities, top=top)
-            return jax.lax.map(lambda image: one(*image), (logits, geometry))
+            return jax.lax.map(lambda x: class_probabilities(*x, top=top), (logits, geometry))
 
         same, split = P(), whole_images(mesh)
         self._network = self._on_every_device(network, (same, same, split), split)
@@ -73,50 +70,46 @@ class Labeler:
         return jax.jit(mapped)
 
     def label_maps(
-        self, params: dict, stats: dict, batch: Batch
+        self, params: dict, batch_stats: dict, batch: Batch
     ) -> tuple[Integer[Array, "b side side"], Int32[Array, "k k"] | None]:
-        """Label every pixel of a batch; if it has labels, count the results against them.
+        """Label every pixel of a batch; if it has labels, count its confusion matrix, too.
 
         Returns:
-            Label maps, each in the corner of a square, and the confusion matrix of the batch.
+            Label maps, each in the top left corner of a square, and the confusion matrix or None.
         """
-        logits = self._logits(params, stats, batch)
+        logits = self._logits(params, batch_stats, batch)
         geometry, label = self._place((batch.geometry, batch.label))
         options = pixel_options(self._platform)
         return self._run(self._labels, logits, geometry, label, of="label maps", options=options)
 
     def probabilities(
-        self, params: dict, stats: dict, batch: Batch
+        self, params: dict, batch_stats: dict, batch: Batch
     ) -> list[Float16[np.ndarray, "k _h _w"]]:
-        """Return the probability of every class at every pixel, the mean over the views.
+        """Return the probability of every class at every pixel of each image, over all views.
 
-        A band of rows at a time: on the device all classes never exist at full size.
+        The device computes a band of rows at a time, to save memory.
         """
-        logits = self._logits(params, stats, batch)
+        logits = self._logits(params, batch_stats, batch)
         geometry, sizes = self._place(batch.geometry), batch.geometry.true_size
         results = [np.empty((logits[0].shape[-1], h, w), np.float16) for h, w in sizes]
-        run = functools.partial(
-            self._run,
-            self._probabilities,
-            of="probabilities",
-            options=pixel_options(self._platform),
-        )
+        options = pixel_options(self._platform)
         for top in range(0, sizes[:, 0].max(), TILE[0]):
-            bands = run(logits, geometry, np.int32(top))
+            arrays = logits, geometry, np.int32(top)
+            bands = self._run(self._probabilities, *arrays, of="probabilities", options=options)
             for result, band in zip(results, np.asarray(bands), strict=True):
                 rows = result[:, top : top + TILE[0]]
                 rows[:] = band[:, : rows.shape[1], : rows.shape[2]]
         return results
 
-    def _logits(self, params: dict, stats: dict, batch: Batch) -> list[Array]:
-        """Run the network on one view after the other."""
+    def _logits(self, params: dict, batch_stats: dict, batch: Batch) -> list[Array]:
+        """Run the network on each view."""
         logits = []
         for windows in map(self._place, batch.windows):
             size = windows.images.shape[2:4]
             result = self._run(
                 self._network,
                 windows,
-                weights=(params, stats),
+                weights=(params, batch_stats),
                 of=f"images of {size[0]}x{size[1]}",
                 options=inference_options(size, self._platform),
             )
@@ -134,7 +127,7 @@ class Labeler:
         options: dict[str, str],
         weights: tuple[dict, ...] = (),
     ) -> Any:
-        """Call the program for arrays of these shapes; the first time, compile it."""
+        """Run the program for arrays of these shapes; compile it at its first use."""
         leaves, structure = jax.tree.flatten(arrays)
         key = (of, structure, *(leaf.shape for leaf in leaves))
         if key not in self._programs:
@@ -146,7 +139,7 @@ class Labeler:
 
     @property
     def num_programs(self) -> int:
-        """Programs compiled so far."""
+        """Number of programs compiled so far."""
         return len(self._programs)
 
     @property
@@ -156,6 +149,6 @@ class Labeler:
 
 
 def _memory(program: jax.stages.Compiled) -> int:
-    """Bytes per device, weights and images included."""
+    """Bytes per device, including weights and images."""
     need: Any = program.memory_analysis()
     return need.temp_size_in_bytes + need.output_size_in_bytes + need.argument_size_in_bytes

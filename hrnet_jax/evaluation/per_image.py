@@ -1,11 +1,12 @@
-"""What each image contributed to an evaluation: enough to compare two, and to recognise the data.
+"""Pixel counts per image, to compare two evaluations and to check that their data are the same.
 
-Counts only, so a split of thousands of images is a few megabytes.
+A split of thousands of images takes a few megabytes.
 """
 
 import dataclasses
 import hashlib
 import io
+import itertools
 from collections.abc import Iterable
 
 import numpy as np
@@ -18,8 +19,8 @@ _FIELDS = ("ids", "sizes", "intersection", "labelled", "predicted")
 
 
 def confusion_of(label: Label, predicted: Label, *, num_classes: int) -> Int64[np.ndarray, "k k"]:
-    """Count the pixels of each (label, predicted) pair of one image; label 255 is left out."""
-    row = np.minimum(label, np.uint8(num_classes)).astype(np.intp)  # the last one is left out
+    """Count the pixels of each (label, predicted) pair of one image; label 255 is ignored."""
+    row = np.minimum(label, np.uint8(num_classes)).astype(np.intp)  # the last row is dropped
     pair = (row * num_classes + predicted).ravel()
     counts = np.bincount(pair, minlength=(num_classes + 1) * num_classes).astype(np.int64)
     return counts.reshape(-1, num_classes)[:num_classes]
@@ -36,7 +37,7 @@ class PerImage:
     predicted: Int32[np.ndarray, "n k"]  # among the labelled pixels
 
     def fingerprint(self) -> str:
-        """SHA-256 over ids, sizes and labelled pixels: the data, independent of the network."""
+        """Return a SHA-256 of the data: ids, sizes and labelled pixels."""
         names = "\n".join(self.ids).encode()
         counts = np.concatenate([self.sizes, self.labelled], 1).astype("<i4")
         return hashlib.sha256(names + b"\0" + counts.tobytes()).hexdigest()
@@ -47,14 +48,14 @@ class PerImage:
             file.write(self.to_bytes())
 
     def to_bytes(self) -> bytes:
-        """Return the contents of that file."""
+        """Return the contents of the npz."""
         file = io.BytesIO()
         np.savez_compressed(file, **{name: getattr(self, name) for name in _FIELDS})
         return file.getvalue()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "PerImage":
-        """Read back what `to_bytes` gave."""
+        """Read the contents of an npz."""
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return cls(**{name: arrays[name] for name in _FIELDS})
 
@@ -63,19 +64,17 @@ class PerImage:
         """Join parts of a split, in the order of the ids."""
         parts = list(parts)
         fields = {name: np.concatenate([getattr(p, name) for p in parts]) for name in _FIELDS}
-        # Two parts may hold equal ids: then size and labels decide.
-        keys = zip(
-            fields["ids"], fields["sizes"].tolist(), fields["labelled"].tolist(), strict=True
-        )
-        order = [n for _, n in sorted((key, n) for n, key in enumerate(keys))]
+        # Equal ids are sorted by size and labels.
+        keys = [fields["ids"], fields["sizes"].tolist(), fields["labelled"].tolist()]
+        order = [n for *_, n in sorted(zip(*keys, itertools.count(), strict=False))]
         return cls(**{name: values[order] for name, values in fields.items()})
 
     @classmethod
     def load(cls, path: AnyPath) -> "PerImage":
-        """Read back what `save` wrote.
+        """Read what `save` wrote.
 
         Raises:
-            ValueError: if the file is damaged or of another kind.
+            ValueError: the file is damaged or of another kind.
         """
         try:
             return cls.from_bytes(path.read_bytes())
@@ -88,7 +87,7 @@ class PerImage:
 
 
 class ImageCounts:
-    """Collects the counts of images, which may come in any order."""
+    """Collects the counts of images, in any order."""
 
     def __init__(self, num_classes: int):
         self._num_classes = num_classes
@@ -101,14 +100,14 @@ class ImageCounts:
 
     def result(self) -> PerImage:
         """Return all counts in the order of the ids."""
-        rows = sorted(self._rows, key=lambda row: (*row[:2], row[2][1].tolist()))
-        sizes = np.array([size for _, size, _ in rows], np.int32).reshape(-1, 2)
-        counts = np.array([counts for *_, counts in rows], np.int32)
+        sizes = np.array([size for _, size, _ in self._rows], np.int32).reshape(-1, 2)
+        counts = np.array([counts for *_, counts in self._rows], np.int32)
         counts = counts.reshape(-1, 3, self._num_classes)
-        return PerImage(
-            ids=np.array([name for name, *_ in rows], dtype=str),
+        unsorted = PerImage(
+            ids=np.array([name for name, *_ in self._rows], dtype=str),
             sizes=sizes,
             intersection=counts[:, 0],
             labelled=counts[:, 1],
             predicted=counts[:, 2],
         )
+        return PerImage.joined([unsorted])

@@ -1,4 +1,4 @@
-"""From images to label maps and probabilities: functions of arrays, for one device."""
+"""The array functions behind label maps and probabilities, for one device."""
 
 from collections.abc import Callable, Sequence
 
@@ -24,16 +24,16 @@ def bucket_logits(
     *,
     form: Form,
 ) -> Float[Array, "b h4 w4 k"]:
-    """Run the network on images that fill only `sizes` of their bucket, each as if it were alone.
+    """Run the network on images that fill only `sizes` of their bucket; see `ops.ragged`.
 
     Args:
-        model: what is run.
-        images: normalised, each in the upper left corner of its bucket.
-        sizes: height and width of each image; None: all fill their bucket.
-        form: how the network's operations are computed.
+        model: the network, in evaluation mode.
+        images: normalised images, each in the top left corner of its bucket.
+        sizes: height and width of each image; None if all fill their bucket.
+        form: implementation of the network's operations.
 
     Returns:
-        Logits at stride 4, at least float32; those beyond an image's size mean nothing.
+        Logits at stride 4, in at least float32; those beyond an image's size are undefined.
     """
     if sizes is not None:
         _, height, width, _ = images.shape
@@ -47,17 +47,18 @@ def label_pixels(
     geometry: Geometry,
     label: UInt8[Array, "side side"] | None = None,
 ) -> tuple[Integer[Array, "side side"], Int32[Array, "k k"] | None]:
-    """Label the pixels of one image; with a label, count the results against it.
+    """Label the pixels of one image; with a label, count its confusion matrix, too.
+
+    The class of a pixel is the one with the largest logit, or with several views the one with the
+    largest mean probability; the first of equals.
 
     Args:
-        logits: of each view's windows, at stride 4.
-        geometry: of one image of a batch.
-        label: class indices; 255 (or more than there are classes) is not counted.
+        logits: logits of each view's windows, at stride 4.
+        geometry: geometry of one image of a batch.
+        label: class indices; 255, or any other that is not a class, is ignored.
 
     Returns:
-        The class of each pixel within the true size, and the confusion matrix. With several views
-        it is the class of the largest mean probability, with one that of the largest logit; the
-        first of equals.
+        The label map, undefined beyond the true size, and the confusion matrix or None.
     """
     mosaics, num_classes = _mosaics(logits, geometry), logits[0].shape[-1]
     height, width = TILE
@@ -86,7 +87,7 @@ def label_pixels(
 def class_probabilities(
     logits: Sequence[Float[Array, "_n _h _w k"]], geometry: Geometry, *, top: Int[Array, ""]
 ) -> Float16[Array, "k rows side"]:
-    """Return the mean probabilities over the views of one image, in a band of rows from `top`."""
+    """Return the mean probabilities over the views of an image, for a band of rows from `top`."""
     bands = _bands(_mosaics(logits, geometry), geometry, top=top)
     height, width = TILE
 
@@ -100,7 +101,7 @@ def class_probabilities(
 
 
 def _mosaics(logits: Sequence[Array], geometry: Geometry) -> list[Float[Array, "_r _c k"]]:
-    """Lay the windows of each view side by side, as its taps count them."""
+    """Arrange the windows of each view in their grid, as its taps index them."""
     mosaics = []
     for (rows, columns), x in zip(geometry.grids, logits, strict=True):
         _, height, width, num_classes = x.shape
@@ -110,7 +111,7 @@ def _mosaics(logits: Sequence[Array], geometry: Geometry) -> list[Float[Array, "
 
 
 def _bands(mosaics: list[Array], geometry: Geometry, *, top: Array) -> list[Array]:
-    """Return a few rows of pixels from each view; columns are still those of its logits."""
+    """Return a band of pixel rows of each view; its columns are still those of the logits."""
     views = zip(mosaics, geometry.rows, strict=True)
     return [_mix(mosaic, taps, start=top, axis=0) for mosaic, taps in views]
 
@@ -118,7 +119,7 @@ def _bands(mosaics: list[Array], geometry: Geometry, *, top: Array) -> list[Arra
 def _tile(
     bands: list[Array], geometry: Geometry, *, left: Array, as_probabilities: bool
 ) -> Float[Array, "_ _ k"]:
-    """Add up the logits, or the probabilities, of all views at the pixels of a tile."""
+    """Sum the logits, or the probabilities, of all views over the pixels of a tile."""
     total = jnp.zeros((), bands[0].dtype)
     for band, taps in zip(bands, geometry.columns, strict=True):
         scores = _mix(band, taps, start=left, axis=1)
@@ -127,7 +128,7 @@ def _tile(
 
 
 def _mix(x: Array, taps: Taps, *, start: Array, axis: int) -> Array:
-    """Weighted sums of a few rows (axis 0) or columns (axis 1), for a tile's pixels."""
+    """Apply taps along the rows (axis 0) or columns (axis 1) of a tile."""
     inputs, weight = (jax.lax.dynamic_slice_in_dim(t, start, TILE[axis]) for t in taps)
     shape = [-1 if a == axis else 1 for a in range(x.ndim)]
     total = jnp.zeros((), x.dtype)

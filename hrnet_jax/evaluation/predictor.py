@@ -1,4 +1,4 @@
-"""Images -> label maps and probabilities, from Python."""
+"""Prediction from Python: images to label maps and probabilities."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ from hrnet_jax.runs.terminal import Terminal
 
 
 class Predictor:
-    """Labels images of any size by the protocol of an evaluation, on one device.
+    """Labels images of any size by an evaluation protocol, on one device.
 
     `hrnet_jax.config.load.load_predictor` makes one from a checkpoint:
 
@@ -33,8 +33,8 @@ class Predictor:
     predictor.save("photo.jpg", labels, "out/photo")
 
     Attributes:
-        classes: their names, in the order of the class indices.
-        palette: their colours, RGB from 0 to 255.
+        classes: class names, in the order of the class indices.
+        palette: the colours of the classes, RGB from 0 to 255.
     """
 
     def __init__(
@@ -42,19 +42,19 @@ class Predictor:
         structure: nnx.GraphDef,
         *,
         params: dict,
-        stats: dict,
+        batch_stats: dict,
         classes: Sequence[str],
         palette: Sequence[Color],
         protocol: Protocol,
-        mean: Channels,  # of RGB values from 0 to 255
+        mean: Channels,  # RGB, of values from 0 to 255
         std: Channels,
         dtype: str,  # of the computation: float32, bfloat16 or float64
-        terminal: Terminal | None = None,  # hears what is compiled; None: nobody does
+        terminal: Terminal | None = None,  # shows compilations; None: no output
     ):
         set_precision(dtype)
         self.classes, self.palette = tuple(classes), list(palette)
         self._structure, self._protocol = structure, protocol
-        self._params, self._stats = wait_on_cpu(jax.device_put((params, stats)))
+        self._params, self._batch_stats = wait_on_cpu(jax.device_put((params, batch_stats)))
         self._mean, self._std = mean, std
         self._batcher = Batcher(protocol, mean=mean, std=std, batch_size=1)
         self._labeler = Labeler(
@@ -65,33 +65,32 @@ class Predictor:
         )
 
     def __call__(self, image: Image | str | AnyPath) -> Label:
-        """Return the class index of every pixel of an RGB image, or of an image file."""
+        """Return the class index of every pixel of an RGB array or of an image file."""
         batch = self._batch(image)
-        (square,), _ = self._labeler.label_maps(self._params, self._stats, batch)
+        (square,), _ = self._labeler.label_maps(self._params, self._batch_stats, batch)
         height, width = batch.geometry.true_size[0]
         return np.asarray(square)[:height, :width]
 
     def probabilities(self, image: Image | str | AnyPath) -> Float16[np.ndarray, "k h w"]:
-        """Return the probability of every class at every pixel, averaged as for label maps."""
-        (result,) = self._labeler.probabilities(self._params, self._stats, self._batch(image))
+        """Return the probability of every class at every pixel, averaged over the views."""
+        (result,) = self._labeler.probabilities(self._params, self._batch_stats, self._batch(image))
         return result
 
     def model(self) -> nnx.Module:
-        """Return the network itself, a flax.nnx module in evaluation mode.
+        """Return the network, a `flax.nnx` module in evaluation mode.
 
-        It maps a batch of what `normalized` returns, [b h w 3], to logits at a quarter of the size
-        (rounded up), [b h/4 w/4 k]; jit, differentiate or change it like any other.
+        It maps batches of `normalized` images [b h w 3] to logits [b h/4 w/4 k], sizes rounded up.
         """
-        model = nnx.merge(self._structure, self._params, self._stats)
+        model = nnx.merge(self._structure, self._params, self._batch_stats)
         model.eval()
         return model
 
     def normalized(self, image: Image) -> NormalizedImage:
-        """Bring an RGB image from 0 to 255 to what the network takes."""
+        """Normalise an RGB image with values from 0 to 255 for the network."""
         return normalize(image, mean=self._mean, std=self._std)
 
     def save(self, image: Image | str | AnyPath, label: Label, path: str | AnyPath) -> None:
-        """Write `<path>_label.png` (class indices, with palette) and `<path>_overlay.png`."""
+        """Write `<path>_label.png` (class indices with a palette) and `<path>_overlay.png`."""
         path = to_path(path)
         blended = PILImage.fromarray(overlay(pixels_of(image), label, self.palette))
         for kind, picture in (("label", indexed(label, self.palette)), ("overlay", blended)):

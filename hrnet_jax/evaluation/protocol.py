@@ -1,8 +1,8 @@
-"""How an image becomes label maps: its scaled views, their windows, and the way back to pixels.
+"""Evaluation protocols: the views of an image, their windows, and resizing back to its pixels.
 
 Everything here is arithmetic on sizes, on the host. The published numbers follow mmsegmentation
 0.x: whole images (Cityscapes, ADE20K, Pascal VOC) or sliding windows (Pascal Context), at one
-scale or averaged over six scales and their mirror images.
+scale or averaged over six scales with and without flipping.
 """
 
 import dataclasses
@@ -16,11 +16,11 @@ from hrnet_jax.data.transforms import Size, fit_size
 from hrnet_jax.ops import bilinear_taps
 
 Window = tuple[int, int]  # [start, stop) along one axis
-MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # of every published "ms+flip" number
+MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # of the published "ms+flip" results
 
 
 class Taps(NamedTuple):
-    """Along one axis: each output is a weighted sum of a few inputs."""
+    """Weighted sums along one axis: the `t` inputs of each of `n` outputs."""
 
     inputs: Int32[np.ndarray, "n t"] | Int32[Array, "n t"]
     weight: Float32[np.ndarray, "n t"] | Float32[Array, "n t"]
@@ -28,23 +28,23 @@ class Taps(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """The rules of one evaluation; sizes are (height, width) in pixels."""
+    """The settings of an evaluation; sizes are (height, width) in pixels."""
 
-    image_size: Size  # images are brought into this box, shape kept
+    image_size: Size  # images are resized to fit this box, with their aspect ratio
     mode: Literal["whole", "slide"] = "whole"
-    crop_size: Size = (480, 480)  # of the windows of "slide"
-    stride: Size = (320, 320)  # between them
+    crop_size: Size = (480, 480)  # of the windows in mode "slide"
+    stride: Size = (320, 320)  # of the windows
     ratios: tuple[float, ...] = (1.0,)  # scales, relative to `image_size`
-    flip: bool = False  # also the mirror image of every scale
+    flip: bool = False  # also evaluate the mirror image at every scale
     reference: Literal["v0", "v1"] = "v0"  # "v1" scales the image itself by `ratios`
 
     @property
     def averages(self) -> bool:
-        """Whether probabilities of several views are averaged."""
+        """Whether the probabilities of several views are averaged."""
         return self.flip or len(self.ratios) > 1
 
     def view_sizes(self, size: Size) -> list[Size]:
-        """Sizes to which an image of `size` is resized, one per ratio."""
+        """Return the sizes to which an image of `size` is resized, one per ratio."""
         height, width = self.image_size
         views = []
         for ratio in self.ratios:
@@ -55,9 +55,9 @@ class Protocol:
         return views
 
     def windows(self, size: Size) -> tuple[tuple[Window, ...], tuple[Window, ...]]:
-        """Rows and columns of the windows that a view is cut into; "whole" is one window.
+        """Return the row ranges and column ranges of a view's windows; "whole" is one window.
 
-        A window that would pass the border is moved back; a side shorter than a window is one.
+        A window that would cross the border is moved back inside.
         """
         if self.mode == "whole":
             return ((0, size[0]),), ((0, size[1]),)
@@ -68,7 +68,7 @@ class Protocol:
         return rows, columns
 
     def describe(self) -> str:
-        """Say in one line which protocol a number belongs to."""
+        """Describe the protocol in one line."""
         height, width = self.image_size
         mode = "whole images"
         if self.mode == "slide":
@@ -92,7 +92,7 @@ def _along(length: int, crop: int, step: int) -> list[Window]:
 
 
 def bucket_side(length: int) -> int:
-    """Round up to a side of the few shapes that are compiled: 32 ... 256, 384, then every 256."""
+    """Round up to one of the few lengths that are compiled: 32, 64, 128, 256, 384, 512, 768 ..."""
     if length <= 256:
         return max(32, 1 << (length - 1).bit_length())
     return 384 if length <= 384 else -(-length // 256) * 256
@@ -100,11 +100,11 @@ def bucket_side(length: int) -> int:
 
 @functools.lru_cache(maxsize=1024)
 def taps(windows: tuple[Window, ...], *, length: int, original: int, bucket: int) -> Taps:
-    """From the stride-4 logits of a view's windows to the pixels of the original, along one axis.
+    """Compute the taps from the stride-4 logits of a view's windows to the original's pixels.
 
-    Three steps of the reference in one: each window's logits to its own size, the mean of the
-    windows that cover a place, and the view of `length` to the size of the `original`, every
-    resize bilinear. The logits of window n begin at n * bucket.
+    They combine three steps of the reference: resize each window's logits to the window, average
+    the windows where they overlap, and resize the view from `length` to `original` pixels. The
+    logits of window n begin at index n * bucket.
     """
     covered = np.zeros((len(windows), length), bool)
     for row, (start, stop) in zip(covered, windows, strict=True):
@@ -114,17 +114,17 @@ def taps(windows: tuple[Window, ...], *, length: int, original: int, bucket: int
     index, weight = [], []
     for number, (start, stop) in enumerate(windows):
         size = stop - start
-        fine = bilinear_taps(-(-size // 4), size)
-        for place, part in ((lower, 1 - fraction), (upper, fraction)):
-            inside = np.clip(place - start, 0, size - 1)
-            part = part * share[place] * covered[number][place]
-            index += [number * bucket + fine[0][inside], number * bucket + fine[1][inside]]
-            weight += [part * (1 - fine[2][inside]), part * fine[2][inside]]
+        fine_lower, fine_upper, fine_fraction = bilinear_taps(-(-size // 4), size)
+        for position, part in ((lower, 1 - fraction), (upper, fraction)):
+            inside = np.clip(position - start, 0, size - 1)
+            part = part * share[position] * covered[number][position]
+            index += [number * bucket + fine_lower[inside], number * bucket + fine_upper[inside]]
+            weight += [part * (1 - fine_fraction[inside]), part * fine_fraction[inside]]
     indices, weights = np.stack(index, 1), np.stack(weight, 1)
-    # Few of these count at any place: put them first, keep as many as the fullest place has.
+    # Most weights are zero: sort them to the end, and cut the columns that hold zeros only.
     order = np.argsort(weights == 0, axis=1, kind="stable")
     most = int(np.count_nonzero(weights, axis=1).max())
-    order = order[:, : most + most % 2]  # even numbers: fewer different programs
+    order = order[:, : most + most % 2]  # an even number, for fewer programs
     return Taps(
         np.take_along_axis(indices, order, 1).astype(np.int32),
         np.take_along_axis(weights, order, 1).astype(np.float32),

@@ -1,7 +1,7 @@
-"""An evaluation as one page of HTML: numbers, confusions, pictures. It needs no network.
+"""The report of an evaluation as one HTML page: scores, confusions, pictures.
 
-The page is `report.html.jinja`. Every name in it is escaped, and its own policy forbids it to load
-anything.
+The template is `report.html.jinja`. It escapes every name, and its content security policy forbids
+it to load anything.
 """
 
 import math
@@ -14,11 +14,11 @@ import numpy as np
 
 from hrnet_jax.data.dataset import Dataset
 from hrnet_jax.evaluation.gallery import Tile
-from hrnet_jax.evaluation.metrics import Scores
+from hrnet_jax.evaluation.metrics import Scores, percent
 from hrnet_jax.evaluation.per_image import PerImage
 from hrnet_jax.runs.paths import AnyPath, write_text
 
-_PAIRS = 20  # most confused ones that are listed
+_PAIRS = 20  # length of the list of confusions
 
 
 def write_report(
@@ -29,7 +29,7 @@ def write_report(
     per_image: PerImage,
     gallery: Mapping[str, Sequence[Tile]],
 ) -> None:
-    """Write the page atomically. `receipt` is what `scores.json` holds."""
+    """Write the page atomically; `receipt` holds the contents of `scores.json`."""
     write_text(path, render(receipt, dataset=dataset, per_image=per_image, gallery=gallery))
 
 
@@ -40,7 +40,7 @@ def render(
     per_image: PerImage,
     gallery: Mapping[str, Sequence[Tile]],
 ) -> str:
-    """Return the page."""
+    """Return the page as HTML."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -48,7 +48,7 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "sort_key": _sort_key}
+    environment.filters |= {"percent": percent, "sort_key": _sort_key}
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     page: dict[str, Any] = {
         "title": f"{dataset.name} {receipt['split']}",
@@ -70,10 +70,6 @@ def render(
     return environment.get_template("report.html.jinja").render(page)
 
 
-def _percent(value: float) -> str:
-    return "-" if math.isnan(value) else f"{100 * value:.2f}"
-
-
 def _sort_key(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.6g}"
 
@@ -84,9 +80,9 @@ def _cards(receipt: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         "mAcc": "mean accuracy of the classes",
         "aAcc": "of all pixels",
     }
-    if "mIoU" not in receipt:
-        return []
-    return [(name, f"{receipt[name]:.2f}", meaning) for name, meaning in meanings.items()]
+    return [
+        (name, f"{receipt[name]:.2f}", text) for name, text in meanings.items() if name in receipt
+    ]
 
 
 def _class_rows(scores: Scores, dataset: Dataset, per_image: PerImage) -> list[dict[str, Any]]:
@@ -108,10 +104,10 @@ def _class_rows(scores: Scores, dataset: Dataset, per_image: PerImage) -> list[d
 
 
 def confused_pairs(scores: Scores) -> list[tuple[int, int, int]]:
-    """List (label, prediction, pixels) of the largest confusions, largest first."""
+    """List the largest confusions as (label, prediction, pixels), largest first."""
     wrong = scores.confusion * (1 - np.eye(len(scores.confusion), dtype=np.int64))
     order = np.argsort(-wrong.ravel(), kind="stable")[:_PAIRS]
-    pairs = [(*map(int, divmod(int(place), len(wrong))), int(wrong.flat[place])) for place in order]
+    pairs = [(*map(int, divmod(int(index), len(wrong))), int(wrong.flat[index])) for index in order]
     return [(label, taken_for, pixels) for label, taken_for, pixels in pairs if pixels]
 
 
@@ -129,9 +125,9 @@ def _pair_rows(scores: Scores, classes: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _heat_map(scores: Scores, classes: Sequence[str]) -> dict[str, Any]:
-    """Where the template draws: a cell for each confusion that shows, and the classes' names."""
+    """Lay out the confusion matrix: its visible cells with their opacity, and its size."""
     share = scores.confusion / np.maximum(scores.confusion.sum(1, keepdims=True), 1)
-    # The root lets rare confusions show next to the diagonal.
+    # The square root makes rare confusions visible next to the diagonal.
     cells = [(int(x), int(y), f"{share[y, x] ** 0.5:.2f}") for y, x in np.argwhere(share >= 0.001)]
     margin = 0.42 * max(map(len, classes)) + 0.6
     side = len(classes) + margin + 0.5
@@ -153,13 +149,12 @@ def _images(
 
 
 def _facts(tile: Tile, classes: Sequence[str]) -> list[str]:
-    facts = [] if math.isnan(tile.score) else [f"mIoU {_percent(tile.score)} %"]
+    facts = [] if math.isnan(tile.score) else [f"mIoU {percent(tile.score)} %"]
     facts.append(f"{tile.size[0]} x {tile.size[1]}")
     if tile.worst:
         label, taken_for, share = tile.worst
         facts.append(
-            f"{_percent(share)} % of the pixels are {classes[label]}, taken for "
-            f"{classes[taken_for]}"
+            f"{percent(share)} % of the pixels are {classes[label]}, taken for {classes[taken_for]}"
         )
     return facts
 

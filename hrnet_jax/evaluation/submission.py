@@ -1,4 +1,4 @@
-"""Label maps as files: class indices with a palette, and what the official test servers accept."""
+"""Label maps as files: with a palette, or in the format of an official test server."""
 
 from pathlib import Path
 from typing import Literal
@@ -16,7 +16,7 @@ Format = Literal["cityscapes", "ade20k"]
 
 
 class Predictions:
-    """Writes each label map as `<id>.png`: class indices, shown in the palette's colours."""
+    """Writes each label map as `<id>.png`, with the class indices and a palette."""
 
     def __init__(self, folder: AnyPath, dataset: Dataset):
         self._folder, self._palette = folder, dataset.palette
@@ -27,10 +27,10 @@ class Predictions:
 
 
 class Submission:
-    """Writes label maps in the format of a test server, all in one folder.
+    """Writes label maps in the format of a test server, all into one folder.
 
-    "cityscapes": the ids of its label files, named `<city>_<sequence>_<frame>_leftImg8bit.png`;
-    "ade20k": class index + 1, named as the images.
+    "cityscapes": raw label ids, in `<city>_<sequence>_<frame>_leftImg8bit.png`; "ade20k": class
+    index + 1, in files named like the images.
     """
 
     def __init__(self, folder: AnyPath, dataset: Dataset, form: Format):
@@ -51,16 +51,16 @@ class Submission:
         _write(PILImage.fromarray(self._values[predicted]), self._folder, name)
 
     def stale_files(self) -> list[str]:
-        """Return the files in the folder that older runs, or others, wrote."""
+        """Return the files in the folder that this run did not write."""
         files = {path.name for path in self._folder.iterdir()} if self._folder.exists() else set()
         return sorted(files - set(self._written))
 
 
 def submitted_values(dataset: Dataset, form: Format) -> UInt8[np.ndarray, "256"]:
-    """Return the value that stands for each class in the files of a test server.
+    """Return the pixel value of each class in the files of a test server.
 
     Raises:
-        ValueError: if the dataset's classes are not the server's.
+        ValueError: the dataset has other classes than the server.
     """
     table = np.zeros(256, np.uint8)
     if form == "ade20k":
@@ -84,6 +84,6 @@ def submitted_values(dataset: Dataset, form: Format) -> UInt8[np.ndarray, "256"]
 
 def _write(picture: PILImage.Image, folder: AnyPath, name: str) -> None:
     path = folder / name
-    if folder.resolve() not in path.resolve().parents:  # a name may come out of an archive
+    if folder.resolve() not in path.resolve().parents:  # names may come from an archive
         raise ValueError(f"{name} would lie outside of {folder}; rename that image.")
     write_png(path, picture)

@@ -1,15 +1,15 @@
-"""The scores of a split as a table for the terminal."""
+"""The table of scores for the terminal."""
 
 import numpy as np
 from rich.table import Table
 from rich.text import Text
 
 from hrnet_jax.data.dataset import Dataset
-from hrnet_jax.evaluation.metrics import Scores
+from hrnet_jax.evaluation.metrics import Scores, percent
 
 
 def class_table(scores: Scores, dataset: Dataset) -> Table:
-    """IoU and accuracy of each class with a bar; "-" for a class that does not occur."""
+    """Tabulate IoU and accuracy of each class; "-" for a class that does not occur."""
     table = Table(title=f"{dataset.name}: IoU per class", title_justify="left")
     for column in ("class", "IoU", "", "accuracy", "pixels"):
         table.add_column(column, justify="left" if column in ("class", "") else "right")
@@ -18,14 +18,10 @@ def class_table(scores: Scores, dataset: Dataset) -> Table:
         dataset.classes, scores.iou, scores.accuracy, pixels, strict=True
     ):
         bar = "" if np.isnan(iou) else "█" * round(20 * iou)
-        # As text: brackets in a name are no markup.
-        table.add_row(Text(name), _percent(iou), bar, _percent(accuracy), f"{count:,}")
+        # As Text, because brackets in a name are not markup.
+        table.add_row(Text(name), percent(iou), bar, percent(accuracy), f"{count:,}")
     summary = scores.summary()
     table.add_section()
     table.add_row("mean", f"{summary['mIoU']:.2f}", "", f"{summary['mAcc']:.2f}", "")
     table.add_row("all pixels", "", "", f"{summary['aAcc']:.2f}", f"{pixels.sum():,}")
     return table
-
-
-def _percent(value: float) -> str:
-    return "-" if np.isnan(value) else f"{100 * value:.2f}"

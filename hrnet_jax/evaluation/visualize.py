@@ -1,4 +1,4 @@
-"""Pictures: label maps in colour, panels of image, truth and prediction, training curves."""
+"""Pictures of label maps, predictions and training curves."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,6 @@ from hrnet_jax.data.types import IGNORE_LABEL, Example, Image, Label
 from hrnet_jax.runs.paths import AnyPath, atomic_write, make_folder
 
 Color = tuple[int, int, int]  # RGB
-
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 _MARGIN = 12
@@ -22,19 +21,19 @@ _UNLABELLED = (0, 0, 0)
 
 
 def write_png(path: AnyPath, picture: PILImage.Image) -> None:
-    """Write a picture atomically; make its folder if need be."""
+    """Write a picture atomically; make its folder if it is missing."""
     make_folder(path.parent)
     with atomic_write(path) as file:
         picture.save(file, format="PNG")
 
 
 def colorize(label: Label, palette: Sequence[Color]) -> Image:
-    """Paint each pixel in the colour of its class; black where it has none."""
+    """Paint each pixel in the colour of its class, or black if it has none."""
     return _table(palette)[label]
 
 
 def indexed(label: Label, palette: Sequence[Color]) -> PILImage.Image:
-    """Return a picture that holds the class indices themselves, and the palette to show them."""
+    """Return a palette picture whose pixel values are the class indices."""
     picture = PILImage.fromarray(label, mode="P")
     picture.putpalette(_table(palette).tobytes())
     return picture
@@ -47,7 +46,7 @@ def _table(palette: Sequence[Color]) -> UInt8[np.ndarray, "256 3"]:
 
 
 def error_map(image: Image, *, truth: Label, predicted: Label) -> Image:
-    """Paint wrong pixels red and pixels without a class white, over a pale image."""
+    """Paint wrong pixels red and unlabelled pixels white, over a pale image."""
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     canvas = cv2.addWeighted(grey, 0.4, np.full_like(grey, 255), 0.5, 0)
     is_labelled = truth != IGNORE_LABEL
@@ -57,7 +56,7 @@ def error_map(image: Image, *, truth: Label, predicted: Label) -> Image:
 
 
 def overlay(image: Image, label: Label, palette: Sequence[Color], *, opacity: float = 0.5) -> Image:
-    """Blend the colours of the classes over the image."""
+    """Blend the class colours over the image."""
     return cv2.addWeighted(image, 1 - opacity, colorize(label, palette), opacity, 0)
 
 
@@ -70,33 +69,19 @@ def panel(
     palette: Sequence[Color],
     height: int = 320,
 ) -> PILImage.Image:
-    """Image, truth and prediction side by side, with a legend of the classes that occur."""
-    tiles = {"image": image}
-    if truth is not None:
-        tiles["truth"] = colorize(truth, palette)
-    tiles["prediction"] = colorize(predicted, palette)
-    width = max(1, round(image.shape[1] * height / image.shape[0]))
-    present = set(np.unique(predicted)) | (set() if truth is None else set(np.unique(truth)))
-    font = ImageFont.load_default(14)
-    legend = _legend(
-        [(classes[c], tuple(palette[c])) for c in sorted(present) if c < len(classes)],
-        width=len(tiles) * (width + _MARGIN) - _MARGIN,
-        font=font,
+    """Show image, truth and prediction side by side, with a legend of the classes that occur."""
+    labels = (
+        {"prediction": predicted} if truth is None else {"truth": truth, "prediction": predicted}
     )
-    top = _MARGIN + 22
-    canvas = PILImage.new(
-        "RGB",
-        (legend.width + 2 * _MARGIN, top + height + 2 * _MARGIN + legend.height),
-        "white",
-    )
-    draw = ImageDraw.Draw(canvas)
-    for place, (title, tile) in enumerate(tiles.items()):
-        left = _MARGIN + place * (width + _MARGIN)
-        resample = PILImage.Resampling.BILINEAR if title == "image" else PILImage.Resampling.NEAREST
-        canvas.paste(PILImage.fromarray(tile).resize((width, height), resample), (left, top))
-        draw.text((left, _MARGIN), title, fill=_INK, font=font)
-    canvas.paste(legend, (_MARGIN, top + height + _MARGIN))
-    return canvas
+    size = (max(1, round(image.shape[1] * height / image.shape[0])), height)
+    resized = PILImage.fromarray(image).resize(size, PILImage.Resampling.BILINEAR)
+    tiles = [("image", np.asarray(resized))]
+    for title, label in labels.items():
+        nearest = PILImage.fromarray(label).resize(size, PILImage.Resampling.NEAREST)
+        tiles.append((title, colorize(np.asarray(nearest), palette)))
+    present = np.unique(np.concatenate([label.ravel() for label in labels.values()]))
+    legend = [(classes[c], tuple(palette[c])) for c in present if c < len(classes)]
+    return sheet(tiles, columns=len(tiles), legend=legend)
 
 
 def sheet(
@@ -106,27 +91,27 @@ def sheet(
     legend: Sequence[tuple[str, Color]] = (),
     width: int | None = None,  # of every picture; None: as it is
 ) -> PILImage.Image:
-    """Arrange pictures in rows, each below its caption, with a legend at the end."""
+    """Arrange pictures in rows, each below its caption, with a legend at the bottom."""
     font = ImageFont.load_default(14)
     pictures = [PILImage.fromarray(picture) for _, picture in tiles]
     if width is not None:
         pictures = [p.resize((width, max(1, round(p.height * width / p.width)))) for p in pictures]
     cell = max(picture.width for picture in pictures)
     captions = ["\n".join(_wrapped(caption, cell, font)) for caption, _ in tiles]
-    row = 18  # of text
-    places, y = [], _MARGIN
+    line_height = 18
+    positions, y = [], _MARGIN
     for first in range(0, len(tiles), columns):
         lines = max(caption.count("\n") + 1 for caption in captions[first : first + columns])
-        top = y + lines * row + 4
+        top = y + lines * line_height + 4
         for column in range(min(columns, len(tiles) - first)):
-            places.append((_MARGIN + column * (cell + _MARGIN), y, top))
+            positions.append((_MARGIN + column * (cell + _MARGIN), y, top))
         y = top + max(p.height for p in pictures[first : first + columns]) + _MARGIN
     total = min(columns, len(tiles)) * (cell + _MARGIN) - _MARGIN
     key = _legend(list(legend), width=total, font=font) if legend else None
     size = (total + 2 * _MARGIN, y + (key.height + _MARGIN if key else 0))
     canvas = PILImage.new("RGB", size, "white")
     draw = ImageDraw.Draw(canvas)
-    for (left, above, top), caption, picture in zip(places, captions, pictures, strict=True):
+    for (left, above, top), caption, picture in zip(positions, captions, pictures, strict=True):
         draw.text((left, above), caption, fill=_INK, font=font, spacing=4)
         canvas.paste(picture, (left, top))
     if key:
@@ -135,7 +120,7 @@ def sheet(
 
 
 def _wrapped(text: str, width: int, font: Font) -> list[str]:
-    """Break a text into lines that fit, at blanks where there are some."""
+    """Break a text into lines of at most `width` pixels, between words."""
     lines: list[str] = []
     for paragraph in text.split("\n"):
         lines.append("")
@@ -149,26 +134,26 @@ def _wrapped(text: str, width: int, font: Font) -> list[str]:
 
 
 def _legend(entries: list[tuple[str, Color]], *, width: int, font: Font) -> PILImage.Image:
-    """Coloured squares with names, in as many rows as the width asks for."""
+    """Draw coloured squares with names, in as many rows as they need."""
     square, row = 14, 22
-    places, x, y = [], 0, 0
+    positions, x, y = [], 0, 0
     for name, color in entries:
         size = square + 6 + round(font.getlength(name)) + 18
         if x and x + size > width:
             x, y = 0, y + row
-        places.append((x, y, name, color))
+        positions.append((x, y, name, color))
         x += size
     canvas = PILImage.new("RGB", (width, y + row), "white")
     draw = ImageDraw.Draw(canvas)
-    for x, y, name, color in places:
+    for x, y, name, color in positions:
         draw.rectangle((x, y + 3, x + square, y + 3 + square), fill=color, outline=_INK)
         draw.text((x + square + 6, y + 2), name, fill=_INK, font=font)
     return canvas
 
 
 def draw_curves(entries: Sequence[dict], path: AnyPath, *, title: str) -> None:
-    """Draw loss and mIoU against the step, from the entries of `metrics.jsonl`, into a PNG."""
-    # Imported here: it takes a second, which no other command should pay.
+    """Plot loss and mIoU against the step, from the entries of `metrics.jsonl`, as a PNG."""
+    # Imported here, because it takes a second.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -203,7 +188,7 @@ def draw_curves(entries: Sequence[dict], path: AnyPath, *, title: str) -> None:
 
 
 class Pictures:
-    """Draws every n-th example with truth and prediction into a folder."""
+    """Draws every n-th example with its truth and prediction into a folder."""
 
     def __init__(
         self,
@@ -218,7 +203,7 @@ class Pictures:
         self._left, self._seen = count, 0
 
     def __call__(self, example: Example, predicted: Label) -> None:
-        """Draw the example if it is its turn."""
+        """Draw the example if it is one of those to draw."""
         self._seen += 1
         if not self._left or (self._seen - 1) % self._every:
             return

@@ -27,10 +27,10 @@ def torch_key(path: Path) -> str:
     return ".".join([*modules, _LEAF[leaf]])
 
 
-def torch_state_dict(params: dict, stats: dict) -> dict[str, np.ndarray]:
+def torch_state_dict(params: dict, batch_stats: dict) -> dict[str, np.ndarray]:
     """Return our weights under their published keys and layouts; batch counters are 0."""
     state = {}
-    for path, leaf in (flatten_dict(params) | flatten_dict(stats)).items():
+    for path, leaf in (flatten_dict(params) | flatten_dict(batch_stats)).items():
         key = torch_key(path)
         state[key] = np.ascontiguousarray(to_torch_layout(path, np.asarray(leaf)))
         if path[-1] == "var":

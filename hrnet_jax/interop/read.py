@@ -140,7 +140,7 @@ def _own_meta(metadata: Mapping[str, str]) -> Any:
 
 def _from_checkpoint(path: AnyPath) -> Source:
     weights = load_weights(path)
-    state = torch_state_dict(weights.params, weights.stats)
+    state = torch_state_dict(weights.params, weights.batch_stats)
     return Source(
         path=weights.path,
         sha256="",

@@ -40,7 +40,7 @@ class Loaded:
     """A network's arrays, and their origin."""
 
     params: dict[str, Any]
-    stats: dict[str, Any]
+    batch_stats: dict[str, Any]
     origin: str
 
 
@@ -56,14 +56,16 @@ def load(source: Source, *, variant: str | None = None, num_classes: int | None 
     if not source.has_head:
         expected = {key: entry for key, entry in expected.items() if not key.startswith(_HEAD)}
     tensors = _checked(source, {key: shape for key, (_, shape) in expected.items()})
-    params, stats = _trees({key: path for key, (path, _) in expected.items()}, tensors)
-    return Loaded(params=params, stats=stats, origin=f"{len(tensors)} tensors from {source.path}")
+    params, batch_stats = _trees({key: path for key, (path, _) in expected.items()}, tensors)
+    return Loaded(
+        params=params, batch_stats=batch_stats, origin=f"{len(tensors)} tensors from {source.path}"
+    )
 
 
 def start_from(
     source: Source,
     params: dict,
-    stats: dict,
+    batch_stats: dict,
     *,
     variant: str,
     classes: tuple[str, ...],
@@ -74,7 +76,7 @@ def start_from(
     Args:
         source: a whole network or a backbone.
         params: fresh parameters, kept where the file has none or `head` excludes them.
-        stats: fresh statistics.
+        batch_stats: fresh statistics.
         variant: of the network; the file must have the same.
         classes: of the network, in order.
         head: the policy for the file's head. "strict": its classes must be the same; "match": use
@@ -86,8 +88,8 @@ def start_from(
     check_network(source, variant=variant)
     if source.has_head and head == "strict":
         check_classes(source, classes)
-    fresh = torch_state_dict(params, stats)
-    paths = {torch_key(path): path for path in flatten_dict(params) | flatten_dict(stats)}
+    fresh = torch_state_dict(params, batch_stats)
+    paths = {torch_key(path): path for path in flatten_dict(params) | flatten_dict(batch_stats)}
     if source.has_head and head != "new":
         shapes = {key: fresh[key].shape for key in paths}
         tensors, note = _with_head(source, fresh, shapes=shapes, classes=classes, head=head)
@@ -95,11 +97,11 @@ def start_from(
         shapes = {key: fresh[key].shape for key in paths if not key.startswith(_HEAD)}
         tensors = _checked(_without_head(source), shapes)
         note = f"; the {len(paths) - len(tensors)} of the head are random"
-    new_params, new_stats = _trees(paths, fresh | tensors)
+    new_params, new_batch_stats = _trees(paths, fresh | tensors)
     backbone = sum(not key.startswith(_HEAD) for key in tensors)
     name = source.path.name if source.sha256 else source.path  # a checkpoint's name is its step
     origin = f"{name} ({source.family}): {backbone} tensors of the backbone{note}"
-    return Loaded(params=new_params, stats=new_stats, origin=origin)
+    return Loaded(params=new_params, batch_stats=new_batch_stats, origin=origin)
 
 
 def _with_head(

@@ -1,4 +1,4 @@
-"""The networks of the zoo: backbones and heads, by the names that recipes use."""
+"""The networks of the zoo: backbones and heads, under the names that recipes use."""
 
 from collections.abc import Callable
 
@@ -15,17 +15,17 @@ VARIANTS: dict[str, Variant] = {
     "hr48": Variant(width=48, bottlenecks=4, modules=(1, 4, 3), blocks=4),
 }
 
-# (channels of the features, num_classes=, rng=) -> a module that maps features to logits
+# (channels of the features, num_classes=, rng=) -> module from features to logits
 HEADS: dict[str, Callable[..., nnx.Module]] = {
     "fcn": FCNHead,
 }
 
 
 class Segmentor(nnx.Module):
-    """Backbone and head: an image to logits at a quarter of its size, rounded up.
+    """Backbone and head: images to logits at a quarter of their size, rounded up.
 
-    Enlarging the logits is left to the caller: training resizes them to the label's size,
-    evaluation to the input's and then to the original image's.
+    The caller resizes the logits: training to the size of the label, evaluation to the size of the
+    input and then to the size of the original image.
     """
 
     def __init__(self, backbone: nnx.Module, head: nnx.Module):
@@ -46,7 +46,7 @@ def build(variant: str, *, num_classes: int, head: str = "fcn", seed: int = 0) -
         seed: of the initial weights.
 
     Raises:
-        ValueError: for a name that is in neither; lists those that are.
+        ValueError: unknown variant or head; the message lists the known ones.
     """
     if variant not in VARIANTS:
         raise ValueError(f"There is no variant {variant!r}; use one of {', '.join(VARIANTS)}.")
@@ -62,15 +62,15 @@ def build(variant: str, *, num_classes: int, head: str = "fcn", seed: int = 0) -
 
 
 def split(model: nnx.Module) -> tuple[nnx.GraphDef, dict, dict]:
-    """Return a model's structure, its parameters and its batch statistics; `merge` reverses it.
+    """Split a model into its structure, parameters and batch statistics; `merge` is the inverse.
 
-    Programs take the arrays as arguments and merge them with the structure while they are traced.
+    Jitted functions take the two trees as arguments and merge them with the structure.
     """
     # mypy cannot follow the overload of nnx.split that returns one state per filter.
-    structure, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
-    return structure, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+    structure, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
+    return structure, nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
 
 
 def merge(structure: nnx.GraphDef, params: dict, batch_stats: dict) -> nnx.Module:
-    """Put together what `split` took apart."""
+    """Build the model from the results of `split`."""
     return nnx.merge(structure, params, batch_stats)

@@ -9,7 +9,7 @@ from hrnet_jax.ops import relu
 
 
 class BasicBlock(nnx.Module):
-    """Two 3x3 convolutions and the identity; the unit of every branch."""
+    """Two 3x3 convolutions and a skip connection; the block of every branch."""
 
     def __init__(self, channels: int, *, rng: np.random.Generator):
         self.conv1 = Conv(channels, channels, kernel=3, rng=rng)
@@ -25,7 +25,7 @@ class BasicBlock(nnx.Module):
 
 
 class Bottleneck(nnx.Module):
-    """1x1 to `planes`, 3x3, 1x1 to four times `planes`; the unit of stage 1."""
+    """1x1 to `planes`, 3x3, 1x1 to four times `planes`; the block of stage 1."""
 
     EXPANSION = 4
 

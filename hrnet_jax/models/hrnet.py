@@ -1,6 +1,6 @@
 """HRNetV2p (Wang et al., 2020, section 3): parallel branches at strides 4, 8, 16 and 32.
 
-Attribute names are those of the published checkpoints; `interop/keys.py` relies on it.
+Attributes are named as in the published checkpoints; `interop/keys.py` relies on that.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ Feature = Float[Array, "b _h _w _c"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Variant:
-    """What distinguishes one published HRNet from another."""
+    """The numbers in which the published HRNets differ."""
 
     width: int  # channels of the finest branch; branch b has 2**b times as many
     bottlenecks: int  # in stage 1
@@ -30,19 +30,20 @@ class Variant:
     blocks: int  # per branch of a module
 
     def channels(self, branches: int) -> list[int]:
-        """Channels of each branch, finest first."""
+        """Return the channels of each branch, finest first."""
         return [self.width * 2**branch for branch in range(branches)]
 
     def backbone(self, *, rng: np.random.Generator) -> nnx.Module:
-        """Build the backbone; it maps an image to features of `channels(4)`."""
+        """Build the backbone; its features have `channels(4)` channels."""
         return HRNet(self, rng=rng)
 
 
 class HRNet(nnx.Module):
-    """The backbone: an image to four features at strides 4, 8, 16, 32.
+    """The backbone: images to four features at strides 4, 8, 16 and 32.
 
-    Training sets `remat` of all modules that have it: "none", "block" (of each residual block only
-    the input is kept for the backward pass) or "stage" (the same of the stem and of each stage).
+    Training sets the attribute `remat` of this module and of every `HRModule`: "none", "block" (of
+    each residual block, keep only the input for the backward pass) or "stage" (the same for the
+    stem and each stage).
     """
 
     def __init__(self, variant: Variant, *, rng: np.random.Generator):
@@ -70,12 +71,12 @@ class HRNet(nnx.Module):
         self.stage4 = _stage(variant, branches=4, rng=rng)
 
     def __call__(self, image: Float[Array, "b h w 3"]) -> list[Feature]:
-        run = nnx.remat(_run) if self.remat == "stage" else _run
-        stem: Any = nnx.List([self.conv1, self.bn1, self.conv2, self.bn2])
-        x = (nnx.remat(_stem) if self.remat == "stage" else _stem)(stem, image)
-        x = run(self.layer1, x) if self.remat != "block" else _run_blocks(self.layer1, x)
-        same: Any = self.transition1[0]
-        down: Any = self.transition1[1]
+        run_stem: Any = nnx.remat(_run_stem) if self.remat == "stage" else _run_stem
+        run: Any = nnx.remat(_run) if self.remat == "stage" else _run
+        run_blocks = _run_rematted if self.remat == "block" else run
+        x = run_stem(nnx.List([self.conv1, self.bn1, self.conv2, self.bn2]), image)
+        x = run_blocks(self.layer1, x)
+        same, down = self.transition1  # to the first branch, and to the second
         features = [relu(same(x)), relu(_downsample(down, x))]
         features = run(self.stage2, features)
         features.append(relu(_downsample(self.transition2[-1], features[-1])))
@@ -85,7 +86,7 @@ class HRNet(nnx.Module):
 
 
 class HRModule(nnx.Module):
-    """Residual blocks on every branch, then an exchange between all of them (figure 3)."""
+    """Residual blocks on each branch, then fusion across all branches (figure 3)."""
 
     def __init__(self, channels: list[int], *, blocks: int, rng: np.random.Generator):
         self.remat = "none"
@@ -99,12 +100,12 @@ class HRModule(nnx.Module):
         )
 
     def __call__(self, features: list[Feature]) -> list[Feature]:
-        run = _run_blocks if self.remat == "block" else _run
-        features = [run(b, x) for b, x in zip(self.branches, features, strict=True)]
+        run = _run_rematted if self.remat == "block" else _run
+        features = [run(blocks, x) for blocks, x in zip(self.branches, features, strict=True)]
         return [relu(self.fuse(target, features)) for target in range(len(features))]
 
     def fuse(self, target: int, features: list[Feature]) -> Feature:
-        """Sum every branch at the resolution of branch `target`."""
+        """Sum all branches at the resolution of branch `target`."""
         size = features[target].shape[1:3]
         terms = []
         for source, x in enumerate(features):
@@ -120,7 +121,10 @@ class HRModule(nnx.Module):
 def _fuse_layer(
     channels: list[int], *, source: int, target: int, rng: np.random.Generator
 ) -> ConvBN | nnx.List | None:
-    """What brings branch `source` to the channels (and, downwards, the stride) of `target`."""
+    """Build the layer that brings branch `source` to the channels of branch `target`.
+
+    If `target` is coarser, the layer brings it to that stride, too; else its result is upsampled.
+    """
     if source == target:
         return None
     if source > target:
@@ -136,20 +140,20 @@ def _stage(variant: Variant, *, branches: int, rng: np.random.Generator) -> nnx.
 
 
 def _new_branch(variant: Variant, *, branches: int, rng: np.random.Generator) -> nnx.List:
-    """The older branches pass through (None); the new one halves the coarsest of them."""
+    """Existing branches pass through (None); the new branch has half the coarsest resolution."""
     *_, source, target = variant.channels(branches)
     unit = ConvBN(source, target, kernel=3, stride=2, rng=rng)
     return nnx.List([None] * (branches - 1) + [nnx.List([unit])])
 
 
-def _stem(modules: Iterable[Any], image: Float[Array, "b h w 3"]) -> Float[Array, "b h4 w4 c"]:
+def _run_stem(modules: Iterable[Any], image: Float[Array, "b h w 3"]) -> Float[Array, "b h4 w4 c"]:
     conv1, bn1, conv2, bn2 = modules
     x = relu(bn1(conv1(image)))
     return relu(bn2(conv2(x)))
 
 
 def _downsample(units: Any, x: Feature) -> Feature:
-    """Stride-2 units with a ReLU between them, none after the last: the sum comes first."""
+    """Apply stride-2 units with a ReLU between them, but none after the last."""
     for unit in units[:-1]:
         x = relu(unit(x))
     return units[-1](x)
@@ -161,8 +165,8 @@ def _run(modules: Iterable[Any], x: Any) -> Any:
     return x
 
 
-def _run_blocks(blocks: Iterable[Any], x: Feature) -> Feature:
-    """Run residual blocks, of which only the input is kept for the backward pass."""
+def _run_rematted(blocks: Iterable[Any], x: Feature) -> Feature:
+    """Run residual blocks; of each, keep only the input for the backward pass."""
     for block in blocks:
         x = nnx.remat(lambda block, x: block(x))(block, x)
     return x

@@ -1,7 +1,7 @@
 """Convolution and batch normalisation with PyTorch's parameters and bookkeeping, on NHWC arrays.
 
-Every layer computes in the dtype of its input: parameters are cast to it, so bfloat16, float32
-and float64 need no switch anywhere in the model. Batch statistics are never below float32.
+Every layer casts its parameters to the dtype of its input, so the model needs no dtype setting.
+Batch statistics are computed in at least float32.
 """
 
 from collections.abc import Callable
@@ -17,16 +17,16 @@ Init = Callable[[tuple[int, ...], np.random.Generator], np.ndarray]
 
 
 def kaiming_normal(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Normal(0, sqrt(2 / fan_out)) for an HWIO kernel (He et al., 2015), as the original.
+    """Draw an HWIO kernel from Normal(0, sqrt(2 / fan_out)) (He et al., 2015), as the original.
 
-    Drawn by numpy: the same bits on every backend.
+    numpy draws the same bits on every backend.
     """
     fan_out = shape[0] * shape[1] * shape[3]
     return rng.standard_normal(shape, np.float32) * np.sqrt(2 / fan_out, dtype=np.float32)
 
 
 class Conv(nnx.Module):
-    """Square convolution with `kernel // 2` rows of zeros on every side."""
+    """Convolution with a square kernel, zero-padded by `kernel // 2` on every side."""
 
     def __init__(
         self,
@@ -51,12 +51,12 @@ class Conv(nnx.Module):
 
 
 class BatchNorm(nnx.Module):
-    """Batch normalisation with PyTorch's bookkeeping.
+    """Batch normalisation with PyTorch's running statistics.
 
-    The batch is normalised by its biased variance, the running variance takes the unbiased one
-    (flax keeps the biased one there). Under `jax.jit` on a batch split over devices the statistics
-    are those of the whole batch, which the original calls SyncBN. `model.train()` and
-    `model.eval()` switch between batch and running statistics.
+    The batch is normalised by its biased variance, but the running variance averages the unbiased
+    one; Flax's own layer averages the biased one. On a batch sharded over devices the statistics
+    are those of the whole batch (the original's SyncBN). `model.train()` and `model.eval()` switch
+    between batch and running statistics.
     """
 
     def __init__(self, channels: int, *, momentum: float = 0.1, epsilon: float = 1e-5):
@@ -83,18 +83,18 @@ class BatchNorm(nnx.Module):
         y, mean, var = ops.batch_norm(x, scale=scale, bias=bias, epsilon=self.epsilon)
         count = x.size // x.shape[-1]
         unbiased = var * (count / max(count - 1, 1))
-        # `self.mean[...] = mean` would ask the tracer for its sharding, 40 ms each time. mypy takes
-        # variables that were made of numpy arrays to hold nothing else.
-        self.mean.set_value(self._moved(running_mean, mean))  # type: ignore[arg-type]
-        self.var.set_value(self._moved(running_var, unbiased))  # type: ignore[arg-type]
+        # `self.mean[...] = mean` would ask the tracer for its sharding, 40 ms each time. For mypy a
+        # variable that is initialised with a numpy array holds numpy arrays only.
+        self.mean.set_value(self._average(running_mean, mean))  # type: ignore[arg-type]
+        self.var.set_value(self._average(running_var, unbiased))  # type: ignore[arg-type]
         return y
 
-    def _moved(self, running: Float[Array, " c"], batch: Float[Array, " c"]) -> Float[Array, " c"]:
+    def _average(self, running: ops.Channels, batch: ops.Channels) -> ops.Channels:
         return (1 - self.momentum) * running + self.momentum * batch
 
 
 class ConvBN(nnx.Module):
-    """A convolution without bias and its batch normalisation."""
+    """A convolution without bias, then batch normalisation."""
 
     def __init__(
         self,

@@ -1,9 +1,9 @@
-"""The array operations of the layers, and the seam between what they mean and how they run.
+"""The array operations of the layers: one definition, several implementations.
 
-`reference.py` defines every operation in a few lines of plain `jax.lax`. The other files hold
-faster forms of the same operations: for GPUs and TPUs, for CPUs, for images of many sizes in one
-program, for images whose rows lie on several devices. A form is chosen once, where a program is
-built, from the devices that it is built for:
+`reference.py` defines every operation in plain `jax.lax`. The other modules implement the same
+operations: `derivatives.py` for GPUs and TPUs, `cpu.py` for CPUs, `ragged.py` for images of
+different sizes in one program, `rows.py` for images whose rows are split over devices. Such a set
+of operations is a `Form`. It is chosen once, where a program is built for its devices:
 
     form = ops.form_for("gpu")
 
@@ -12,27 +12,35 @@ built, from the devices that it is built for:
         with ops.use(form):
             return model(images)
 
-Outside of `use` the reference runs, which is differentiable in both modes. Arrays have the axes
-`b h w c`: image, row, column, channel.
+Outside `use` the reference runs. It is differentiable in forward and reverse mode, the others in
+reverse mode only. Arrays have the axes `b h w c`: batch, height, width, channels.
 """
 
 import contextlib
-import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextvars import ContextVar
-from types import ModuleType
 
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from hrnet_jax.ops import cpu, derivatives, reference, rows
+from hrnet_jax.ops import rows
+from hrnet_jax.ops.cpu import CPU
+from hrnet_jax.ops.derivatives import ACCELERATOR
 from hrnet_jax.ops.ragged import ragged
-from hrnet_jax.ops.reference import Padding, at_least_float32, bilinear_taps
+from hrnet_jax.ops.reference import (
+    REFERENCE,
+    Channels,
+    Form,
+    Padding,
+    at_least_float32,
+    bilinear_taps,
+)
 
 __all__ = [
     "ACCELERATOR",
     "CPU",
     "REFERENCE",
+    "Channels",
     "Form",
     "at_least_float32",
     "batch_norm",
@@ -48,37 +56,12 @@ __all__ = [
     "use",
 ]
 
-Channels = Float[Array, " c"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Form:
-    """One way to compute every operation; `reference.py` says what each must give."""
-
-    conv: Callable
-    normalize: Callable
-    batch_norm: Callable
-    relu: Callable
-    resize: Callable
-    upsample: Callable
-
-    @classmethod
-    def of(cls, module: ModuleType) -> "Form":
-        """Take the operations that a module defines, and the others from the reference."""
-        names = [field.name for field in dataclasses.fields(cls)]
-        return cls(**{n: getattr(module, n, getattr(reference, n)) for n in names})
-
-
-REFERENCE = Form.of(reference)
-ACCELERATOR = Form.of(derivatives)
-CPU = Form.of(cpu)
-
 _FORM: ContextVar[Form] = ContextVar("form", default=REFERENCE)
 
 
 @contextlib.contextmanager
 def use(form: Form) -> Iterator[None]:
-    """Compute by this form within the context: while a program is traced, inside `jax.jit`."""
+    """Use a form for all operations in this context; enter it inside the function you jit."""
     token = _FORM.set(form)
     try:
         yield
@@ -87,12 +70,12 @@ def use(form: Form) -> Iterator[None]:
 
 
 def form_for(platform: str) -> Form:
-    """Return the form for devices of a platform: "cpu", "gpu" or "tpu"."""
+    """Return the form for a platform: "cpu", "gpu" or "tpu"."""
     return CPU if platform == "cpu" else ACCELERATOR
 
 
 def form_on(mesh: Mesh) -> Form:
-    """Return the form for batches that lie on a mesh by P("data", "height")."""
+    """Return the form for batches sharded over a mesh by P("data", "height")."""
     form = form_for(mesh.devices.flat[0].platform)
     return rows.on_rows(form, mesh=mesh) if mesh.shape["height"] > 1 else form
 
@@ -100,7 +83,7 @@ def form_on(mesh: Mesh) -> Form:
 def conv(
     x: Float[Array, "b h w i"], kernel: Float[Array, "n n i o"], *, stride: int, padding: Padding
 ) -> Float[Array, "b h2 w2 o"]:
-    """Correlate images with a square kernel, as every framework's convolution does."""
+    """Convolve images with a square kernel (cross-correlation, as in every framework)."""
     return _FORM.get().conv(x, kernel, stride=stride, padding=padding)
 
 
@@ -113,14 +96,14 @@ def normalize(
     var: Channels,
     epsilon: float,
 ) -> Float[Array, "b h w c"]:
-    """Normalise by given statistics: what batch normalisation does in evaluation."""
+    """Normalise by the given statistics: batch normalisation in evaluation mode."""
     return _FORM.get().normalize(x, scale=scale, bias=bias, mean=mean, var=var, epsilon=epsilon)
 
 
 def batch_norm(
     x: Float[Array, "b h w c"], *, scale: Channels, bias: Channels, epsilon: float
 ) -> tuple[Float[Array, "b h w c"], Channels, Channels]:
-    """Normalise by the batch's own mean and biased variance; return these two as well."""
+    """Normalise by the mean and biased variance of the batch; return both with the result."""
     return _FORM.get().batch_norm(x, scale=scale, bias=bias, epsilon=epsilon)
 
 
@@ -137,9 +120,9 @@ def resize(x: Float[Array, "b _ _ c"], size: tuple[int, ...]) -> Float[Array, "b
 def upsample(
     x: Float[Array, "b _ _ c"], size: tuple[int, ...], *, factor: int, in_two_steps: bool = False
 ) -> Float[Array, "b h w c"]:
-    """Bring a branch to the size of a branch that is finer by `factor`.
+    """Upsample a branch bilinearly to the size of a branch that is finer by `factor`.
 
-    In two steps as the original fuses branches: by the exact factor, then to the true size.
-    Straight to the size differs wherever the factor does not divide it.
+    With `in_two_steps`, first by exactly `factor`, then to `size`, as the original fuses branches.
+    The results differ where `size` is not a multiple of `factor`.
     """
     return _FORM.get().upsample(x, size, factor=factor, in_two_steps=in_two_steps)

@@ -1,11 +1,12 @@
-"""What is faster on CPUs; `docs/cpu.md` has the measurements. Differentiable backwards only.
+"""The form for CPUs; `docs/cpu.md` has the measurements. Reverse mode only.
 
-XLA differentiates a convolution by its kernel with another one, whose window is the whole image.
-On CPUs that runs at a third of the speed of the forward pass; as products of matrices it takes
-half the time or less. And XLA's compiler for CPUs fuses cheap arithmetic into everything that reads
-it, which keeps alive what that arithmetic began with: `unfused` calls end such chains.
+Autodiff computes a kernel's gradient as a convolution whose window is the whole image. On CPUs that
+runs at a third of the speed of the forward pass; matrix products take half the time or less. XLA's
+CPU compiler also fuses cheap arithmetic into everything that reads its result, which keeps its
+inputs alive: `unfused` calls end such chains.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -18,31 +19,31 @@ from jaxtyping import Array, Float
 
 from hrnet_jax.ops import derivatives, reference
 from hrnet_jax.ops.derivatives import inline_jit
-from hrnet_jax.ops.reference import Channels, Padding
+from hrnet_jax.ops.reference import REFERENCE, Channels, Padding
 
-_NONE: Padding = ((0, 0), (0, 0))
+_NO_PADDING: Padding = ((0, 0), (0, 0))
 
-# XLA's CPU library reads the input of a strided convolution again and again once it exceeds the
-# processor's cache; in bands of rows it does not. Both are numbers of an image's features, 32 and
-# 8 MB in float32: no published training step has so large an input.
-_LARGE, _BAND = 2**23, 2**21
-_MOST_BANDS = 16  # each is a convolution to compile
+# XLA's CPU library rereads the input of a strided convolution that exceeds the processor's cache,
+# so such images are convolved in bands of rows. Both limits count the values of one image: 32 and
+# 8 MB in float32. No published training step has inputs that large.
+_LARGE_IMAGE, _BAND_SIZE = 2**23, 2**21
+_MAX_BANDS = 16  # each is a convolution to compile
 
 
 def unfused(function: Callable[..., Any], *arrays: Array) -> Any:
-    """Call a function such that XLA fuses nothing in it with the rest of the program.
+    """Call a function so that XLA does not fuse it with the rest of the program.
 
-    What it returns is in memory then, and what reads that does not compute it again, for which its
-    arguments would have to be kept.
+    Its result is then stored once. Fused, every reader would compute it again, and its arguments
+    would have to be kept for that.
     """
     with set_xla_metadata(inlineable="false"):
         return jax.jit(function)(*arrays)
 
 
 def sum_pixels(x: Float[Array, "b h w c"]) -> Channels:
-    """Sum image by image: float32 sums are shorter, and their errors smaller.
+    """Sum each image, then the batch: shorter float32 sums have smaller rounding errors.
 
-    The barrier keeps the compiler from making one long sum of the two.
+    The barrier keeps the compiler from merging the two sums.
     """
     return jax.lax.optimization_barrier(x.sum((1, 2))).sum(0)
 
@@ -56,7 +57,7 @@ upsample = reference.upsample_by(resize)
 def conv(
     x: Float[Array, "b h w i"], kernel: Float[Array, "n n i o"], *, stride: int, padding: Padding
 ) -> Float[Array, "b h2 w2 o"]:
-    """Correlate images with a square kernel; its gradient is a product of matrices."""
+    """Convolve images with a square kernel, whose gradient is a matrix product."""
     return _conv(x, kernel, stride, padding)
 
 
@@ -73,41 +74,52 @@ def _conv_forward(x, kernel, stride, padding):
 @inline_jit("stride", "padding")
 def _conv_backward(stride, padding, saved, dy):
     x, kernel = saved
-    by_image = jax.linear_transpose(lambda x: _whole(x, kernel, stride=stride, padding=padding), x)
+    transpose = jax.linear_transpose(
+        lambda x: _plain_conv(x, kernel, stride=stride, padding=padding), x
+    )
     gradient = functools.partial(
         kernel_gradient, size=kernel.shape[0], stride=stride, padding=padding
     )
-    # Unfused: else XLA makes the shifted copies of `x` in the forward pass, and keeps them.
-    return by_image(dy)[0], unfused(gradient, x, dy)
+    # Unfused, because XLA would make the shifted copies of `x` in the forward pass and keep them.
+    return transpose(dy)[0], unfused(gradient, x, dy)
 
 
 _conv.defvjp(_conv_forward, _conv_backward)
 
+CPU = dataclasses.replace(
+    REFERENCE,
+    conv=conv,
+    normalize=normalize,
+    batch_norm=batch_norm,
+    resize=resize,
+    upsample=upsample,
+)
 
-def _whole(x: Array, kernel: Array, *, stride: int, padding: Padding) -> Array:
-    if kernel.shape[0] == stride == 1 and padding == _NONE:
+
+def _plain_conv(x: Array, kernel: Array, *, stride: int, padding: Padding) -> Array:
+    if kernel.shape[0] == stride == 1 and padding == _NO_PADDING:
         return jnp.einsum("bhwi,io->bhwo", x, kernel[0, 0])
     return reference.conv(x, kernel, stride=stride, padding=padding)
 
 
 def _in_bands(x: Array, kernel: Array, *, stride: int, padding: Padding) -> Array:
-    """Convolve large strided images band by band.
+    """Convolve, with a stride and on large images band by band.
 
-    The size of an image decides, not that of its batch, so that batches give each the same.
+    The image's size decides, not the batch's, so results do not depend on the batch size.
     """
-    numbers = math.prod(x.shape[1:])
-    if stride == 1 or numbers <= _LARGE:
-        return _whole(x, kernel, stride=stride, padding=padding)
+    image_size = math.prod(x.shape[1:])
+    if stride == 1 or image_size <= _LARGE_IMAGE:
+        return _plain_conv(x, kernel, stride=stride, padding=padding)
     (above, below), sides = padding
     size = kernel.shape[0]
     height = (above + x.shape[1] + below - size) // stride + 1
-    rows = -(-height // min(_MOST_BANDS, -(-numbers // _BAND)))
+    rows = -(-height // min(_MAX_BANDS, -(-image_size // _BAND_SIZE)))
     padded = jnp.pad(x, ((0, 0), (above, below), (0, 0), (0, 0)))
     bands = []
     for first in range(0, height, rows):
         last = min(first + rows, height) - 1
         band = padded[:, stride * first : stride * last + size]
-        bands.append(_whole(band, kernel, stride=stride, padding=((0, 0), sides)))
+        bands.append(_plain_conv(band, kernel, stride=stride, padding=((0, 0), sides)))
     return jnp.concatenate(bands, axis=1)
 
 
@@ -119,10 +131,10 @@ def kernel_gradient(
     stride: int,
     padding: Padding,
 ) -> Float[Array, "n n i o"]:
-    """Derivative by the kernel, as products of matrices as tall as there are pixels."""
-    if size == stride == 1 and padding == _NONE:
-        # Image by image: shorter sums in float32, smaller errors. The side of fewer channels is
-        # the one that is transposed in memory.
+    """Gradient of a convolution with respect to its kernel, as matrix products over all pixels."""
+    if size == stride == 1 and padding == _NO_PADDING:
+        # Image by image: shorter float32 sums have smaller errors. The array with fewer channels
+        # is the one transposed in memory.
         if x.shape[-1] <= dy.shape[-1]:
             return jnp.einsum("bhwi,bhwo->bio", x, dy).sum(0)[None, None]
         return jnp.einsum("bhwo,bhwi->boi", dy, x).sum(0).T[None, None]
@@ -132,17 +144,17 @@ def kernel_gradient(
 
 
 def _gradient_of_shifted(x: Array, dy: Array, *, size: int, padding: Padding) -> Array:
-    """Stride 1: tap (r, c) joins x[u + r - above, v + c - left] and dy[u, v]."""
+    """Stride 1: tap (r, c) multiplies x[u + r - above, v + c - left] by dy[u, v]."""
     (above, _), (left, _) = padding
     inputs, outputs = x.shape[-1], dy.shape[-1]
     if inputs > 2 * outputs:
-        # Nine copies of a dy with few channels, none of x: less than three of each.
+        # dy has few channels: nine copies of it are smaller than three of each array.
         moved = [_shift(dy, above - r, axis=1, size=x.shape[1]) for r in range(size)]
         taps = [_shift(y, left - c, axis=2, size=x.shape[2]) for y in moved for c in range(size)]
         product = _over_pixels(x, jnp.concatenate(taps, -1))
         return product.reshape(inputs, size, size, outputs).transpose(1, 2, 0, 3)
-    # Equally x[u + r - above, v'] and dy[u, v' - c + left]: three copies of each, where one side
-    # alone would need nine.
+    # The same as x[u + r - above, v'] times dy[u, v' - c + left]: three copies of each array
+    # instead of nine copies of one.
     rows = [_shift(x, r - above, axis=1, size=dy.shape[1]) for r in range(size)]
     columns = [_shift(dy, left - c, axis=2, size=x.shape[2]) for c in range(size)]
     product = _over_pixels(jnp.concatenate(rows, -1), jnp.concatenate(columns, -1))
@@ -150,7 +162,7 @@ def _gradient_of_shifted(x: Array, dy: Array, *, size: int, padding: Padding) ->
 
 
 def _gradient_of_strided(x: Array, dy: Array, *, size: int, stride: int, padding: Padding) -> Array:
-    """Stride 2: one strided copy of x for each tap."""
+    """Larger strides: one strided copy of x for each tap."""
     inputs, (height, width), outputs = x.shape[-1], dy.shape[1:3], dy.shape[-1]
     padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     high, wide = stride * (height - 1) + 1, stride * (width - 1) + 1
@@ -159,19 +171,19 @@ def _gradient_of_strided(x: Array, dy: Array, *, size: int, stride: int, padding
         for r in range(size)
         for c in range(size)
     ]
-    if inputs > 2 * outputs:  # together the copies would be most of the memory that remat leaves
+    if inputs > 2 * outputs:  # one copy at a time: all of them would dominate memory under remat
         products = [jnp.einsum("bhwo,bhwi->oi", dy, tap).T for tap in taps]
         return jnp.stack(products).reshape(size, size, inputs, outputs)
     return _over_pixels(jnp.concatenate(taps, -1), dy).reshape(size, size, inputs, outputs)
 
 
 def _over_pixels(x: Float[Array, "b h w i"], y: Float[Array, "b h w o"]) -> Float[Array, "i o"]:
-    """Sum of x[..., i] * y[..., o] over all pixels, with neither transposed in memory."""
+    """Sum x[..., i] * y[..., o] over all pixels; neither array is transposed in memory."""
     return jnp.einsum("pi,po->io", x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]))
 
 
 def _shift(x: Float[Array, "_ _ _ _"], by: int, *, axis: int, size: int) -> Float[Array, "_ _ _ _"]:
-    """x[by : by + size] along an axis, with zeros where there is no x."""
+    """Return x[by : by + size] along an axis, with zeros outside x."""
     borders = [(0, 0, 0)] * x.ndim
-    borders[axis] = (-by, by + size - x.shape[axis], 0)  # negative ones cut off
+    borders[axis] = (-by, by + size - x.shape[axis], 0)  # negative values crop
     return jax.lax.pad(x, jnp.zeros((), x.dtype), borders)

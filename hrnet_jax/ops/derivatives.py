@@ -1,11 +1,12 @@
-"""Operations with derivatives of their own, which read activations less often than autodiff's.
+"""Operations with custom gradients, which read activations less often than autodiff does.
 
-The form for GPUs and TPUs, and the base of the one for CPUs. Differentiable backwards only.
+This is the form for GPUs and TPUs, and the base of the one for CPUs. Reverse mode only.
 
-`isolate` calls a function such that the compiler fuses nothing in it with the rest of the program;
-by default it is a plain call, since only CPUs gain by it.
+`isolate` calls a function so that the compiler does not fuse it with the rest of the program. By
+default it is a plain call: only CPUs gain from it.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -15,21 +16,21 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from hrnet_jax.ops import reference
-from hrnet_jax.ops.reference import Channels, at_least_float32, sum_pixels
+from hrnet_jax.ops.reference import REFERENCE, Channels, at_least_float32, sum_pixels
 
-Isolate = Callable[..., Any]  # (function, *arrays) -> what the function returns
+Isolate = Callable[..., Any]  # (function, *arrays) -> function(*arrays)
 
 
 def inline_jit(*static: str) -> Callable[[Callable], Callable]:
-    """Decorate an operation: one trace serves all calls with arguments of the same shapes.
+    """Decorate an operation so that all its calls with equal shapes share one trace.
 
-    A network calls each of a few shapes many times. The compiler sees no call.
+    A network calls few shapes many times. The calls are inlined before XLA compiles the program.
     """
     return functools.partial(jax.jit, static_argnames=static, inline=True)
 
 
 def call(function: Callable[..., Any], *arrays: Array) -> Any:
-    """Call a function, and let the compiler fuse what it likes."""
+    """Call a function; the compiler may fuse it with its surroundings."""
     return function(*arrays)
 
 
@@ -42,11 +43,11 @@ def batch_norm(
     total: Callable[[Array], Array] = sum_pixels,
     isolate: Isolate = call,
 ) -> tuple[Float[Array, "b h w c"], Channels, Channels]:
-    """Normalise by the batch's own mean and biased variance; return these two as well.
+    """Normalise by the mean and biased variance of the batch; return both with the result.
 
-    The derivative is the formula of Ioffe & Szegedy (2015, section 3): two passes over the batch
-    instead of the six that differentiating mean and variance step by step takes. Nothing flows
-    back through the returned statistics, which only feed running averages.
+    The gradient is the formula of Ioffe & Szegedy (2015, section 3), with two passes over the
+    batch; autodiff of mean and variance takes six. The returned statistics have no gradient: they
+    only feed running averages.
     """
     return _batch_norm(x, scale, bias, epsilon, total, isolate)
 
@@ -83,26 +84,29 @@ _batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
 def resize(
     x: Float[Array, "b _ _ c"], size: tuple[int, ...], *, isolate: Isolate = call
 ) -> Float[Array, "b h w c"]:
-    """Resize bilinearly; by whole factors from shifted copies instead of gathers."""
+    """Resize bilinearly; integer factors use shifted copies instead of gathers."""
     for axis, length in zip((1, 2), size, strict=True):
         if length % x.shape[axis] or length == x.shape[axis]:
             x = reference.resize_axis(x, length, axis=axis)
         else:
-            x = _enlarge(x, length // x.shape[axis], axis, isolate)
+            x = _upsample_axis(x, length // x.shape[axis], axis, isolate)
     return x
 
 
 upsample = reference.upsample_by(resize)
+ACCELERATOR = dataclasses.replace(
+    REFERENCE, batch_norm=batch_norm, resize=resize, upsample=upsample
+)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _enlarge(x, factor, axis, isolate):
-    return _enlarge_forward(x, factor, axis, isolate)[0]
+def _upsample_axis(x, factor, axis, isolate):
+    return _upsample_axis_forward(x, factor, axis, isolate)[0]
 
 
 @inline_jit("factor", "axis", "isolate")
-def _enlarge_forward(x, factor, axis, isolate):
-    """Each input position yields `factor` outputs, mixed from it and one of its neighbours."""
+def _upsample_axis_forward(x, factor, axis, isolate):
+    """Interpolate `factor` outputs between each input and one of its neighbours."""
     before, after = _neighbours(x, x, axis=axis)
     phases = [
         (1 - abs(offset)) * x + abs(offset) * (before if offset < 0 else after)
@@ -113,9 +117,9 @@ def _enlarge_forward(x, factor, axis, isolate):
 
 
 @inline_jit("factor", "axis", "isolate")
-def _enlarge_backward(factor, axis, isolate, _, dy):
+def _upsample_axis_backward(factor, axis, isolate, _, dy):
     def collect(dy: Array) -> Array:
-        """Gather what the outputs of a position, and of the two beside it, owe to it."""
+        """Sum the gradients of all outputs that read an input: its own and its neighbours'."""
         shape = (*dy.shape[:axis], -1, factor, *dy.shape[axis + 1 :])
         phases = [
             (offset, jax.lax.index_in_dim(dy.reshape(shape), phase, axis + 1, keepdims=False))
@@ -130,7 +134,7 @@ def _enlarge_backward(factor, axis, isolate, _, dy):
     return (isolate(collect, dy),)
 
 
-_enlarge.defvjp(_enlarge_forward, _enlarge_backward)
+_upsample_axis.defvjp(_upsample_axis_forward, _upsample_axis_backward)
 
 
 def _sum(parts: Iterable[Array]) -> Array:
@@ -138,14 +142,14 @@ def _sum(parts: Iterable[Array]) -> Array:
 
 
 def _offsets(factor: int) -> list[float]:
-    """Distances of the centres of `factor` outputs from that of their input, in inputs."""
+    """Distance of each output's centre from the centre of its input, in units of inputs."""
     return [(phase + 0.5) / factor - 0.5 for phase in range(factor)]
 
 
 def _neighbours(of_before: Array, of_after: Array, *, axis: int) -> tuple[Array, Array]:
-    """Return each position's neighbour before it, and its neighbour after it.
+    """Return the neighbour before each position, and the neighbour after it.
 
-    At the borders, where there is none: the position itself, from the array of the other side.
+    A position at a border is its own missing neighbour, with its value in the other array.
     """
     size = of_before.shape[axis]
     first = jax.lax.slice_in_dim(of_after, 0, 1, axis=axis)

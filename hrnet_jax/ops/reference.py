@@ -1,9 +1,9 @@
-"""What every operation means, in plain `jax.lax`: the definition that all other forms are held to.
+"""The definition of every operation, in plain `jax.lax`. All other forms are tested against it.
 
-Values are those of PyTorch on NHWC arrays. Everything is differentiable forwards and backwards.
+Values are those of PyTorch, on NHWC arrays. Forward- and reverse-mode differentiation both work.
 """
 
-import functools
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -18,17 +18,17 @@ relu = jax.nn.relu
 
 
 def at_least_float32(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """bfloat16 -> float32; float32 and float64 as they are."""
+    """Cast bfloat16 to float32; leave float32 and float64 as they are."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def conv(
     x: Float[Array, "b h w i"], kernel: Float[Array, "n n i o"], *, stride: int, padding: Padding
 ) -> Float[Array, "b h2 w2 o"]:
-    """Correlate images with a square kernel.
+    """Convolve images with a square kernel.
 
-    The padding is explicit: XLA's "SAME" would pad stride-2 convolutions on one side only and
-    shift the result.
+    The padding is explicit, because XLA's "SAME" pads stride-2 convolutions on one side only,
+    which would shift the result.
     """
     return jax.lax.conv_general_dilated(
         x,
@@ -48,7 +48,7 @@ def normalize(
     var: Channels,
     epsilon: float,
 ) -> Float[Array, "b h w c"]:
-    """Normalise by given statistics, in float32 or better."""
+    """Normalise by the given statistics, in at least float32."""
     gain = scale * jax.lax.rsqrt(var + epsilon)
     return ((at_least_float32(x) - mean) * gain + bias).astype(x.dtype)
 
@@ -66,7 +66,10 @@ def batch_norm(
     epsilon: float,
     total: Callable[[Array], Array] = sum_pixels,
 ) -> tuple[Float[Array, "b h w c"], Channels, Channels]:
-    """Normalise by the batch's own mean and biased variance; return these two as well."""
+    """Normalise by the mean and biased variance of the batch; return both with the result.
+
+    `total` sums each channel over all pixels of the batch.
+    """
     count = x.size // x.shape[-1]
     mean = total(at_least_float32(x)) / count
     var = total(jnp.square(at_least_float32(x) - mean)) / count
@@ -82,7 +85,7 @@ def resize(x: Float[Array, "b _ _ c"], size: tuple[int, ...]) -> Float[Array, "b
 
 
 def resize_axis(x: Float[Array, "_ _ _ _"], size: int, *, axis: int) -> Float[Array, "_ _ _ _"]:
-    """Resize along one axis: each output mixes two neighbours."""
+    """Interpolate linearly along one axis."""
     if size == x.shape[axis]:
         return x
     lower, upper, fraction = bilinear_taps(x.shape[axis], size)
@@ -91,7 +94,7 @@ def resize_axis(x: Float[Array, "_ _ _ _"], size: int, *, axis: int) -> Float[Ar
 
 
 def bilinear_taps(size_in: int, size_out: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each output position: the two input positions, and the weight of the second."""
+    """Return, for each output, the indices of its two inputs and the weight of the second."""
     position = (np.arange(size_out) + 0.5) * (size_in / size_out) - 0.5
     position = np.clip(position, 0, size_in - 1)
     lower = np.floor(position).astype(np.int32)
@@ -99,7 +102,7 @@ def bilinear_taps(size_in: int, size_out: int) -> tuple[np.ndarray, np.ndarray, 
 
 
 def upsample_by(resize: Callable[..., Array]) -> Callable[..., Array]:
-    """Build the enlargement of a branch from a form's own resize."""
+    """Build a form's `upsample` from its `resize`."""
 
     def upsample(
         x: Float[Array, "b _ _ c"], size: tuple[int, ...], *, factor: int, in_two_steps: bool
@@ -108,7 +111,22 @@ def upsample_by(resize: Callable[..., Array]) -> Callable[..., Array]:
             x = resize(x, (x.shape[1] * factor, x.shape[2] * factor))
         return resize(x, size)
 
-    return functools.wraps(resize)(upsample)
+    return upsample
 
 
 upsample = upsample_by(resize)
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """An implementation of every operation, with the results of this module."""
+
+    conv: Callable
+    normalize: Callable
+    batch_norm: Callable
+    relu: Callable
+    resize: Callable
+    upsample: Callable
+
+
+REFERENCE = Form(conv, normalize, batch_norm, relu, resize, upsample)

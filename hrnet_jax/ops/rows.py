@@ -1,16 +1,14 @@
-"""Images whose rows lie on several devices.
+"""Images whose rows are split over several devices.
 
-Left alone, the compiler also exchanges only rows at the cuts of a convolution, but it moves whole
-activations where a branch is enlarged, and takes twice as long to compile. So the operations that
-read beyond their own row run on each device's share here, and exchange the halo rows themselves.
-Batches lie on the mesh by P("data", "height"); the height of every array must be divisible by the
-devices along `height`.
+XLA's partitioner also exchanges only the halo rows of a convolution, but it moves whole activations
+to upsample a branch, and takes twice as long to compile. So the operations that read neighbouring
+rows run under `shard_map` here and exchange halo rows themselves. Batches are sharded by
+P("data", "height"); the height of every array must be divisible by the devices along `height`.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,18 +16,18 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-from hrnet_jax.ops.reference import Padding
+from hrnet_jax.ops.reference import Form, Padding, upsample_by
 
-_SHARE = P("data", "height")
+_SHARDED = P("data", "height")
 
 
-def on_rows(form: Any, *, mesh: Mesh) -> Any:
-    """Return a form that computes as `form` does, for images cut into rows over a mesh."""
+def on_rows(form: Form, *, mesh: Mesh) -> Form:
+    """Return `form` for images whose rows are split over a mesh."""
     return dataclasses.replace(
         form,
         conv=functools.partial(conv, form=form, mesh=mesh),
         resize=functools.partial(resize, form=form, mesh=mesh),
-        upsample=functools.partial(upsample, form=form, mesh=mesh),
+        upsample=upsample_by(functools.partial(resize, form=form, mesh=mesh)),
         batch_norm=functools.partial(form.batch_norm, total=_sum_over(mesh)),
     )
 
@@ -40,79 +38,63 @@ def conv(
     *,
     stride: int,
     padding: Padding,
-    form: Any,
+    form: Form,
     mesh: Mesh,
 ) -> Float[Array, "b h2 w2 o"]:
-    """Convolve each share, with the rows of its neighbours that its windows reach."""
+    """Convolve each shard together with the neighbouring rows that its windows reach."""
     (above, _), sides = padding
-    # The last window of a share ends `stride - 1` rows before that of stride 1.
+    # The last window of a shard ends `stride - 1` rows earlier than with stride 1.
     below = max(kernel.shape[0] - above - stride, 0)
 
-    def convolve(x: Array, kernel: Array) -> Array:
-        # Said to vary from here on, so that each device finds its own share of the gradient.
+    def conv_shard(x: Array, kernel: Array) -> Array:
+        # Varying, so that each device computes its own part of the kernel's gradient.
         kernel = jax.lax.pcast(kernel, ("data", "height"), to="varying")
         x = _with_halo(x, above=above, below=below)
         return form.conv(x, kernel, stride=stride, padding=((0, 0), sides))
 
-    specs = (_SHARE, P())
-    return jax.shard_map(convolve, mesh=mesh, in_specs=specs, out_specs=_SHARE)(x, kernel)
+    specs = (_SHARDED, P())
+    return jax.shard_map(conv_shard, mesh=mesh, in_specs=specs, out_specs=_SHARDED)(x, kernel)
 
 
 def resize(
-    x: Float[Array, "b _ _ c"], size: tuple[int, ...], *, form: Any, mesh: Mesh
+    x: Float[Array, "b _ _ c"], size: tuple[int, ...], *, form: Form, mesh: Mesh
 ) -> Float[Array, "b h w c"]:
-    """Resize by a whole factor along the rows, and to any width.
+    """Resize rows by an integer factor, and columns to any width.
 
-    A factor moves every row's two neighbours alike, so a share with one row more on either side
-    gives its own outputs, and those of the two rows, which are cut off.
+    With an integer factor a shard needs one more row on each side; the outputs of those two rows
+    are cut off.
     """
     factor, rest = divmod(size[0], x.shape[1])
     if rest:
         raise ValueError(
-            f"Rows on several devices cannot be resized from {x.shape[1]} to {size[0]}: that is no "
-            "whole factor. Use crops whose height is a multiple of 32 x config.mesh.height."
+            f"Rows on several devices cannot be resized from {x.shape[1]} to {size[0]}: the factor "
+            "is not an integer. Use crops whose height is a multiple of 32 x config.mesh.height."
         )
     if factor == 1:
         return form.resize(x, size)
 
-    def enlarge(x: Array) -> Array:
+    def resize_shard(x: Array) -> Array:
         x = _with_border(x)
         x = form.resize(x, (factor * x.shape[1], size[1]))
         return x[:, factor:-factor]
 
-    return jax.shard_map(enlarge, mesh=mesh, in_specs=_SHARE, out_specs=_SHARE)(x)
+    return jax.shard_map(resize_shard, mesh=mesh, in_specs=_SHARDED, out_specs=_SHARDED)(x)
 
 
-def upsample(
-    x: Float[Array, "b _ _ c"],
-    size: tuple[int, ...],
-    *,
-    factor: int,
-    in_two_steps: bool,
-    form: Any,
-    mesh: Mesh,
-) -> Float[Array, "b h w c"]:
-    """Enlarge by `factor`; columns in two steps where the width is no multiple of it."""
-    if in_two_steps:
-        exact = (x.shape[1] * factor, x.shape[2] * factor)
-        x = resize(x, exact, form=form, mesh=mesh)
-    return resize(x, size, form=form, mesh=mesh)
-
-
-@functools.cache  # one function per mesh: traces are kept by it
+@functools.cache  # one function per mesh, so that traces are reused
 def _sum_over(mesh: Mesh) -> Callable[[Array], Array]:
-    """Sum over all devices at once; the compiler would do so over one mesh axis at a time."""
+    """Sum over all devices at once; XLA's partitioner would sum over one mesh axis at a time."""
 
     def total(x: Array) -> Array:
         # Image by image, as on one device: see `cpu.sum_pixels`.
-        share = jax.lax.optimization_barrier(x.sum((1, 2))).sum(0)
-        return jax.lax.psum(share, ("data", "height"))
+        shard_sum = jax.lax.optimization_barrier(x.sum((1, 2))).sum(0)
+        return jax.lax.psum(shard_sum, ("data", "height"))
 
-    return jax.shard_map(total, mesh=mesh, in_specs=_SHARE, out_specs=P())
+    return jax.shard_map(total, mesh=mesh, in_specs=_SHARDED, out_specs=P())
 
 
 def _with_halo(x: Float[Array, "b h w c"], *, above: int, below: int) -> Float[Array, "b h2 w c"]:
-    """Add the neighbours' rows; zeros beyond the image's border."""
+    """Add rows of the neighbouring shards, or zeros beyond the image's border."""
     parts = [x]
     if above:
         parts.insert(0, _from_above(x[:, -above:]))
@@ -122,21 +104,21 @@ def _with_halo(x: Float[Array, "b h w c"], *, above: int, below: int) -> Float[A
 
 
 def _with_border(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w c"]:
-    """Add one row of each neighbour; beyond the image's border its own row, repeated."""
-    place, bottom = jax.lax.axis_index("height"), jax.lax.axis_size("height") - 1
+    """Add one row of each neighbouring shard; at the image's border repeat its own row."""
+    index, last_index = jax.lax.axis_index("height"), jax.lax.axis_size("height") - 1
     first, last = x[:, :1], x[:, -1:]
-    above = jnp.where(place == 0, first, _from_above(last))
-    below = jnp.where(place == bottom, last, _from_below(first))
+    above = jnp.where(index == 0, first, _from_above(last))
+    below = jnp.where(index == last_index, last, _from_below(first))
     return jnp.concatenate([above, x, below], 1)
 
 
 def _from_above(rows: Array) -> Array:
-    """What the device above passes down; zeros on the first one."""
+    """Return the rows of the device above; zeros on the first device."""
     count = jax.lax.axis_size("height")
     return jax.lax.ppermute(rows, "height", [(n, n + 1) for n in range(count - 1)])
 
 
 def _from_below(rows: Array) -> Array:
-    """What the device below passes up; zeros on the last one."""
+    """Return the rows of the device below; zeros on the last device."""
     count = jax.lax.axis_size("height")
     return jax.lax.ppermute(rows, "height", [(n + 1, n) for n in range(count - 1)])

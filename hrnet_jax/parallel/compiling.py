@@ -1,4 +1,4 @@
-"""How our programs are compiled: the settings a user should not have to know, in one place."""
+"""Compiler options, precision and the compilation cache."""
 
 import math
 import stat
@@ -14,36 +14,36 @@ from hrnet_jax.parallel.process_settings import (
     return_freed_memory,
 )
 
-# XLA's default CPU preset repeats residual and enlargement chains in every consumer: W18 inference
-# at 512x1024 took 2.5 times as long and compiled 3 times as long as under this one.
+# The default CPU preset recomputes residual and upsampling chains in every consumer. W18 inference
+# at 512x1024 took 2.5 times as long, and 3 times as long to compile, as with this preset.
 _CPU_OPTIONS = {"xla_cpu_opt_preset": "CPU_OPT_PRESET_FAST_COMPILE"}
 
-# XLA gives the convolutions of an inference program to a library, YNN, that keeps small ones on one
-# thread. With Eigen's instead W18-Small took 0.76 of the time at 256x256, 0.93 to 0.99 at 512x512,
-# 1.02 to 1.06 at 512x1024, W48 0.85, 0.93 to 0.97, 1.03. Training steps took longer at every size.
+# In inference XLA uses the library YNN for convolutions, which runs small ones on one thread. With
+# Eigen W18-Small took 0.76 of the time at 256x256, 0.93 to 0.99 at 512x512, 1.02 to 1.06 at
+# 512x1024, and W48 0.85, 0.93 to 0.97, 1.03. Training steps took longer at every size.
 _CPU_SMALL_IMAGES = {"xla_cpu_experimental_ynn_fusion_type": ""}
-_SMALL = 512 * 512  # pixels of an image, not of its batch: which changes no logits then
+_SMALL = 512 * 512  # pixels of an image; counting the batch would make logits depend on its size
 
-# XLA's CPU compiler takes every loop without a scatter for a small one, and makes one kernel of it
-# that runs on one thread. Labelling 40x61 pixels from four views then compiled for 8 s, not 1 s.
+# XLA's CPU compiler considers every loop without a scatter small, and makes it one kernel that runs
+# on one thread. Labelling 40x61 pixels from four views then took 8 s to compile instead of 1 s.
 _CPU_PIXELS = {"xla_disable_hlo_passes": "small-while-loop-hoisting"}
 
-# XLA orders a CPU program for parallel work, which keeps far more alive than need be; what is not
-# kept for the backward pass is alive all the same. Ordered for memory, the program takes longer.
+# XLA's default CPU schedule favours parallelism, and keeps so many buffers alive that remat saves
+# nothing. This schedule needs less memory, but more time.
 _CPU_SAVING_MEMORY = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 
 def prepare_process() -> None:
-    """Set what holds for a whole process; before anything with devices.
+    """Apply the settings of the whole process; call it before any device is used.
 
-    XLA's CPU backend asks for a program's temporary memory at each call and frees it afterwards.
-    Cleared page by page each time, it cost 209,000 page faults in a training step of W18-Small at
-    256x512: 1.01 s instead of 0.70 s on two cores. Kept memory serves the main thread only, so that
-    is where programs must be called from, and not a thread of jax's. What runs beside the program
-    then, reading data, has threads of its own.
+    XLA's CPU backend allocates a program's temporary memory at each call and frees it afterwards.
+    Clearing it page by page cost 209,000 page faults in a training step of W18-Small at 256x512:
+    1.01 s instead of 0.70 s on two cores. glibc keeps memory for the main thread only, so programs
+    must run there and not on a thread of jax; hence no asynchronous dispatch. Reading data uses
+    threads of its own.
 
-    Python hands its lock on every 5 ms by default, and this thread, which saves, would wait that
-    long for each of Orbax's threads (`python -m benchmarks.overhead`).
+    Python's thread switch interval is 5 ms by default. While a checkpoint is saved, this thread
+    would wait that long for each of Orbax's threads (`python -m benchmarks.overhead`).
     """
     sys.setswitchinterval(5e-4)
     disable_malloc_trim()
@@ -51,28 +51,26 @@ def prepare_process() -> None:
 
 
 def set_precision(dtype: str) -> None:
-    """Let jax compute as precisely as a network of this dtype needs; before its arrays are made.
+    """Set jax's precision for a network of this dtype; call it before its arrays are made.
 
-    It holds for the whole process, and is never taken back: what else computes there may need it.
+    The setting affects the whole process and is never undone, since other code may rely on it.
 
     Args:
-        dtype: as config.model.dtype: float32, bfloat16 or float64.
+        dtype: float32, bfloat16 or float64, as in config.model.dtype.
     """
     if dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     if dtype != "bfloat16":
-        # TPUs and recent GPUs would otherwise multiply float32 in fewer bits.
+        # TPUs and recent GPUs multiply float32 with fewer bits by default.
         jax.config.update("jax_default_matmul_precision", "highest")
 
 
 def compiler_options(platform: str | None = None, *, saving_memory: bool = False) -> dict[str, str]:
-    """Options for `jax.jit(..., compiler_options=...)` of programs that hold the network.
-
-    For those that only run it `inference_options` has more.
+    """Return the compiler options of a training step, for `jax.jit`.
 
     Args:
-        platform: of the devices they are compiled for; by default jax's own choice.
-        saving_memory: rather than time.
+        platform: platform of the devices; by default jax's default backend.
+        saving_memory: prefer less memory to less time.
     """
     if (platform or jax.default_backend()) != "cpu":
         return {}
@@ -80,10 +78,10 @@ def compiler_options(platform: str | None = None, *, saving_memory: bool = False
 
 
 def inference_options(size: tuple[int, ...], platform: str | None = None) -> dict[str, str]:
-    """Options for programs that run the network without derivatives.
+    """Return the compiler options of a program that only runs the network forwards.
 
     Args:
-        size: height and width of its images.
+        size: height and width of the images.
         platform: as in `compiler_options`.
     """
     options = compiler_options(platform)
@@ -91,7 +89,7 @@ def inference_options(size: tuple[int, ...], platform: str | None = None) -> dic
 
 
 def pixel_options(platform: str | None = None) -> dict[str, str]:
-    """Options for programs that loop over pixels and hold no network.
+    """Return the compiler options of a program that loops over pixels, without the network.
 
     Args:
         platform: as in `compiler_options`.
@@ -103,29 +101,31 @@ def pixel_options(platform: str | None = None) -> dict[str, str]:
 def compile_program(
     function: jax.stages.Wrapped, *arguments: Any, options: dict[str, str] | None = None
 ) -> jax.stages.Compiled:
-    """Compile a function of `jax.jit` for such arguments; arrays, or their shapes.
+    """Compile a jitted function for arguments of these shapes.
 
     Args:
-        options: of the compiler, besides those that the function was given by `jax.jit`.
+        function: the result of `jax.jit`.
+        arguments: arrays or `jax.ShapeDtypeStruct`s.
+        options: compiler options in addition to those of `jax.jit`.
     """
     with gc_disabled():
-        # A copy for mypy, to which dicts of other values are other dicts.
+        # A copy for mypy, because dict is invariant in its value type.
         compiled = function.lower(*arguments).compile({**(options or {})})
     return_freed_memory()
     return compiled
 
 
 def enable_compilation_cache(folder: Path) -> None:
-    """Keep compiled programs in a folder of this user only, so that the next start is quick.
+    """Cache compiled programs in a folder, so that the next start is quick.
 
     Raises:
-        ValueError: others may write to the folder; a compiled program is code.
+        ValueError: other users may write to the folder, and a compiled program is code.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if folder.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise ValueError(
-            f"{folder} holds compiled programs, and others may write to it; run "
-            f"`chmod go-w {folder}` after making sure that you trust what it contains."
+            f"{folder} holds compiled programs, and other users may write to it; make sure that "
+            f"you trust its contents, then run `chmod go-w {folder}`."
         )
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)

@@ -1,6 +1,6 @@
-"""Memory and garbage collection of this process.
+"""Memory allocation and garbage collection of this process.
 
-For programs, not for libraries: what is set here holds for everything that runs in the process.
+For programs, not for libraries: these settings affect everything that runs in the process.
 """
 
 import contextlib
@@ -11,20 +11,20 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-# From glibc's malloc.h: which setting, and its value.
+# The number of each parameter in glibc's malloc.h, and the value that we set.
 _MALLOC_SETTINGS = {
-    "M_MMAP_MAX": (-4, 0),  # large blocks come from the heap, not from the system one by one
-    "M_TRIM_THRESHOLD": (-1, -1),  # and stay there when they are freed
+    "M_MMAP_MAX": (-4, 0),  # take large blocks from the heap, not from the system one by one
+    "M_TRIM_THRESHOLD": (-1, -1),  # keep them in the heap when they are freed
 }
 
 
 def disable_malloc_trim() -> None:
-    """Keep large blocks that were freed for the next use, where malloc is glibc's.
+    """Make glibc keep large freed blocks for the next allocation.
 
-    By default the system takes them back, and clears them page by page when they are asked for
-    again. This holds for blocks of the main thread; glibc's heaps for other threads are small.
+    By default they return to the system, which clears them page by page when they are allocated
+    again. This affects the main thread only: glibc's heaps of other threads are small.
     """
-    if _malloc_is_glibcs():
+    if _uses_glibc_malloc():
         library = ctypes.CDLL(None)
         for name, (setting, value) in _MALLOC_SETTINGS.items():
             if not library.mallopt(setting, value):
@@ -32,13 +32,13 @@ def disable_malloc_trim() -> None:
 
 
 def return_freed_memory() -> None:
-    """Give the system back what is kept now: after compiling, as much as a training step needs."""
-    if _malloc_is_glibcs():
+    """Return freed blocks to the system; after compiling they are as large as a training step."""
+    if _uses_glibc_malloc():
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _malloc_is_glibcs() -> bool:
-    """Whether malloc is glibc's, and not a library's that was loaded before it."""
+def _uses_glibc_malloc() -> bool:
+    """Whether `malloc` is glibc's, and not replaced by a preloaded library such as jemalloc."""
     if platform.libc_ver()[0] != "glibc":
         return False
     used, own = (
@@ -49,26 +49,26 @@ def _malloc_is_glibcs() -> bool:
 
 @contextlib.contextmanager
 def gc_disabled() -> Iterator[None]:
-    """Within this context Python does not look for garbage: where much is made that stays.
+    """Disable garbage collection in this context.
 
-    Tracing makes objects by the hundred thousand, and each thousand had the collector look through
-    them, and now and then through everything: two fifths of the time of tracing a training step.
+    Tracing a training step makes hundreds of thousands of objects that stay alive; looking for
+    garbage among them took two fifths of the time.
     """
-    was_on = gc.isenabled()
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if was_on:
+        if was_enabled:
             gc.enable()
 
 
 @contextlib.contextmanager
 def gc_frozen() -> Iterator[None]:
-    """Within this context Python's collector leaves alone what exists at its beginning.
+    """Exclude the objects that exist now from garbage collection in this context.
 
-    That is all that tracing made, which lives as long as the run; looking through it took as long
-    as a step of a small network, at every third save.
+    The objects made by tracing live as long as the run. Every third save, the collector spent as
+    much time on them as a step of a small network takes.
     """
     gc.collect()
     gc.freeze()
@@ -78,23 +78,23 @@ def gc_frozen() -> Iterator[None]:
         gc.unfreeze()
 
 
-def forget_peak() -> int | None:
-    """Let `peak_memory` begin again; return the bytes resident now, None if nothing tells.
+def reset_peak() -> int | None:
+    """Reset `peak_memory`; return the bytes resident now, or None if the system cannot tell.
 
-    Freed blocks go back to the system first: what needs them again counts as growth.
+    Freed blocks return to the system first, so that using them again counts as growth.
     """
     return_freed_memory()
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is resident
+        Path("/proc/self/clear_refs").write_text("5")  # 5 resets the peak to the resident size
     except OSError:
         return None
     return peak_memory()
 
 
 def peak_memory() -> int | None:
-    """Return the most bytes that were resident since `forget_peak`, None if nothing tells.
+    """Return the peak resident bytes since `reset_peak`, or None if the system cannot tell.
 
-    Only Linux does, and not within every sandbox.
+    Only Linux can, and not in every sandbox.
     """
     try:
         status = Path("/proc/self/status").read_text()

@@ -1,8 +1,8 @@
-"""Several processes of one run, on one machine or many: how they connect and exchange values.
+"""The processes of one run, on one host or many: how they connect and exchange values.
 
-A cluster starts the same command once per host; jax learns of it from the environment (TPU pods,
-SLURM, Open MPI, Kubernetes), or from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
-Each process reads its own share of the data; only the first one writes files.
+A cluster starts the same command once per host. jax detects TPU pods, SLURM, Open MPI and
+Kubernetes, or reads JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. Each process
+reads its own part of the data; only the first one writes files.
 """
 
 import os
@@ -13,12 +13,12 @@ from jax.experimental import multihost_utils
 
 
 def join(*, timeout: int = 60) -> None:
-    """Connect to the other processes, if there are any. Must come before any use of devices.
+    """Connect to the other processes, if there are any. Call it before any device is used.
 
-    When one of them dies or stalls for `timeout` seconds, jax ends the others.
+    If one of them dies or stalls for `timeout` seconds, jax ends the others.
 
     Raises:
-        ValueError: the environment names a coordinator, but not the rest that jax needs.
+        ValueError: a coordinator is set, but other variables that jax needs are not.
     """
     number, count = (os.environ.get(f"JAX_{name}") for name in ("PROCESS_ID", "NUM_PROCESSES"))
     try:
@@ -33,35 +33,35 @@ def join(*, timeout: int = 60) -> None:
                 f"JAX_COORDINATOR_ADDRESS is set, but: {error} Set JAX_NUM_PROCESSES and "
                 "JAX_PROCESS_ID (0, 1, ...) as well."
             ) from error
-        if "coordinator_address" not in str(error):  # which means: no cluster
+        if "coordinator_address" not in str(error):  # the error of a single process
             raise
 
 
 def is_first() -> bool:
-    """Whether this process writes the files and speaks to the user."""
+    """Whether this process writes files and prints to the terminal."""
     return jax.process_index() == 0
 
 
 def gather(value: bytes) -> list[bytes]:
-    """The values of all processes, in their order; every process must call this."""
+    """Return the values of all processes, in their order; all must call this."""
     if jax.process_count() == 1:
         return [value]
     own = np.frombuffer(value, np.uint8)
     sizes = multihost_utils.process_allgather(np.array([own.size], np.int32)).ravel()
     padded = np.zeros(sizes.max(), np.uint8)
     padded[: own.size] = own
-    every = np.asarray(multihost_utils.process_allgather(padded))
-    return [row[:size].tobytes() for row, size in zip(every, sizes, strict=True)]
+    rows = np.asarray(multihost_utils.process_allgather(padded))
+    return [row[:size].tobytes() for row, size in zip(rows, sizes, strict=True)]
 
 
 def total(counts: np.ndarray) -> np.ndarray:
-    """The sum over all processes, in the given dtype; every process must call this."""
-    # As bytes, because jax would turn 64-bit integers into 32-bit ones.
+    """Return the sum over all processes, in the same dtype; all must call this."""
+    # As bytes, because jax would convert 64-bit integers to 32 bits.
     parts = [np.frombuffer(part, counts.dtype) for part in gather(counts.tobytes())]
     return np.sum(parts, 0, dtype=counts.dtype).reshape(counts.shape)
 
 
-def wait_for_all(what: str) -> None:
-    """Wait until every process has called this."""
+def wait_for_all(name: str) -> None:
+    """Wait until all processes have called this."""
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)
+        multihost_utils.sync_global_devices(name)

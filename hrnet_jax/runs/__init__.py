@@ -1,1 +1,1 @@
-"""What a run leaves and reads: paths, checkpoints, metrics, signals."""
+"""Files of a run (paths, checkpoints, metrics), its terminal output and its signals."""

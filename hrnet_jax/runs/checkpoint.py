@@ -1,9 +1,9 @@
-"""Orbax checkpoints: the training state, and all that a later run needs to know about it.
+"""Orbax checkpoints: the training state and its metadata.
 
 A checkpoint is a folder named after its step with three items: `model` (parameters and batch
-statistics), `optimizer`, and `meta` (JSON: resolved config, class names, palette, normalisation,
-a CRC-32 of every leaf). Weights without training have no `optimizer`. Beside them lie `files.json`,
-size and CRC-32 of every file, and after an evaluation `scores.json`.
+statistics), `optimizer`, and `meta` (JSON: resolved config, class names, palette, normalisation, a
+CRC-32 of every leaf). Converted weights have no `optimizer`. The folder also holds `files.json`,
+with the size and CRC-32 of every file, and `scores.json` after an evaluation.
 """
 
 import contextlib
@@ -23,11 +23,11 @@ from hrnet_jax.runs.scores import best_step, read_scores, write_scores
 from hrnet_jax.runs.stored_weights import FOLDER, FORMAT, first_line
 
 _ITEMS = ("model", "optimizer", "meta")
-_UNFINISHED = ".orbax-checkpoint-tmp"  # what Orbax puts behind a step until all of it is written
+_UNFINISHED = ".orbax-checkpoint-tmp"  # Orbax's suffix of a folder that is being written
 
 
 class Restored(NamedTuple):
-    """What a run goes on from."""
+    """The checkpoint from which a run resumes."""
 
     step: int
     state: State
@@ -40,7 +40,7 @@ class Checkpoints:
     def __init__(self, workdir: AnyPath, *, keep_newest: int, warn: Callable[[str], None]):
         self._folder = absolute(workdir) / FOLDER
         self._warn, self._keep_newest = warn, keep_newest
-        self._saving: int | None = None  # the step whose files are on their way
+        self._saving: int | None = None  # the step that is being written
         for path in sorted(self._folder.glob(f"*{_UNFINISHED}*")):
             warn(f"{path} was left unfinished by a run that was stopped while saving; removing it.")
         self._manager = ocp.CheckpointManager(
@@ -59,19 +59,19 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: State, *, meta: Mapping[str, Any]) -> None:
-        """Write a checkpoint in the background; call `wait` before trusting that it is there.
+        """Write a checkpoint in the background; `wait` returns when it is on disk.
 
         Args:
-            step: the number of steps done.
-            state: all that training changes.
-            meta: what a later run must know; JSON.
+            step: number of steps done.
+            state: the training state.
+            meta: JSON metadata for later runs.
 
         Raises:
-            OSError: this one or the one before could not be written.
+            OSError: this checkpoint or the one before could not be written.
         """
         self.wait()
-        # As numpy arrays, which the checksums need anyway. From arrays on several devices Orbax
-        # writes a slice of each per device, and compiles a program for every shape of a slice.
+        # As numpy arrays, which the checksums need anyway. Orbax would write one slice per device,
+        # and compile a program for every shape of a slice.
         state = jax.device_get(state)
         model = {"params": state.params, "batch_stats": state.batch_stats}
         sums = {"model": leaf_checksums(model), "optimizer": leaf_checksums(state.opt_state)}
@@ -82,7 +82,7 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     model=ocp.args.StandardSave(model),
                     optimizer=ocp.args.StandardSave(state.opt_state),
-                    # A copy: Orbax writes it later, when the run may have changed what it gave.
+                    # A copy, because Orbax writes it later and the run may change it before.
                     meta=ocp.args.JsonSave(
                         copy.deepcopy({**meta, "step": step, "format": FORMAT, "checksums": sums})
                     ),
@@ -92,7 +92,7 @@ class Checkpoints:
             raise RuntimeError(f"Orbax did not save step {step} in {self._folder}.")
 
     def scores(self, step: int) -> dict[str, float] | None:
-        """The scores of a checkpoint; None if it has none, or none that can be trusted."""
+        """Return the scores of a checkpoint; None if it has none or they are damaged."""
         try:
             return read_scores(self._folder / str(step))
         except ValueError as error:
@@ -100,7 +100,7 @@ class Checkpoints:
             return None
 
     def score(self, step: int, scores: Mapping[str, float]) -> None:
-        """Note the scores of a checkpoint, mIoU among them; from now on it may be the best."""
+        """Store the scores of a checkpoint, including mIoU, and delete what need not be kept."""
         self.wait()
         if processes.is_first():
             write_scores(self._folder / str(step), scores)
@@ -113,23 +113,26 @@ class Checkpoints:
         return {*sorted(steps)[-self._keep_newest :], *([] if best is None else [best])}
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-        """Tell Orbax, after a save, what to keep; its own policies know no scores that come later.
+        """Select the checkpoints that Orbax keeps after a save.
 
-        That is also why the scores are no business of Orbax: a checkpoint is written before its
-        evaluation, which may take so long that the run does not live to see its end.
+        Orbax's own policies need the scores when a checkpoint is saved. Here they come later: a run
+        saves before it evaluates, in case it is stopped during the evaluation.
         """
         kept = self._kept([checkpoint.step for checkpoint in checkpoints])
         return [checkpoint.step in kept for checkpoint in checkpoints]
 
     def restore_latest(self, like: State) -> Restored | None:
-        """Return the newest undamaged checkpoint, laid out as `like`; None if there is none.
+        """Restore the newest undamaged checkpoint with the shardings of `like`; None without any.
 
-        A damaged one is named, the one before it is used, and the damaged one is moved to
-        `damaged/` in the workdir: its step will be saved anew.
+        Newer, damaged checkpoints are reported and moved to `damaged/` in the workdir, so that
+        their steps can be saved again.
+
+        Raises:
+            ValueError: all checkpoints are damaged, or the folder holds converted weights.
         """
         if "source" in (self.meta() or {}):
             raise ValueError(
-                f"{self._manager.directory} holds converted weights, not a run to go on with; "
+                f"{self._manager.directory} holds converted weights, not a run to resume; "
                 "start from them in another --workdir, with --config.init_from=<this folder>."
             )
         damaged: list[int] = []
@@ -148,12 +151,12 @@ class Checkpoints:
         if self.steps:
             raise ValueError(
                 f"None of the checkpoints {self.steps} in {self._manager.directory} can be read; "
-                "move that folder away to start anew."
+                "move that folder away to start again from step 0."
             )
         return None
 
     def _set_aside(self, steps: list[int]) -> None:
-        """Move checkpoints out of the way; Orbax would not save a step that is not the newest."""
+        """Move damaged checkpoints away; Orbax saves no step older than its newest."""
         for step in steps if processes.is_first() else ():
             move_folder(self._folder / str(step), self._folder.parent / "damaged" / str(step))
         processes.wait_for_all("damaged checkpoints")
@@ -161,7 +164,7 @@ class Checkpoints:
             self._manager.reload()
 
     def meta(self) -> dict[str, Any] | None:
-        """Read the `meta` of the newest checkpoint that has a readable one."""
+        """Return the newest `meta` that is readable; None without any."""
         for step in reversed(self.steps):
             path = self._folder / str(step) / "meta" / "metadata"
             if path.exists():
@@ -170,22 +173,22 @@ class Checkpoints:
         return None
 
     def check(self) -> None:
-        """Raise what went wrong with a save, if anything did so far; costs no time."""
+        """Raise the error of a background save that has failed; does not wait."""
         with self._explained():
             self._manager.check_for_errors()
 
     def wait(self) -> None:
-        """Wait until everything is on disk; raise what went wrong there."""
+        """Wait until everything is on disk, or raise the error of the save."""
         with self._explained():
             self._manager.wait_until_finished()
         self._saving = None
 
     def close(self) -> None:
         """Wait, then release the folder."""
-        # Orbax may tell of one failure here as well as there.
+        # Orbax may raise the same failure in each of these calls.
         with self._explained(), contextlib.closing(self._manager):
-            # Orbax itself waits for this before it saves, and otherwise not at all: a program that
-            # ends sooner ends with the traceback of the thread that cleans up.
+            # Orbax waits for this before it saves, but not here: a program that ends sooner would
+            # print the traceback of the thread that cleans up.
             self._manager._maybe_await_cleanup_tmp_directory()
             self._manager.wait_until_finished()
 
@@ -193,7 +196,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        """Close; what goes wrong now takes no other error's place."""
+        """Close; an error on closing does not replace the one that left the block."""
         try:
             self.close()
         except OSError as late:
@@ -204,19 +207,19 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turn what Orbax raises when it cannot write, of many types, into one that says so."""
+        """Raise an OSError with advice for any error that Orbax raises on writing."""
         try:
             yield
         except Exception as error:
             raise OSError(
                 f"Checkpoint {self._saving} could not be written to {self._folder} "
-                f"({first_line(error)}). The ones before it are as they were: make room or give "
-                "write permission, and the same command goes on from the last of them."
+                f"({first_line(error)}). Earlier checkpoints are intact: make room or give write "
+                "permission, and the same command resumes from the last of them."
             ) from error
 
     def _seal(self) -> None:
-        """Called by Orbax when all is written but not yet under its final name."""
+        """Write the file list; Orbax calls this before it renames a finished checkpoint."""
         if processes.is_first() and self._saving is not None:
             unfinished = self._folder / f"{self._saving}{_UNFINISHED}"
-            # Where folders cannot be renamed, Orbax writes under the final name.
+            # In a bucket, where folders cannot be renamed, it has its final name already.
             list_files(unfinished if unfinished.exists() else self._folder / str(self._saving))

@@ -1,6 +1,6 @@
-"""Whether a checkpoint is what was written: Orbax returns flipped bits without an error.
+"""Checksums of checkpoints, because Orbax returns flipped bits without an error.
 
-Every file is listed with its size and CRC-32, and every leaf of a tree has a CRC-32 of its own.
+A list holds the size and CRC-32 of every file, and `meta` the CRC-32 of every leaf.
 """
 
 import json
@@ -14,42 +14,41 @@ import numpy as np
 from hrnet_jax.runs.paths import AnyPath, files_below, write_json
 
 FILES = "files.json"  # in the folder of a checkpoint
-# Orbax's records of when a checkpoint was committed: written last, never read on restoring.
+# Orbax writes these records of the commit last, and does not read them to restore.
 _MARKERS = {"commit_success.txt", "_CHECKPOINT_METADATA"}
 
 
-def list_files(place: AnyPath) -> None:
+def list_files(checkpoint: AnyPath) -> None:
     """Write the size and CRC-32 of every file of a checkpoint into its folder."""
     files = {
-        path.relative_to(place).as_posix(): _size_and_crc32(path)
-        for path in files_below(place)
+        path.relative_to(checkpoint).as_posix(): _size_and_crc32(path)
+        for path in files_below(checkpoint)
         if path.name not in _MARKERS
     }
-    write_json(place / FILES, files)
+    write_json(checkpoint / FILES, files)
 
 
-def check_files(place: AnyPath, *, among: Sequence[str]) -> None:
-    """Compare the files of the items `among` a checkpoint's with what was written.
+def check_files(checkpoint: AnyPath, *, among: Sequence[str]) -> None:
+    """Check the files of some items of a checkpoint, such as `model`, against the list.
 
     Raises:
-        ValueError: names the first file that is not as it was written.
+        ValueError: a file is missing or changed; the message names it.
     """
-    if not any(place.iterdir()):
+    if not any(checkpoint.iterdir()):
         raise ValueError("the folder is empty")
-    if not (place / FILES).exists():
+    if not (checkpoint / FILES).exists():
         raise ValueError(f"{FILES}, the list of its files, is missing")
-    for name, (size, checksum) in json.loads((place / FILES).read_text()).items():
-        path = place / name
+    for name, (size, checksum) in json.loads((checkpoint / FILES).read_text()).items():
         if name.split("/")[0] not in among:
             continue
         try:
-            found_size, found_checksum = _size_and_crc32(path)
+            actual_size, actual_checksum = _size_and_crc32(checkpoint / name)
         except FileNotFoundError:
             raise ValueError(f"{name} is missing") from None
-        if found_size != size:
-            raise ValueError(f"{name} has {found_size} bytes instead of {size}")
-        if found_checksum != checksum:
-            raise ValueError(f"{name} has other contents than were written")
+        if actual_size != size:
+            raise ValueError(f"{name} has {actual_size} bytes instead of {size}")
+        if actual_checksum != checksum:
+            raise ValueError(f"{name} has changed since it was written")
 
 
 def _size_and_crc32(path: AnyPath) -> tuple[int, int]:
@@ -61,12 +60,12 @@ def _size_and_crc32(path: AnyPath) -> tuple[int, int]:
 
 
 def leaf_checksums(tree: Any) -> dict[str, int]:
-    """CRC-32 of every leaf's bytes: Orbax returns a flipped bit without an error."""
+    """Return the CRC-32 of every leaf's bytes, by the leaf's dotted name."""
 
     def checksum(leaf: Any) -> int:
-        # As bytes, without a copy: Python's buffers do not know bfloat16.
-        whole = np.ascontiguousarray(jax.device_get(leaf)).reshape(-1)
-        return zlib.crc32(whole.view(np.uint8).data)
+        # Viewed as uint8, because Python's buffers do not support bfloat16.
+        flat = np.ascontiguousarray(jax.device_get(leaf)).reshape(-1)
+        return zlib.crc32(flat.view(np.uint8).data)
 
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): checksum(leaf)
@@ -75,12 +74,12 @@ def leaf_checksums(tree: Any) -> dict[str, int]:
 
 
 def check_leaves(tree: Any, expected: dict[str, int]) -> None:
-    """Compare a tree with the `leaf_checksums` of what was saved.
+    """Check a tree against the `leaf_checksums` of the saved one.
 
     Raises:
-        ValueError: says how many tensors differ, and names the first.
+        ValueError: tensors differ; the message counts them and names the first.
     """
-    found = leaf_checksums(tree)
-    wrong = sorted(name for name in expected | found if expected.get(name) != found.get(name))
+    actual = leaf_checksums(tree)
+    wrong = sorted(name for name in expected | actual if expected.get(name) != actual.get(name))
     if wrong:
         raise ValueError(f"{len(wrong)} tensors differ from what was saved, first {wrong[0]}")

@@ -1,4 +1,4 @@
-"""What a run writes down: metrics for programs and TensorBoard, bad steps, unreadable files."""
+"""Logs of a run: metrics as JSON lines and TensorBoard events, bad steps, unreadable files."""
 
 import contextlib
 import json
@@ -19,8 +19,8 @@ _COPY_SECONDS = 60  # between copies of TensorBoard's file to a bucket
 class MetricsWriter:
     """Appends to `metrics.jsonl` and to TensorBoard events in a workdir.
 
-    A resumed run removes what was written after the step it resumes from, and the scores of that
-    step if it will be evaluated again (`scored=False`).
+    A resumed run removes the entries after the step `start` from which it resumes, and the scores
+    of that step if it will be evaluated again (`scored=False`).
     """
 
     def __init__(self, workdir: AnyPath, *, start: int, scored: bool = True):
@@ -43,25 +43,25 @@ class MetricsWriter:
         self._events.write(step, values)
 
     def write_bad_step(self, step: int, values: Mapping[str, float], *, ids: list[str]) -> AnyPath:
-        """Add a step that was not finite, with its examples, to `bad_steps.jsonl`; return that."""
+        """Append a step that was not finite to `bad_steps.jsonl`; return the file's path."""
         texts = {name: str(value) for name, value in values.items()}  # JSON has no nan
         append_text(self._bad_steps, json.dumps({"step": step, **texts, "ids": ids}) + "\n")
         return self._bad_steps
 
     def entries(self) -> list[dict]:
-        """Read back all entries of the run, earlier starts included."""
+        """Read all entries of the run, including earlier starts."""
         return read_metrics(self.path)
 
     def close(self) -> None:
-        """Write what TensorBoard does not have yet."""
+        """Flush the TensorBoard events."""
         self._events.close()
 
 
 class Events:
-    """TensorBoard's events in a folder.
+    """TensorBoard events in a folder.
 
-    tensorboardX appends to its file. For a bucket that file is local, and is copied once a minute
-    and at the end: TensorBoard may miss the last minute of a run that was killed.
+    tensorboardX appends to a file, which a bucket does not support. For a bucket the file is local
+    and copied once a minute and at the end; the last minute is lost if the run is killed.
     """
 
     def __init__(self, folder: AnyPath, *, purge_step: int | None):
@@ -94,26 +94,26 @@ class Events:
 
 
 class Quarantine:
-    """Lists the files that training skipped, each once, in `quarantine.jsonl` in a workdir."""
+    """Lists skipped files, each once, in `quarantine.jsonl` in a workdir."""
 
     def __init__(self, workdir: AnyPath, *, terminal: Terminal):
         self.path, self._terminal = workdir / "quarantine.jsonl", terminal
         self._known = {entry["bad"] for entry in read_metrics(self.path)}
 
     def __call__(self, entry: dict[str, str]) -> None:
-        """Add one: {"image": path, "label": path, "bad": which of them, "reason": text}."""
+        """Add a file: {"image": path, "label": path, "bad": one of the two, "reason": text}."""
         if entry["bad"] in self._known:
             return
         self._known.add(entry["bad"])
         append_text(self.path, json.dumps(entry) + "\n")
         self._terminal.warn(
-            f"{entry['reason']}\nThe next example is read in its place; {self.path} lists"
-            f" {len(self._known)} so far."
+            f"{entry['reason']}\nThe next example is read instead; {self.path} lists "
+            f"{len(self._known)} so far."
         )
 
 
 def read_metrics(path: AnyPath) -> list[dict]:
-    """Read the entries of a `metrics.jsonl`; a line cut short by a kill is skipped."""
+    """Read a file of JSON lines; a line cut short by a kill is skipped."""
     entries = []
     for line in path.read_text().splitlines() if path.exists() else ():
         with contextlib.suppress(json.JSONDecodeError):

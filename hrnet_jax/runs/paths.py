@@ -1,7 +1,7 @@
 """Local and gs:// paths, and atomic writes: a kill leaves the old file or the new one.
 
-Local paths are pathlib's. Those of Google Cloud Storage go through `etils.epath` and gcsfs. Objects
-there are written whole or not at all; there are no folders, renames, locks or appends.
+Local paths are pathlib's. Paths in Google Cloud Storage use `etils.epath` and gcsfs: there, writes
+are atomic anyway, but there are no folders, renames, locks or appends.
 """
 
 import contextlib
@@ -20,28 +20,28 @@ from etils import epath
 
 AnyPath: TypeAlias = Path | epath.Path
 
-# gcsfs would cache listings of folders, but Orbax writes into them without gcsfs.
+# Without gcsfs's cache of folder listings, because Orbax writes without gcsfs.
 fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
 
 
 def cache_folder() -> Path:
-    """The folder for what can be computed or downloaded again."""
+    """Return the folder for files that can be computed or downloaded again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hrnet_jax"
 
 
 def to_path(text: str | os.PathLike[str]) -> AnyPath:
-    """Turn what a user gave into a path: one of a bucket if it begins with gs://, else a local one.
+    """Turn a user's text into a path: in a bucket if it begins with gs://, else local.
 
     Raises:
-        ValueError: for another kind of address, or if the package that reads it is not installed.
+        ValueError: another kind of address, or gcsfs is not installed.
     """
     text = os.fspath(text)
     address = re.match(r"([A-Za-z][\w+.-]+)://", text)
     if address is None:
-        return Path(os.path.expanduser(text))  # keeps ~name of no user, as shells do
+        return Path(os.path.expanduser(text))  # like a shell, leaves the ~name of no user
     if address[1] != "gs":
         raise ValueError(
-            f"{text} is an address of a kind that is not read here; give a local path, or one of "
+            f"{text} is an address of a kind that is not supported; give a local path, or one in "
             "Google Cloud Storage, gs://BUCKET/FOLDER."
         )
     if importlib.util.find_spec("gcsfs") is None:
@@ -49,16 +49,16 @@ def to_path(text: str | os.PathLike[str]) -> AnyPath:
             f"{text} cannot be read without the package gcsfs; pip install 'hrnet-jax[gcs]', or "
             "give a local path."
         )
-    # Otherwise epath would use TensorFlow if it is installed, which is not tested.
+    # Otherwise epath would use TensorFlow if it is installed, which we do not test.
     os.environ.setdefault("EPATH_USE_TF", "false")
     return epath.Path(text)
 
 
 def to_local_path(text: str | os.PathLike[str]) -> Path:
-    """Turn what a user gave into a path that must be on a local disk.
+    """Turn a user's text into a local path.
 
     Raises:
-        ValueError: it lies in a bucket, or is another kind of address.
+        ValueError: it is an address of any kind.
     """
     path = to_path(text)
     if is_remote(path):
@@ -77,12 +77,12 @@ def absolute(path: AnyPath) -> AnyPath:
 
 
 def make_folder(path: AnyPath) -> None:
-    """Make a folder and its parents; a bucket has none, and gcsfs would make a mistyped bucket.
+    """Make a folder and its parents, and check before hours of work that it is writable.
 
     Raises:
-        OSError: it cannot be made or written to; found before hours of work.
+        OSError: the folder cannot be made or written to.
     """
-    if is_remote(path):
+    if is_remote(path):  # has no folders, and gcsfs would create a bucket with a mistyped name
         return
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -100,10 +100,10 @@ def make_folder(path: AnyPath) -> None:
 
 
 def files_below(folder: AnyPath) -> list[AnyPath]:
-    """All files below a folder, sorted."""
+    """List all files below a folder, sorted."""
     if not is_remote(folder):
         return sorted(path for path in folder.rglob("*") if path.is_file())
-    # One request for each folder, not two for each file; epath's walk drops gs://.
+    # `walk` makes one request per folder, `rglob` two per file. epath's walk drops gs://.
     return sorted(
         epath.Path("gs://" + os.fspath(place).removeprefix("gs://")) / name
         for place, _, names in folder.walk()
@@ -112,7 +112,7 @@ def files_below(folder: AnyPath) -> list[AnyPath]:
 
 
 def size_of(path: AnyPath) -> int:
-    """The size of a file in bytes."""
+    """Return the size of a file in bytes."""
     return path.stat().length if is_remote(path) else path.stat().st_size
 
 
@@ -131,21 +131,24 @@ def move_folder(folder: AnyPath, target: AnyPath) -> None:
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a temporary file next to `path`, which replaces `path` if the block succeeds.
+    """Open a temporary file next to `path` that replaces `path` if the block succeeds.
 
-    For a bucket the contents are kept in memory, and sent if the block succeeds.
+    For a bucket the contents stay in memory until then.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     path = epath.Path(path) if is_remote(path) else Path(path)
     if is_remote(path):
-        # When a block fails, gcsfs sends what was written so far; so it gets nothing before.
+        # Not a file of gcsfs, which is sent even if the block fails.
         contents = io.BytesIO()
         yield contents
         try:
             path.write_bytes(contents.getvalue())
-        except Exception as error:  # gcsfs raises many types, and often names only its request
+        except Exception as error:  # gcsfs raises many types, often with poor messages
             raise OSError(
-                f"{path} could not be written ({error}). Is there such a bucket, and may this "
-                "account write to it?"
+                f"{path} could not be written ({error}). Check that the bucket exists and that "
+                "this account may write to it."
             ) from error
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -160,22 +163,20 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def has_ended(temporary: Path) -> bool:
-    """Whether the process that writes `.name.<its number>.tmp` on this machine has ended.
+    """Whether the process that was writing `.name.<pid>.tmp` on this machine has ended.
 
-    Containers often give the next process the same number; then it is this one, which asks before
-    it writes.
+    Call it before this process writes: containers often reuse a pid, so its own pid means that an
+    earlier process has ended.
     """
-    number = temporary.name.split(".")[-2]
-    if not number.isdigit() or os.name == "nt":  # where the call below sends Ctrl-C
+    pid = temporary.name.split(".")[-2]
+    if not pid.isdigit() or os.name == "nt":  # Windows would send Ctrl-C below
         return False
-    if int(number) == os.getpid():
+    if int(pid) == os.getpid():
         return True
     try:
-        os.kill(int(number), 0)  # only asks
-    except ProcessLookupError:
-        return True
-    except OSError:  # another user's
-        return False
+        os.kill(int(pid), 0)  # signal 0 only checks
+    except OSError as error:  # without permission it is a process of another user
+        return isinstance(error, ProcessLookupError)
     return False
 
 
@@ -189,15 +190,15 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Write a JSON file atomically.
 
     Raises:
-        ValueError: a number in it is not finite, which JSON cannot hold.
-        TypeError: it holds something that is not plain data.
+        ValueError: a number is not finite, which JSON does not allow.
+        TypeError: a value is not plain data.
     """
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def append_text(path: AnyPath, text: str) -> None:
-    """Append to a text file; one in a bucket is read and written again."""
-    if is_remote(path):  # gcsfs would overwrite instead, with no more than a warning
+    """Append to a text file; a file in a bucket is read and rewritten."""
+    if is_remote(path):  # gcsfs would overwrite it, with only a warning
         write_text(path, (path.read_text() if path.exists() else "") + text)
     else:
         with path.open("ab") as file:

@@ -1,4 +1,4 @@
-"""From the files of a checkpoint to the state of a run, those of version 0.1.0 included."""
+"""Restoring the training state from a checkpoint, including those of version 0.1.0."""
 
 import dataclasses
 import json
@@ -21,10 +21,10 @@ State = Any  # a dataclass with the fields of `training.state.TrainState`
 def restore_state(
     manager: ocp.CheckpointManager, step: int, *, like: State
 ) -> tuple[State, dict[str, Any]]:
-    """Read a checkpoint, laid out on the devices as `like`; return it and its `meta`.
+    """Restore a checkpoint with the shapes and shardings of `like`; return it and its `meta`.
 
     Raises:
-        ValueError: its tensors are not what was saved, or not those of this network.
+        ValueError: the tensors differ from what was saved, or do not fit this network.
     """
     meta = json.loads((to_path(manager.directory) / str(step) / "meta" / "metadata").read_text())
     stats = "batch_stats" if "format" in meta else "stats"
@@ -32,7 +32,7 @@ def restore_state(
     optimizer, finish = like.opt_state, lambda tree: tree
     if "format" not in meta:
         optimizer, finish = _as_in_0_1_0(like)
-    # Read as numpy arrays: Orbax would put each of hundreds of tensors on the devices.
+    # As numpy arrays: Orbax would put hundreds of tensors on the devices one by one.
     model, optimizer = jax.tree.map(
         lambda leaf: np.empty(leaf.shape, leaf.dtype), (model, optimizer)
     )
@@ -52,15 +52,17 @@ def restore_state(
         batch_stats=items["model"][stats],
         opt_state=finish(items["optimizer"]),
     )
-    _check_shapes(state, like)
+    for name in ("params", "batch_stats"):
+        if _shapes(getattr(state, name)) != _shapes(getattr(like, name)):
+            raise ValueError(f"its {name} are not those of this network")
     shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
     return wait_on_cpu(jax.device_put(state, shardings)), meta
 
 
 def _as_in_0_1_0(like: State) -> tuple[Any, Callable[[Any], Any]]:
-    """Return the optimiser's state as 0.1.0 kept it, and what turns that into today's.
+    """Return the structure of 0.1.0's optimiser state, and a function that converts it to ours.
 
-    There every tree of the parameters' shape (the momentum) was one vector.
+    0.1.0 stored every tree with the structure of the parameters (the momentum) as one vector.
     """
     vector, unravel = ravel_pytree(jax.tree.map(np.asarray, jax.device_get(like.params)))
     structure: Any = jax.tree.structure(like.params)
@@ -80,11 +82,5 @@ def _as_in_0_1_0(like: State) -> tuple[Any, Callable[[Any], Any]]:
     return old, finish
 
 
-def _check_shapes(state: State, like: State) -> None:
-    for name in ("params", "batch_stats"):
-        found, expected = (
-            {keystr(path): leaf.shape for path, leaf in tree_leaves_with_path(getattr(s, name))}
-            for s in (state, like)
-        )
-        if found != expected:
-            raise ValueError(f"its {name} are not those of this network")
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {keystr(path): leaf.shape for path, leaf in tree_leaves_with_path(tree)}

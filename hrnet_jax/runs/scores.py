@@ -1,4 +1,4 @@
-"""The scores of a checkpoint, in a file beside its items, and the best of several."""
+"""The scores of checkpoints, each in a file in the checkpoint's folder."""
 
 import contextlib
 import json
@@ -12,29 +12,29 @@ _SCORES = "scores.json"
 
 
 def best_step(folder: AnyPath, steps: Sequence[int]) -> int | None:
-    """The step with the highest mIoU, the last of equals; None where nothing was scored."""
+    """Return the step with the highest mIoU, the last of equals; None if none has scores."""
     known: list[tuple[float, int]] = []
     for step in steps:
-        with contextlib.suppress(ValueError):  # a damaged one is told of where a run resumes
+        with contextlib.suppress(ValueError):  # damaged scores are reported when a run resumes
             scores = read_scores(folder / str(step))
             if scores is not None and not math.isnan(scores["mIoU"]):
                 known.append((scores["mIoU"], step))
     return max(known)[1] if known else None
 
 
-def write_scores(place: AnyPath, scores: Mapping[str, float]) -> None:
-    """Write them with a checksum: Orbax knows nothing of this file."""
+def write_scores(checkpoint: AnyPath, scores: Mapping[str, float]) -> None:
+    """Write scores with a checksum into a checkpoint's folder."""
     text = json.dumps(scores)
-    write_json(place / _SCORES, {"scores": text, "crc32": zlib.crc32(text.encode())})
+    write_json(checkpoint / _SCORES, {"scores": text, "crc32": zlib.crc32(text.encode())})
 
 
-def read_scores(place: AnyPath) -> dict[str, float] | None:
-    """Read them back; None where there are none.
+def read_scores(checkpoint: AnyPath) -> dict[str, float] | None:
+    """Read the scores in a checkpoint's folder; None if there are none.
 
     Raises:
-        ValueError: they are damaged.
+        ValueError: the file is damaged.
     """
-    path = place / _SCORES
+    path = checkpoint / _SCORES
     if not path.exists():
         return None
     try:

@@ -1,4 +1,4 @@
-"""Signals that end a run: after the first it finishes its step and saves, a second ends it at once.
+"""Signals that stop a run: the first one after its step is saved, a second one at once.
 
 Clusters send SIGTERM some seconds before they reclaim a machine; Ctrl-C sends SIGINT.
 """
@@ -20,7 +20,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal ended the run, and its work is saved."""
+    """A signal stopped the run after its work was saved."""
 
     def __init__(self, number: int):
         super().__init__(f"Stopped by {signal.Signals(number).name}")
@@ -34,19 +34,19 @@ class StopRequest:
         self.signal: int | None = None
 
     def is_due(self, step: int) -> bool:
-        """Whether to save after `step` steps and end. Must be called after every step.
+        """Whether to save and stop after `step` steps. Must be called after every step.
 
-        A signal reaches the hosts of a run at different times, or only one of them; jax makes all
-        hosts agree on one step that none has reached yet.
+        A signal may reach the processes of a run at different times, or only one of them. jax makes
+        all of them stop at the same step.
         """
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
         return self.signal is not None
 
     def watch(self, items: Iterable[T]) -> Iterator[T]:
-        """Pass items through until a signal arrives, for work that may be thrown away.
+        """Yield items until a signal arrives, for work that may be discarded.
 
-        With several hosts all items pass: if one host stopped alone, the others would wait for it.
+        With several processes all items pass: if one stopped alone, the others would wait for it.
         """
         for item in items:
             if self.signal is not None and jax.process_count() == 1:
@@ -54,40 +54,40 @@ class StopRequest:
             yield item
 
     def stopped(self) -> Stopped:
-        """What to raise once everything is saved."""
+        """Return the exception to raise once everything is saved."""
         return Stopped(self.signal or signal.SIGTERM)
 
-    def _hear(self, number: int) -> None:
+    def _receive(self, number: int) -> None:
         name = signal.Signals(number).name
         if self.signal is not None:
-            _say(f"{name} again: leaving at once.")
+            _log(f"{name} again: stopping at once.")
             os._exit(128 + number)
         self.signal = number
-        _say(f"{name}: finishing the step and saving; once more leaves at once.")
+        _log(f"{name}: finishing the step and saving; a second signal stops at once.")
         if jax.process_count() > 1 and number != signal.SIGTERM:
-            os.kill(os.getpid(), signal.SIGTERM)  # jax passes it on to the other hosts
+            os.kill(os.getpid(), signal.SIGTERM)  # jax passes it on to the other processes
 
 
 @contextlib.contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """While the block runs, signals are recorded, and the block answers them."""
+    """Record signals while the block runs, instead of being interrupted by them."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield request  # Python handles signals in the main thread only
+        yield request  # Python handles signals only in the main thread
         return
     # Python runs signal handlers in the main thread, which may wait for the device for minutes.
-    # So they do nothing, and another thread reads the numbers of the signals from a socket.
+    # So the handlers do nothing, and another thread reads the signal numbers from a socket.
     reader, writer = socket.socketpair()
     writer.setblocking(False)
 
     def listen() -> None:
         while number := reader.recv(1):
             if number[0] in _SIGNALS:
-                request._hear(number[0])
+                request._receive(number[0])
 
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()
-    # With several hosts jax handles SIGTERM, to tell the other hosts.
+    # With several processes jax handles SIGTERM, and notifies the others.
     ours = _SIGNALS if jax.process_count() == 1 else (signal.SIGINT,)
     wakeup = signal.set_wakeup_fd(writer.fileno())
     handlers = {number: signal.signal(number, lambda *_: None) for number in ours}
@@ -102,7 +102,7 @@ def stop_request() -> Iterator[StopRequest]:
         reader.close()
 
 
-def _say(text: str) -> None:
-    # Not through the terminal: the waiting main thread may hold its lock.
+def _log(text: str) -> None:
+    # Not through the terminal, whose lock the waiting main thread may hold.
     with contextlib.suppress(OSError):
         os.write(2, f"\n{text}\n".encode())

@@ -1,4 +1,4 @@
-"""The weights of a checkpoint: what evaluation, prediction and conversion read and write."""
+"""The weights of a checkpoint, as evaluation, prediction and conversion read and write them."""
 
 import dataclasses
 import json
@@ -14,16 +14,16 @@ from hrnet_jax.runs.paths import AnyPath, absolute, is_remote, to_path
 from hrnet_jax.runs.scores import best_step
 
 FOLDER = "checkpoints"  # within a workdir
-FORMAT = 2  # noted in `meta`; 0.1.0 noted none, and called batch statistics "stats"
+FORMAT = 2  # in `meta`; version 0.1.0 stored none, and called the batch statistics "stats"
 _ITEMS = ("model", "optimizer", "meta")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Weights:
-    """What evaluation and prediction need of a checkpoint."""
+    """Parameters, batch statistics and `meta` of a checkpoint."""
 
     params: dict[str, Any]
-    stats: dict[str, Any]
+    batch_stats: dict[str, Any]
     meta: dict[str, Any]
     step: int
     path: AnyPath
@@ -34,16 +34,21 @@ class Weights:
         return self.meta.get("head", "fcn")
 
 
-def save_weights(folder: AnyPath, params: dict, stats: dict, *, meta: Mapping[str, Any]) -> AnyPath:
-    """Write weights that no training of ours made: step 0 of a folder without checkpoints.
+def save_weights(
+    folder: AnyPath, params: dict, batch_stats: dict, *, meta: Mapping[str, Any]
+) -> AnyPath:
+    """Write weights without training state, as step 0 of a folder that has no checkpoint yet.
 
-    `meta` is what `load_weights` gives back, and has an entry `source`.
+    `load_weights` returns `meta`, which must have an entry `source`.
+
+    Raises:
+        ValueError: the folder holds a checkpoint.
     """
     manager = ocp.CheckpointManager(absolute(folder) / FOLDER, item_names=_ITEMS)
     if manager.all_steps():
         manager.close()
         raise ValueError(f"{folder} holds a checkpoint already; choose another folder.")
-    model = {"params": params, "batch_stats": stats}
+    model = {"params": params, "batch_stats": batch_stats}
     sums = {"model": leaf_checksums(model)}
     manager.save(
         0,
@@ -61,49 +66,42 @@ def load_weights(path: str | AnyPath) -> Weights:
     """Load the weights of a workdir (best by mIoU, else newest) or of one checkpoint folder.
 
     Raises:
-        FileNotFoundError: where no checkpoint lies there.
-        ValueError: if the file contents do not match their checksums.
+        FileNotFoundError: there is no checkpoint.
+        ValueError: the checkpoint is damaged.
     """
     folder, step = _locate(absolute(to_path(path)))
-    place = folder / str(step)
+    checkpoint = folder / str(step)
     try:
-        check_files(place, among=("model", "meta"))
-        meta = json.loads((place / "meta" / "metadata").read_text())
+        check_files(checkpoint, among=("model", "meta"))
+        meta = json.loads((checkpoint / "meta" / "metadata").read_text())
         with ocp.PyTreeCheckpointer() as reader:
-            # As numpy arrays: on any number and kind of devices, in the dtype they were saved in.
-            saved = reader.metadata(place / "model").item_metadata.tree
+            # As numpy arrays, which need no devices and keep the dtype that was saved.
+            saved = reader.metadata(checkpoint / "model").item_metadata.tree
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
             model = reader.restore(
-                place / "model", args=ocp.args.PyTreeRestore(restore_args=as_numpy)
+                checkpoint / "model", args=ocp.args.PyTreeRestore(restore_args=as_numpy)
             )
         check_leaves(model, meta["checksums"]["model"])
     except Exception as error:  # Orbax raises many types on damage
         raise ValueError(
-            f"{place} is damaged ({first_line(error)}); give another checkpoint."
+            f"{checkpoint} is damaged ({first_line(error)}); give another checkpoint."
         ) from error
     return Weights(
         params=with_int_keys(model["params"]),
-        stats=with_int_keys(model["batch_stats" if "format" in meta else "stats"]),
+        batch_stats=with_int_keys(model["batch_stats" if "format" in meta else "stats"]),
         meta=meta,
         step=step,
-        path=place,
+        path=checkpoint,
     )
 
 
 def _locate(path: AnyPath) -> tuple[AnyPath, int]:
-    """Find the folder of checkpoints and the step that a user means by `path`."""
+    """Return the checkpoints folder and the step that a path stands for."""
     if path.name.isdigit() and (path / "meta").is_dir():
         return path.parent, int(path.name)
     folder = path / FOLDER if (path / FOLDER).is_dir() else path
-    steps = (
-        [
-            int(place.name)
-            for place in folder.iterdir()
-            if place.name.isdigit() and _is_finished(place)
-        ]
-        if folder.is_dir()
-        else []
-    )
+    paths = folder.iterdir() if folder.is_dir() else ()
+    steps = [int(path.name) for path in paths if path.name.isdigit() and _is_finished(path)]
     if not steps:
         raise FileNotFoundError(
             f"There is no checkpoint in {path}. Train first (hrnet_jax.main --mode train), "
@@ -113,13 +111,13 @@ def _locate(path: AnyPath) -> tuple[AnyPath, int]:
     return folder, max(steps) if best is None else best
 
 
-def _is_finished(place: AnyPath) -> bool:
-    """Whether a folder is a checkpoint; in a bucket a save that was cut off has its name, too."""
-    return (place / FILES).exists() if is_remote(place) else any(place.iterdir())
+def _is_finished(checkpoint: AnyPath) -> bool:
+    """Whether a folder is a whole checkpoint; in a bucket an interrupted save has the same name."""
+    return (checkpoint / FILES).exists() if is_remote(checkpoint) else any(checkpoint.iterdir())
 
 
 def with_int_keys(tree: Any) -> Any:
-    """Orbax names the members of lists "0", "1"; our modules count with numbers."""
+    """Turn the keys "0", "1" ... that Orbax gives to list items into integers."""
     if not isinstance(tree, dict):
         return tree
     return {
@@ -129,5 +127,5 @@ def with_int_keys(tree: Any) -> Any:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what an error says, or its type."""
+    """Return the first line of an error's message, or its type if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,4 +1,4 @@
-"""What a person sees of a run: lines, and one live line."""
+"""Terminal output: lines, and one live line with a progress bar."""
 
 import contextlib
 import datetime
@@ -26,17 +26,17 @@ T = TypeVar("T")
 
 
 class Terminal:
-    """Events as lines; progress as one live line on a terminal, as plain lines elsewhere."""
+    """Prints events as lines, and progress as one live line if the output is a terminal."""
 
     def __init__(self, console: Console | None = None):
         self.console = console or Console(highlight=False, soft_wrap=True)
 
     def line(self, text: str) -> None:
-        """Print one event. Square brackets are text, not markup."""
+        """Print a line; square brackets are not markup."""
         self.console.print(text, markup=False)
 
     def warn(self, text: str) -> None:
-        """Print one event that a user would act on."""
+        """Print a warning."""
         self.console.print(f"Warning: {text}", style="yellow", markup=False)
 
     def table(self, table: Table) -> None:
@@ -44,29 +44,28 @@ class Terminal:
         self.console.print(table)
 
     @contextlib.contextmanager
-    def announced(self, what: str) -> Iterator[None]:
-        """Say that something without progress bar begins, then how long it took."""
+    def announced(self, title: str) -> Iterator[None]:
+        """Announce work without a progress bar, then print how long it took."""
         begin = time.perf_counter()
-        with self.console.status(f"{what} ..."):
-            if not self.console.is_terminal:
-                self.line(f"{what} ...")
+        with self.console.status(f"{title} ..."):
+            self.line_if_plain(f"{title} ...")
             yield
-        self.line(f"{what}: {time.perf_counter() - begin:.1f} s")
+        self.line(f"{title}: {time.perf_counter() - begin:.1f} s")
 
     def announced_if_remote(self, path: AnyPath) -> contextlib.AbstractContextManager[None]:
-        """Announce that a path is read, if it is read over a network."""
+        """Announce that a path is read, if it lies in a bucket."""
         return self.announced(f"Reading {path}") if is_remote(path) else contextlib.nullcontext()
 
     def line_if_plain(self, text: str) -> None:
-        """Print a line where there is no live one: in a file, in CI."""
+        """Print a line if there is no live one, as in a file or in CI."""
         if not self.console.is_terminal:
             self.line(text)
 
     @contextlib.contextmanager
     def live(
-        self, what: str, *, total: int, done: int = 0, in_bytes: bool = False
+        self, title: str, *, total: int, done: int = 0, in_bytes: bool = False
     ) -> Iterator["LiveLine"]:
-        """Show one line that is rewritten in place: a bar, the count, rate, time to go, a text."""
+        """Show one line that is rewritten in place: a bar, the count, the time to go, a text."""
         count = [DownloadColumn(), TransferSpeedColumn()] if in_bytes else [MofNCompleteColumn()]
         progress = Progress(
             TextColumn("{task.description}", markup=False),
@@ -80,14 +79,14 @@ class Terminal:
             refresh_per_second=4,
             speed_estimate_period=3600,  # long enough to include evaluations
         )
-        task = progress.add_task(what, total=total, completed=done, text="")
-        progress.advance(task, 0)  # a first sample: the rate counts from here
+        task = progress.add_task(title, total=total, completed=done, text="")
+        progress.advance(task, 0)  # the first sample, from which the rate is measured
         with progress:
             yield LiveLine(progress, task)
 
-    def track(self, items: Iterable[T], what: str, *, total: int) -> Iterator[T]:
-        """Pass items through, showing how many are done, the rate and the time to go."""
-        with self.live(what, total=total) as live:
+    def track(self, items: Iterable[T], title: str, *, total: int) -> Iterator[T]:
+        """Yield items, and show how many are done, the rate and the time to go."""
+        with self.live(title, total=total) as live:
             for item in items:
                 yield item
                 live.advance()
@@ -95,7 +94,7 @@ class Terminal:
 
 
 class LiveLine:
-    """The progress of one task: how far, how fast, how much time is left."""
+    """Progress, rate and remaining time of one task."""
 
     def __init__(self, progress: Progress, task: TaskID):
         self._progress, self._id = progress, task
@@ -106,15 +105,15 @@ class LiveLine:
 
     @property
     def total(self) -> int:
-        """How much there is to do."""
+        """Items, or bytes, of the whole task."""
         return int(self._task.total or 0)
 
     def advance(self, amount: int = 1) -> None:
-        """One more is done, or another amount."""
+        """Count `amount` more items, or bytes, as done."""
         self._progress.advance(self._id, amount)
 
     def show(self, text: str) -> None:
-        """Show a text at the end of the line until the next one."""
+        """Set the text at the end of the line."""
         self._progress.update(self._id, text=text)
 
     @property
@@ -124,6 +123,6 @@ class LiveLine:
 
     @property
     def eta(self) -> str:
-        """Time to go at this rate, as hours:minutes:seconds."""
+        """Remaining time as hours:minutes:seconds."""
         seconds = self._task.time_remaining
         return "-:--:--" if seconds is None else str(datetime.timedelta(seconds=round(seconds)))

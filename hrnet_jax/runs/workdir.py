@@ -1,4 +1,4 @@
-"""A run's folder belongs to one run at a time, and to one config."""
+"""The workdir of a run: locked while it is used, and bound to one config."""
 
 import contextlib
 import datetime
@@ -19,44 +19,40 @@ from hrnet_jax.runs.stored_weights import FOLDER
 
 @contextlib.contextmanager
 def lock_workdir(workdir: AnyPath, *, warn: Callable[[str], None]) -> Iterator[None]:
-    """Refuse a workdir that another run uses; else lock it while the block runs.
+    """Lock a workdir while the block runs, and remove temporary files of killed runs.
 
-    The system releases the lock of a process that ends in whatever way. File systems without locks
-    and buckets get a warning. Temporary files that a killed run left are removed.
+    The system releases the lock when the process ends, however it ends. Buckets and file systems
+    without locks get a warning.
 
     Raises:
-        ValueError: names the process that holds the lock.
+        ValueError: another process holds the lock; the message names it.
     """
     make_folder(workdir)
     if is_remote(workdir):
-        warn(f"{workdir} cannot be locked: nothing keeps a second run away from it.")
+        warn(f"{workdir} cannot be locked: make sure that no other run uses it.")
         yield
         return
     path = workdir / ".lock"
-    # Not a `filelock.FileLock`: it may fall back to a lock file that a killed process leaves.
+    # Not `filelock.FileLock`, which may fall back to a lock file that a killed process leaves.
     with path.open("a+") as file:
-        locked = False
         try:
-            locked = lock_descriptor(file.fileno(), blocking=False)
-        except OSError as error:
-            warn(
-                f"{workdir} is on a file system without locks ({error.strerror}): nothing keeps a "
-                "second run away from it."
-            )
-        else:
-            if not locked:
+            if not lock_descriptor(file.fileno(), blocking=False):
                 raise ValueError(
-                    f"{workdir} is in use by {_owner(path)}. Two runs would spoil each other's "
+                    f"{workdir} is in use by {_owner(path)}. Two runs would overwrite each other's "
                     "files: wait for that one, stop it, or give this one another --workdir."
                 )
-        if locked:
+        except OSError as error:
+            warn(
+                f"{workdir} is on a file system without locks ({error.strerror}): make sure that "
+                "no other run uses it."
+            )
+        else:
             file.truncate(0)
             now = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
             json.dump({"host": platform.node(), "pid": os.getpid(), "since": now}, file)
             file.flush()
-            # Whoever wrote these was killed while writing.
-            for left in (*workdir.glob(".*.tmp"), *workdir.glob("pictures/.*.tmp")):
-                left.unlink()
+            for temporary in (*workdir.glob(".*.tmp"), *workdir.glob("pictures/.*.tmp")):
+                temporary.unlink()
         yield
 
 
@@ -64,15 +60,15 @@ def _owner(path: AnyPath) -> str:
     try:
         owner = json.loads(path.read_text())
         return f"process {owner['pid']} on {owner['host']} since {owner['since']}"
-    except (ValueError, KeyError, OSError):  # it has just begun; Windows lets nobody else read
+    except (ValueError, KeyError, OSError):  # not written yet, or not readable on Windows
         return "another run"
 
 
 @contextlib.contextmanager
 def folder_of_this_process(workdir: AnyPath) -> Iterator[AnyPath]:
-    """The workdir for the first process, a temporary folder for every other one.
+    """Yield the workdir in the first process, and a temporary folder in every other one.
 
-    So all run the same lines, and what they write and draw is kept once.
+    So all processes run the same code, but only the first one's files are kept.
     """
     if is_first():
         yield workdir
@@ -88,17 +84,17 @@ def check_same_config(
     changes: Callable[[dict[str, Any]], tuple[list[str], list[str]]],
     log: Callable[[str], None],
 ) -> None:
-    """Write the resolved config into the workdir; refuse one with checkpoints of another config.
+    """Write the config into the workdir; refuse a workdir with checkpoints of another config.
 
     Args:
-        workdir: the run's folder.
-        config: all fields; plain data.
-        changes: compares the config of the checkpoints with this one. Returns the changes that
-            would alter the result, which are refused, and the others, which are logged.
-        log: takes a line for the user.
+        workdir: the folder of the run.
+        config: the resolved config as plain data.
+        changes: compares the stored config with this one. Returns the changes that alter the
+            result, which are refused, and the others, which are logged.
+        log: prints a line.
 
     Raises:
-        ValueError: names the changed fields, or the damaged file.
+        ValueError: fields have changed, or the stored config is damaged.
     """
     path = workdir / "config.json"
     if path.exists() and any((workdir / FOLDER).glob("[0-9]*")):

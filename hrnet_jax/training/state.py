@@ -1,4 +1,4 @@
-"""All that training changes, as one tree."""
+"""The training state: one tree with everything that a step updates."""
 
 import dataclasses
 from typing import Any
@@ -11,9 +11,9 @@ import optax
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Parameters, batch statistics and the optimiser's state, by the modules' names."""
+    """Step count, parameters, batch statistics and optimiser state, keyed by module names."""
 
-    step: Any  # int32 scalar: the steps done, those that were not finite included
+    step: Any  # int32 scalar: steps done, including skipped ones
     params: dict[str, Any]
     batch_stats: dict[str, Any]  # mean and variance of every batch normalisation
     opt_state: optax.OptState

@@ -1,6 +1,5 @@
 """The training step: a pure function of state and batch."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -16,28 +15,28 @@ from hrnet_jax import ops
 from hrnet_jax.parallel.compiling import compiler_options
 from hrnet_jax.parallel.mesh import batch_sharding, replicated
 from hrnet_jax.training.losses import Loss
-from hrnet_jax.training.optim import dotted, is_below
+from hrnet_jax.training.optim import dotted, is_within
 from hrnet_jax.training.state import TrainState
 
 Images = dict[str, jax.Array]  # {"image": [b h w 3], "label": [b h w]}
 
 
 class Metrics(NamedTuple):
-    """Of one step, as scalars on the device."""
+    """Scalars of one step, on the device."""
 
     loss: jax.Array
     accuracy: jax.Array
     grad_norm: jax.Array
-    finite: jax.Array  # whether the step changed anything
+    finite: jax.Array  # False: the update was skipped
 
 
 class LossAndGrads(NamedTuple):
-    """What one pass forwards and backwards gives."""
+    """Result of one forward and backward pass."""
 
     loss: jax.Array
     accuracy: jax.Array
     grads: dict[str, Any]
-    batch_stats: dict[str, Any]  # after the pass
+    batch_stats: dict[str, Any]  # with the updated running averages
 
 
 def make_train_step(
@@ -51,31 +50,31 @@ def make_train_step(
     remat: Literal["none", "block", "stage"] = "none",
     freeze: Sequence[str] = (),
 ) -> jax.stages.Wrapped:
-    """Build (state, batch) -> (state, metrics), the batch split over the mesh, the state donated.
+    """Build the jitted function (state, batch) -> (state, metrics). It donates the state.
 
-    The batch lies on the mesh by `batch_sharding`; `check_batch_size` and `check_height` in
-    `parallel/mesh.py` say which sizes can.
+    The batch is sharded by `batch_sharding`; `check_batch_size` and `check_height` in
+    `parallel/mesh.py` check that its size allows that.
 
     Args:
-        structure: of the model, from `models.split`.
-        optimizer: what turns gradients into updates.
-        loss: of logits and labels.
-        mesh: the devices that share each batch.
-        dtype: of the forward and backward pass; parameters keep theirs.
-        accumulate: micro-batches, one after the other, whose gradients are averaged.
-        remat: what is computed again for the backward pass instead of being kept.
-        freeze: modules that get no gradient, and whose batch statistics stay as they are; see
+        structure: structure of the model, from `models.split`.
+        optimizer: optax transformation from gradients to updates.
+        loss: function of logits and labels.
+        mesh: devices that share each batch.
+        dtype: dtype of the forward and backward pass; parameters keep their own.
+        accumulate: number of micro-batches whose gradients are averaged, one after the other.
+        remat: which activations are recomputed in the backward pass; see `HRNet`.
+        freeze: modules without gradients, whose batch statistics do not change either; see
             `optim.partitioned`.
     """
-    one_pass = _loss_and_grads(
-        structure, loss, mesh=mesh, dtype=dtype, remat=remat, freeze=tuple(freeze)
+    loss_and_grads = _loss_and_grads(
+        structure, loss, mesh=mesh, dtype=dtype, remat=remat, freeze=freeze
     )
 
     def train_step(state: TrainState, batch: Images) -> tuple[TrainState, Metrics]:
         if accumulate > 1:
-            result = _mean_over_micro_batches(one_pass, state, batch, count=accumulate)
+            result = _mean_over_micro_batches(loss_and_grads, state, batch, count=accumulate)
         else:
-            result = one_pass(state.params, state.batch_stats, batch)
+            result = loss_and_grads(state.params, state.batch_stats, batch)
         return _update(state, result, optimizer)
 
     same = replicated(mesh)
@@ -97,9 +96,9 @@ def _loss_and_grads(
     mesh: Mesh,
     dtype: DTypeLike,
     remat: str,
-    freeze: tuple[str, ...],
+    freeze: Sequence[str],
 ) -> Callable[[dict, dict, Images], LossAndGrads]:
-    """Build (parameters, batch statistics, batch) -> loss, gradients, statistics."""
+    """Build (params, batch_stats, batch) -> LossAndGrads."""
     form = ops.form_on(mesh)
 
     def loss_of(params: dict, batch_stats: dict, batch: Images):
@@ -110,42 +109,42 @@ def _loss_and_grads(
             logits = ops.at_least_float32(model(batch["image"].astype(dtype)))
             logits = ops.resize(logits, batch["label"].shape[1:])
         result = loss(logits, batch["label"])
-        stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
-        return result.loss, (result.accuracy, stats)
+        new_batch_stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+        return result.loss, (result.accuracy, new_batch_stats)
 
-    def one_pass(params: dict, batch_stats: dict, batch: Images) -> LossAndGrads:
-        (value, (accuracy, stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(
+    def loss_and_grads(params: dict, batch_stats: dict, batch: Images) -> LossAndGrads:
+        (value, (accuracy, new_batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(
             params, batch_stats, batch
         )
-        return LossAndGrads(value, accuracy, grads, stats)
+        return LossAndGrads(value, accuracy, grads, new_batch_stats)
 
-    return one_pass
+    return loss_and_grads
 
 
-def _without_gradient(params: dict, freeze: tuple[str, ...]) -> dict:
+def _without_gradient(params: dict, freeze: Sequence[str]) -> dict:
     """Let frozen parameters have gradient 0, for which nothing is kept or computed."""
 
     def stop(path: Any, leaf: jax.Array) -> jax.Array:
-        return jax.lax.stop_gradient(leaf) if is_below(dotted(path), freeze) else leaf
+        return jax.lax.stop_gradient(leaf) if is_within(dotted(path), freeze) else leaf
 
     return jax.tree_util.tree_map_with_path(stop, params)
 
 
-def _set_train_mode(model: nnx.Module, freeze: tuple[str, ...]) -> None:
-    """Normalise by the batch, but in frozen modules by what they know."""
+def _set_train_mode(model: nnx.Module, freeze: Sequence[str]) -> None:
+    """Normalise by batch statistics, but in frozen modules by running statistics."""
     model.train()
     for path, module in nnx.iter_modules(model):
-        if is_below(".".join(map(str, path)), freeze):
+        if is_within(".".join(map(str, path)), freeze):
             module.eval()
 
 
 def _mean_over_micro_batches(
-    one_pass: Callable[..., LossAndGrads], state: TrainState, batch: Images, *, count: int
+    loss_and_grads: Callable[..., LossAndGrads], state: TrainState, batch: Images, *, count: int
 ) -> LossAndGrads:
-    """Average loss and gradients over `count` parts of a batch; statistics pass through them all.
+    """Average loss and gradients over `count` micro-batches; each updates the running statistics.
 
-    A part is every `count`-th image, so that each device finds its share among its own images,
-    and the parts are the same on every mesh.
+    A micro-batch is every `count`-th image, so each device reads its own images only, and the
+    micro-batches are the same on every mesh.
     """
 
     def add(sums: LossAndGrads, part: jax.Array) -> tuple[LossAndGrads, None]:
@@ -153,9 +152,9 @@ def _mean_over_micro_batches(
             name: jax.lax.dynamic_index_in_dim(x, part, axis=1, keepdims=False)
             for name, x in parts.items()
         }
-        one = one_pass(state.params, sums.batch_stats, images)
-        loss, accuracy, grads = jax.tree.map(jnp.add, sums[:3], one[:3])
-        return LossAndGrads(loss, accuracy, grads, one.batch_stats), None
+        result = loss_and_grads(state.params, sums.batch_stats, images)
+        loss, accuracy, grads = jax.tree.map(jnp.add, sums[:3], result[:3])
+        return LossAndGrads(loss, accuracy, grads, result.batch_stats), None
 
     parts = {name: x.reshape(-1, count, *x.shape[1:]) for name, x in batch.items()}
     first = jax.tree.leaves(state.params)[0]
@@ -171,15 +170,19 @@ def _mean_over_micro_batches(
 def _update(
     state: TrainState, result: LossAndGrads, optimizer: optax.GradientTransformation
 ) -> tuple[TrainState, Metrics]:
-    """Apply a step, unless something of it is not finite: then only counters move."""
-    # As one vector each: hundreds of small sums take longer to compile than the network.
+    """Apply a step; if anything in it is not finite, advance only the integer counters."""
+    # As one vector each, because hundreds of small sums take longer to compile than the network.
     grads, _ = ravel_pytree(result.grads)
-    stats, _ = ravel_pytree(result.batch_stats)
+    batch_stats, _ = ravel_pytree(result.batch_stats)
     grad_norm = jnp.linalg.norm(grads)
-    finite = jnp.isfinite(result.loss) & jnp.isfinite(grad_norm) & jnp.isfinite(stats).all()
+    finite = jnp.isfinite(result.loss) & jnp.isfinite(grad_norm) & jnp.isfinite(batch_stats).all()
+
+    def keep(new: jax.Array, old: jax.Array) -> jax.Array:
+        is_counter = jnp.issubdtype(new.dtype, jnp.integer)
+        return new if is_counter else jnp.where(finite, new, old)
+
     updates, opt_state = optimizer.update(result.grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    keep = functools.partial(_keep_unless, finite)
     new = TrainState(
         step=state.step + 1,
         params=jax.tree.map(keep, params, state.params),
@@ -187,8 +190,3 @@ def _update(
         opt_state=jax.tree.map(keep, opt_state, state.opt_state),
     )
     return new, Metrics(result.loss, result.accuracy, grad_norm, finite)
-
-
-def _keep_unless(finite: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
-    is_count = jnp.issubdtype(new.dtype, jnp.integer)
-    return new if is_count else jnp.where(finite, new, old)

@@ -53,7 +53,7 @@ def test_speed_is_that_after_the_warm_up_and_of_the_network_alone(terminal, monk
         clock[0] += 1000
         return group
 
-    def run(self, params, stats, batch):
+    def run(self, params, batch_stats, batch):
         calls.append(batch)
         clock[0] += 60 if len(calls) <= 5 else 0.5
         return [batch[0]["label"]], None

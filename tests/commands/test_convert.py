@@ -26,7 +26,7 @@ def saved(monkeypatch):
     """What would be written as `meta`, without the seconds that Orbax takes."""
     metas: dict = {}
 
-    def save(folder, params, stats, *, meta):
+    def save(folder, params, batch_stats, *, meta):
         metas.update(meta)
         return folder
 

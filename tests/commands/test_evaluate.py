@@ -33,9 +33,11 @@ def config(tiny_city):
 
 
 def weights_of(config, **changes) -> Weights:
-    _, params, stats = split(models.build("toy", num_classes=19))
+    _, params, batch_stats = split(models.build("toy", num_classes=19))
     meta = checkpoint_meta(config) | changes
-    return Weights(params=params, stats=stats, meta=meta, step=3, path=Path("/weights/3"))
+    return Weights(
+        params=params, batch_stats=batch_stats, meta=meta, step=3, path=Path("/weights/3")
+    )
 
 
 def test_scores_are_written_with_their_protocol(config, tmp_path):
@@ -74,7 +76,7 @@ def test_weights_of_something_else_are_refused(config, tmp_path, changes, messag
         evaluate(config, weights_of(config, **changes), workdir=tmp_path, terminal=Terminal())
 
 
-NO_WEIGHTS = Weights(params={}, stats={}, meta={}, step=0, path=Path("/weights/0"))
+NO_WEIGHTS = Weights(params={}, batch_stats={}, meta={}, step=0, path=Path("/weights/0"))
 
 
 def labelled_perfectly(config, folder, *, write=True, split="val", limit=0, **options):

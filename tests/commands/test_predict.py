@@ -21,14 +21,18 @@ from tests import tiny  # noqa: F401 -- adds the variant "toy"
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    _, params, stats = split(models.build("toy", num_classes=2))
+    _, params, batch_stats = split(models.build("toy", num_classes=2))
     meta = {
         "variant": "toy", "classes": ["a", "b"], "palette": [[255, 0, 0], [0, 255, 0]],
         "mean": [120, 120, 120], "std": [60, 60, 60],
         "config": {"eval": {"image_size": [32, 64]}, "model": {"dtype": "float32"}},
     }  # fmt: skip
     return Weights(
-        params=params, stats=stats, meta=meta, step=0, path=tmp_path_factory.getbasetemp()
+        params=params,
+        batch_stats=batch_stats,
+        meta=meta,
+        step=0,
+        path=tmp_path_factory.getbasetemp(),
     )
 
 

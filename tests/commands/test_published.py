@@ -99,7 +99,7 @@ def test_published_costs_are_those_of_the_same_work_only(config, expected):
 
 PUBLISHED = Weights(
     params={},
-    stats={},
+    batch_stats={},
     meta={"zoo": {"name": W18.name, "file": W18.file()}},
     step=0,
     path=Path("/weights/0"),

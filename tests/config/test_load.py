@@ -19,13 +19,13 @@ META = {
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    _, params, stats = split(models.build("toy", num_classes=2))
+    _, params, batch_stats = split(models.build("toy", num_classes=2))
     path = tmp_path_factory.getbasetemp()
-    return Weights(params=params, stats=stats, meta=META, step=0, path=path)
+    return Weights(params=params, batch_stats=batch_stats, meta=META, step=0, path=path)
 
 
 def test_a_checkpoint_is_all_that_prediction_needs(weights, tmp_path):
-    save_weights(tmp_path, weights.params, weights.stats, meta={**META, "source": {}})
+    save_weights(tmp_path, weights.params, weights.batch_stats, meta={**META, "source": {}})
     predictor = load_predictor(tmp_path)
     assert predictor.classes == ("a", "b")
     assert predictor.palette == [(255, 0, 0), (0, 255, 0)]

@@ -11,13 +11,13 @@ from tests.tiny import Toy
 
 
 def predictor_of(**changes):
-    structure, params, stats = split(Toy(2))
+    structure, params, batch_stats = split(Toy(2))
     facts = {
         "classes": ("a", "b"), "palette": [(255, 0, 0), (0, 255, 0)],
         "protocol": Protocol(image_size=(32, 64)),
         "mean": (120.0,) * 3, "std": (60.0,) * 3, "dtype": "float32",
     }  # fmt: skip
-    return Predictor(structure, params=params, stats=stats, **(facts | changes))
+    return Predictor(structure, params=params, batch_stats=batch_stats, **(facts | changes))
 
 
 def random_image(height, width):

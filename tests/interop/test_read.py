@@ -120,7 +120,7 @@ def test_a_checkpoint_is_a_source_too(tmp_path):
     path = write(tmp_path / "a.pth", STATE)
     loaded = load(read_source(path))
     meta = {"classes": NAMES, "palette": [[0, 0, 0]] * 3, "source": {}}
-    save_weights(tmp_path / "run", loaded.params, loaded.stats, meta=meta)
+    save_weights(tmp_path / "run", loaded.params, loaded.batch_stats, meta=meta)
     source = read_source(tmp_path / "run")
     assert source.family == "hrnet_jax checkpoint"
     assert source.classes == NAMES

@@ -37,8 +37,8 @@ def fresh() -> tuple[dict, dict]:
 
 
 def test_the_template_is_the_network():
-    _, params, stats = split(models.build("tiny", num_classes=3))
-    expected = torch_state_dict(params, stats)
+    _, params, batch_stats = split(models.build("tiny", num_classes=3))
+    expected = torch_state_dict(params, batch_stats)
     found = template("tiny", 3)
     assert set(found) == {key for key in expected if not key.endswith("_tracked")}
     for key, (_, shape) in found.items():
@@ -47,14 +47,16 @@ def test_the_template_is_the_network():
 
 def test_every_tensor_arrives_bit_for_bit():
     loaded = load(changed())
-    state = torch_state_dict(loaded.params, loaded.stats)
+    state = torch_state_dict(loaded.params, loaded.batch_stats)
     assert all(np.array_equal(state[key], mmseg_state()[key]) for key in template("tiny", 3))
     assert loaded.origin == f"{len(template('tiny', 3))} tensors from tiny.pth"
 
 
 def test_arrays_do_not_keep_the_file_in_memory():
     loaded = load(changed())
-    leaves = [leaf for tree in (loaded.params, loaded.stats) for leaf in jax.tree.leaves(tree)]
+    leaves = [
+        leaf for tree in (loaded.params, loaded.batch_stats) for leaf in jax.tree.leaves(tree)
+    ]
     assert all(leaf.base is None and leaf.flags.c_contiguous for leaf in leaves)
 
 
@@ -146,11 +148,11 @@ def test_the_expected_network_is_checked():
 
 def test_a_backbone_loads_without_a_head(tmp_path):
     loaded = load(read_source(write(tmp_path / "a.pth", backbone_state())))
-    assert set(loaded.params) == set(loaded.stats) == {"backbone"}
+    assert set(loaded.params) == set(loaded.batch_stats) == {"backbone"}
 
 
 def head_of(loaded) -> dict[str, np.ndarray]:
-    state = torch_state_dict(loaded.params, loaded.stats)
+    state = torch_state_dict(loaded.params, loaded.batch_stats)
     return {key: value for key, value in state.items() if key.startswith("decode_head.")}
 
 
@@ -195,4 +197,4 @@ def test_a_backbone_starts_training(tmp_path, fresh):
     backbone = read_source(write(tmp_path / "w18.pth", backbone_state()))
     loaded = start_from(backbone, *fresh, variant="tiny", classes=("a", "b", "c", "d"))
     assert "w18.pth (ImageNet backbone): 265 tensors of the backbone; the 7" in loaded.origin
-    assert jax.tree.structure((loaded.params, loaded.stats)) == jax.tree.structure(fresh)
+    assert jax.tree.structure((loaded.params, loaded.batch_stats)) == jax.tree.structure(fresh)

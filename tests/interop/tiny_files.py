@@ -22,8 +22,8 @@ def mmseg_state(num_classes: int = 3) -> State:
 
 @functools.cache
 def _mmseg_state(num_classes: int) -> State:
-    _, params, stats = split(published_model("tiny", num_classes=num_classes))
-    state = torch_state_dict(params, stats)
+    _, params, batch_stats = split(published_model("tiny", num_classes=num_classes))
+    state = torch_state_dict(params, batch_stats)
     counters = {key for key in state if key.endswith("num_batches_tracked")}
     return state | dict.fromkeys(counters, np.asarray(40_000, np.int64))
 

@@ -30,10 +30,10 @@ def test_what_is_computed_again_is_what_was_asked_for(remat, units):
     model = models.build("tiny", num_classes=3)
     model.train()
     model.set_attributes(remat=remat)
-    structure, params, stats = split(model)
+    structure, params, batch_stats = split(model)
 
     def loss(image):
-        return nnx.merge(structure, params, stats)(image).sum()
+        return nnx.merge(structure, params, batch_stats)(image).sum()
 
     program = str(jax.make_jaxpr(loss)(jnp.zeros((1, 32, 32, 3))))
     assert program.count(" = checkpoint[") + program.count(" = remat2[") == units
@@ -43,16 +43,16 @@ def test_the_backward_pass_keeps_five_arrays_of_a_block_at_most():
     """Of each half what batch normalisation and what the convolution read, and the signs."""
     blocks = nnx.List([BasicBlock(16, rng=np.random.default_rng(0)) for _ in range(6)])
     blocks.train()
-    structure, params, stats = split(blocks)
+    structure, params, batch_stats = split(blocks)
     x = jax.ShapeDtypeStruct((2, 64, 64, 16), jnp.float32)
 
-    def loss(params, stats, x):
+    def loss(params, batch_stats, x):
         with ops.use(ops.CPU):
-            for block in nnx.merge(structure, params, stats):
+            for block in nnx.merge(structure, params, batch_stats):
                 x = block(x)
         return (x**2).sum()
 
     gradient = jax.jit(jax.grad(loss), compiler_options=compiler_options("cpu"))
-    memory = gradient.lower(params, stats, x).compile().memory_analysis()
+    memory = gradient.lower(params, batch_stats, x).compile().memory_analysis()
     arrays = memory.temp_size_in_bytes / (x.size * x.dtype.itemsize)
     assert 4 * 6 < arrays < 5 * 6 + 10  # copies for the product of one weight gradient

@@ -51,14 +51,14 @@ SMALL, LARGE = inference_options((512, 512)), inference_options((1024, 2048))
 )
 @pytest.mark.parametrize(("variant", "height", "width"), ROWS)
 def test_logits_are_those_of_the_original(variant, height, width, form, options):
-    structure, params, stats = split(published_model(variant))
+    structure, params, batch_stats = split(published_model(variant))
 
-    def run(params, stats, image):
+    def run(params, batch_stats, image):
         with ops.use(form):
-            return nnx.merge(structure, params, stats)(image)
+            return nnx.merge(structure, params, batch_stats)(image)
 
     forward = jax.jit(run, compiler_options=options)
-    logits = np.asarray(forward(params, stats, published_image(height, width)), np.float64)[0]
+    logits = np.asarray(forward(params, batch_stats, published_image(height, width)), np.float64)[0]
     assert logits.shape == (-(-height // 4), -(-width // 4), 19)
     found = (
         logits.mean(), logits.std(ddof=1), abs(logits).max(),
@@ -72,9 +72,9 @@ def test_parameters_and_keys_are_counted_as_published(variant):
     for num_classes, expected in PARAMETERS[variant].items():
         if variant != "hr18s" and num_classes != 150:
             continue  # the head's formula is the same; the big backbone takes seconds to draw
-        _, params, stats = split(models.build(variant, num_classes=num_classes))
+        _, params, batch_stats = split(models.build(variant, num_classes=num_classes))
         assert sum(leaf.size for leaf in jax.tree.leaves(params)) == expected
-    state = torch_state_dict(params, stats)
+    state = torch_state_dict(params, batch_stats)
     counters = [key for key in state if key.endswith("num_batches_tracked")]
     assert (len(state), len(counters)) == KEYS[variant]
 

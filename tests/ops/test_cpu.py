@@ -14,8 +14,8 @@ def draw(shape, dtype=np.float64):
 @pytest.mark.parametrize("shape", [(16, 12), (15, 11), (13, 12), (16, 2)], ids=str)
 @pytest.mark.parametrize("padding", [((1, 1), (1, 1)), ((0, 0), (1, 1)), ((0, 1), (1, 0))], ids=str)
 def test_large_images_in_bands_of_rows_are_convolved_as_whole_ones(shape, padding, monkeypatch):
-    monkeypatch.setattr(cpu, "_LARGE", 4)
-    monkeypatch.setattr(cpu, "_BAND", 2 * shape[1] * 4)  # of two rows
+    monkeypatch.setattr(cpu, "_LARGE_IMAGE", 4)
+    monkeypatch.setattr(cpu, "_BAND_SIZE", 2 * shape[1] * 4)  # of two rows
     # A batch of 5 as no other test has, whose trace would be taken.
     with jax.enable_x64(True):
         x, kernel = draw((5, *shape, 4)), draw((3, 3, 4, 2))

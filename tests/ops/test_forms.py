@@ -55,7 +55,7 @@ OPERATIONS = {  # what is applied, the shape of x, the shapes of the other argum
     "relu": (ops.relu, (2, 5, 6, 4), []),
     "resize x4": resize((3, 5), (12, 20)),
     "resize x8 and x3": resize((1, 2), (8, 6)),
-    "resize by no whole factor": resize((7, 10), (13, 27)),
+    "resize by a fractional factor": resize((7, 10), (13, 27)),
     "resize down": resize((7, 10), (5, 3)),
     "upsample to a multiple": upsample((3, 4), (6, 8), 2),
     "upsample to less": upsample((3, 4), (5, 7), 2),
@@ -99,20 +99,20 @@ def test_a_form_gives_the_values_and_gradients_of_the_reference(form, name, dtyp
 def test_a_network_of_any_form_has_the_loss_and_gradients_of_the_reference(form, size):
     model = models.build("tiny", num_classes=3)
     model.train()
-    structure, params, stats = models.split(model)
+    structure, params, batch_stats = models.split(model)
     image = np.random.default_rng(0).standard_normal((2, *size, 3))
 
     def loss_of(form):
-        def loss(params, stats):
+        def loss(params, batch_stats):
             with ops.use(form):
-                logits = models.merge(structure, params, stats)(jnp.asarray(image))
+                logits = models.merge(structure, params, batch_stats)(jnp.asarray(image))
                 return (ops.resize(logits, size) ** 2).mean()
 
         return jax.jit(jax.value_and_grad(loss))
 
     with jax.enable_x64(True):
-        params, stats = jax.tree.map(np.float64, (params, stats))
-        ours, expected = (loss_of(f)(params, stats) for f in (FORMS[form], ops.REFERENCE))
+        params, batch_stats = jax.tree.map(np.float64, (params, batch_stats))
+        ours, expected = (loss_of(f)(params, batch_stats) for f in (FORMS[form], ops.REFERENCE))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9), ours, expected
     )
@@ -121,14 +121,14 @@ def test_a_network_of_any_form_has_the_loss_and_gradients_of_the_reference(form,
 def test_the_reference_is_differentiable_in_both_modes():
     model = models.build("tiny", num_classes=3)
     model.train()
-    structure, params, stats = models.split(model)
+    structure, params, batch_stats = models.split(model)
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
         image, direction = jnp.asarray(rng.standard_normal((2, 1, 33, 32, 3)))
-        params, stats = jax.tree.map(np.float64, (params, stats))
+        params, batch_stats = jax.tree.map(np.float64, (params, batch_stats))
 
         def score(image):
-            return (models.merge(structure, params, stats)(image) ** 2).mean()
+            return (models.merge(structure, params, batch_stats)(image) ** 2).mean()
 
         _, forwards = jax.jvp(score, (image,), (direction,))
         backwards = (jax.grad(score)(image) * direction).sum()

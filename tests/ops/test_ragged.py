@@ -109,5 +109,5 @@ def test_the_band_holds_every_weight_of_the_resize(factor, in_two_steps):
 def test_training_on_a_bucket_is_refused():
     form = ops.ragged(ops.REFERENCE, bucket=(32, 32), sizes=jnp.ones((1, 2), jnp.int32))
     x, ones = jnp.ones((1, 32, 32, 1)), jnp.ones(1)
-    with pytest.raises(ValueError, match="can be labelled, not trained on"):
+    with pytest.raises(ValueError, match="are for evaluation, not training"):
         form.batch_norm(x, scale=ones, bias=ones, epsilon=1e-5)

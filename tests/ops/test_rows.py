@@ -85,5 +85,5 @@ def test_only_a_mesh_with_a_height_cuts_images():
 
 def test_rows_cannot_be_resized_by_no_whole_factor():
     form = ops.form_on(make_mesh(height=2))
-    with pytest.raises(ValueError, match=r"from 4 to 7: that is no whole factor\. Use crops"):
+    with pytest.raises(ValueError, match=r"from 4 to 7: the factor is not an integer\. Use crops"):
         form.resize(jnp.ones((4, 4, 4, 1)), (7, 8))

@@ -96,7 +96,7 @@ def test_the_cache_is_private_and_a_shared_one_is_refused(tmp_path, restored_cac
     enable_compilation_cache(folder)
     assert folder.stat().st_mode & 0o077 == 0
     folder.chmod(0o777)
-    with pytest.raises(ValueError, match=r"others may write to it; run `chmod go-w"):
+    with pytest.raises(ValueError, match=r"other users may write to it; .*run `chmod go-w"):
         enable_compilation_cache(folder)
 
 

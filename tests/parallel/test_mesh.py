@@ -43,7 +43,7 @@ def test_parameters_lie_on_every_device():
 
 
 def test_a_height_that_does_not_divide_the_devices_is_refused():
-    message = r"height=3 does not divide the 8 devices there are; use one of 1, 2, 4, 8\."
+    message = r"height=3 does not divide the number of devices, 8; use one of 1, 2, 4, 8\."
     with pytest.raises(ValueError, match=message):
         make_mesh(height=3)
 
@@ -52,8 +52,8 @@ def test_images_are_not_cut_between_processes():
     devices = [Mock(spec=jax.Device, process_index=n // 2) for n in range(8)]
     with pytest.raises(
         ValueError,
-        match=r"config.mesh.height=4 would cut images between processes, but each process reads "
-        r"whole ones; use a divisor of the 2 devices of one\.",
+        match=r"config.mesh.height=4 would split images between processes, but each process reads "
+        r"whole images; use a divisor of the 2 devices of a process\.",
     ):
         make_mesh(height=4, devices=devices)
 

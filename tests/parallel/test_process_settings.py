@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from hrnet_jax.parallel import process_settings
-from hrnet_jax.parallel.process_settings import forget_peak, gc_disabled, gc_frozen, peak_memory
+from hrnet_jax.parallel.process_settings import gc_disabled, gc_frozen, peak_memory, reset_peak
 from tests.command import run
 
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
@@ -59,11 +59,11 @@ def test_the_collector_is_off_within_the_context():
 
 
 GROWTH = """
-from hrnet_jax.parallel.process_settings import forget_peak, disable_malloc_trim, peak_memory
+from hrnet_jax.parallel.process_settings import reset_peak, disable_malloc_trim, peak_memory
 
 disable_malloc_trim()
 bytearray(200_000_000)  # what was freed before counts as growth when it is used again
-before = forget_peak()
+before = reset_peak()
 bytearray(50_000_000)
 print(peak_memory() - before)
 """
@@ -84,7 +84,7 @@ def test_a_system_that_does_not_tell_is_no_error(status, monkeypatch):
     monkeypatch.setattr(Path, "read_text", read)
     monkeypatch.setattr(Path, "write_text", lambda path, text: len(text))
     assert peak_memory() is None
-    assert forget_peak() is None
+    assert reset_peak() is None
 
 
 def test_what_exists_is_left_alone_until_the_end_of_the_context():

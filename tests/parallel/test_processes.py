@@ -75,8 +75,8 @@ def test_one_of_them_speaks_and_writes(one_and_two, tiny_city):
     assert "8 cpu devices" in first
     # XLA's collectives introduce themselves, two at once into one line; we say nothing.
     theirs = "Gloo Rank is connected to peer ranks Expected number of connected peer ranks is"
-    told = second.count("Expected") * theirs.split()
-    assert sorted(re.findall(r"[A-Za-z]+", second)) == sorted(told)
+    expected = second.count("Expected") * theirs.split()
+    assert sorted(re.findall(r"[A-Za-z]+", second)) == sorted(expected)
     assert sorted(path.name for path in (folder / "two").iterdir()) == sorted(
         path.name for path in (folder / "one").iterdir()
     )

@@ -45,12 +45,12 @@ def logits(weights: Any, image: np.ndarray, dtype: str) -> np.ndarray:
     )
 
     @jax.jit
-    def forward(params, stats, image):
+    def forward(params, batch_stats, image):
         with ops.use(ops.CPU):
-            return nnx.merge(structure, params, stats)(image)
+            return nnx.merge(structure, params, batch_stats)(image)
 
     with jax.enable_x64(True):
-        arguments = cast((weights.params, weights.stats, nhwc(image)), dtype)
+        arguments = cast((weights.params, weights.batch_stats, nhwc(image)), dtype)
         program = forward.lower(*arguments).compile(inference_options(image.shape[2:]))
         return np.moveaxis(np.asarray(program(*arguments)), -1, 1)
 
@@ -64,8 +64,8 @@ def logits_in_two_programs(weights: list, image: np.ndarray, dtype: str) -> list
             structure, _, _ = split(
                 models.build(each.meta["variant"], num_classes=len(each.meta["classes"]))
             )
-            params, stats = cast((each.params, each.stats), dtype)
-            model = nnx.merge(structure, params, stats)
+            params, batch_stats = cast((each.params, each.batch_stats), dtype)
+            model = nnx.merge(structure, params, batch_stats)
             if features is None:
                 graph, state = nnx.split(model.backbone)
 
@@ -133,8 +133,8 @@ def train_step(
         dtype=jnp.dtype(dtype),
         loss=functools.partial(cross_entropy, ignore_label=255, reference="v1"),
     )
-    params, stats = cast((weights.params, weights.stats), dtype)
-    state = initial_state(params, stats, optimizer=optimizer)
+    params, batch_stats = cast((weights.params, weights.batch_stats), dtype)
+    state = initial_state(params, batch_stats, optimizer=optimizer)
     shapes = {
         "image": jax.ShapeDtypeStruct((BATCH, *crop, 3), jnp.float32),
         "label": jax.ShapeDtypeStruct((BATCH, *crop), jnp.uint8),

@@ -31,8 +31,8 @@ OPTIMIZER = sgd(lambda step: 0.1, momentum=0.9, weight_decay=0.0)
 
 @pytest.fixture(scope="module")
 def state() -> TrainState:
-    _, params, stats = split(Toy())
-    return replicate(initial_state(params, stats, optimizer=OPTIMIZER), mesh=make_mesh())
+    _, params, batch_stats = split(Toy())
+    return replicate(initial_state(params, batch_stats, optimizer=OPTIMIZER), mesh=make_mesh())
 
 
 def shifted(state: TrainState, by: float) -> TrainState:
@@ -176,7 +176,7 @@ def test_damage_to_any_file_of_the_newest_checkpoint_is_named_and_the_one_before
         if file.name in ("commit_success.txt", "_CHECKPOINT_METADATA"):
             assert (step, warnings) == (2, [])  # when it was committed; nothing of it is used
         elif file.name == "scores.json":
-            assert step == 2  # and is evaluated anew
+            assert step == 2  # and is evaluated again
             assert checkpoints.scores(2) is None
             if damage is not delete:
                 assert warnings[0].endswith("scores.json is damaged; the scores are left out.")
@@ -292,13 +292,13 @@ def as_somebody_else():
 def assert_a_save_fails_loudly(workdir, state, failing):
     """`failing` is a context in which no checkpoint can be written into the workdir."""
     checkpoints = Checkpoints(workdir, keep_newest=2, warn=pytest.fail)
-    told = rf"Checkpoint 3 could not be written to {re.escape(str(workdir))}.*as they were"
+    message = rf"Checkpoint 3 could not be written to {re.escape(str(workdir))}.*are intact"
 
     def save():
         checkpoints.save(3, shifted(state, 3), meta={})
         checkpoints.wait()
 
-    with failing, pytest.raises(OSError, match=told):
+    with failing, pytest.raises(OSError, match=message):
         save()
     with contextlib.suppress(OSError):
         checkpoints.close()
@@ -418,14 +418,14 @@ def test_list_members_get_their_numbers_back():
 
 
 def test_weights_without_training_are_loaded_but_not_gone_on_from(tmp_path, state):
-    params, stats = jax.device_get((state.params, state.batch_stats))
-    path = save_weights(tmp_path, params, stats, meta={"variant": "tiny", "source": {}})
+    params, batch_stats = jax.device_get((state.params, state.batch_stats))
+    path = save_weights(tmp_path, params, batch_stats, meta={"variant": "tiny", "source": {}})
     assert path == tmp_path / FOLDER / "0"
     weights = load_weights(tmp_path)
     jax.tree.map(np.testing.assert_array_equal, weights.params, params)
     assert (weights.step, weights.meta["variant"]) == (0, "tiny")
     with pytest.raises(ValueError, match="holds a checkpoint already; choose another folder"):
-        save_weights(tmp_path, params, stats, meta={})
+        save_weights(tmp_path, params, batch_stats, meta={})
     checkpoints = Checkpoints(tmp_path, keep_newest=2, warn=print)
     with pytest.raises(ValueError, match=r"converted weights, .* --config.init_from="):
         checkpoints.restore_latest(like=state)

@@ -27,7 +27,7 @@ def test_the_first_file_that_is_not_as_it_was_written_is_named(tmp_path):
     (tmp_path / "commit_success.txt").unlink()
     check_files(tmp_path, among=["model"])
     file.write_bytes(b"abd")
-    with pytest.raises(ValueError, match=r"^model/a has other contents than were written$"):
+    with pytest.raises(ValueError, match=r"^model/a has changed since it was written$"):
         check_files(tmp_path, among=["model"])
     check_files(tmp_path, among=["optimizer"])
     file.write_bytes(b"ab")

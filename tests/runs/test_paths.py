@@ -139,7 +139,7 @@ def test_addresses_that_cannot_be_read_are_refused(monkeypatch):
 
 def test_a_bucket_that_is_not_there_is_named(bucket):
     with pytest.raises(
-        OSError, match=r"^gs://nobody/a could not be written.*such a bucket, and may"
+        OSError, match=r"^gs://nobody/a could not be written.*the bucket exists and that"
     ):
         write_text(to_path("gs://nobody/a"), "")
 

@@ -19,9 +19,9 @@ OLD_RUN = Path(__file__).parents[1] / "golden" / "run_0_1_0"  # a step 2 that ve
 
 
 def test_a_run_of_version_0_1_0_is_resumed(tmp_path):
-    _, params, stats = split(Toy())
+    _, params, batch_stats = split(Toy())
     optimizer = sgd(lambda step: 0.1, momentum=0.9, weight_decay=0.0)
-    state = replicate(initial_state(params, stats, optimizer=optimizer), mesh=make_mesh())
+    state = replicate(initial_state(params, batch_stats, optimizer=optimizer), mesh=make_mesh())
     shutil.copytree(OLD_RUN / FOLDER, tmp_path / FOLDER)
     with Checkpoints(tmp_path, keep_newest=2, warn=pytest.fail) as checkpoints:
         step, restored, meta = checkpoints.restore_latest(like=state)
@@ -40,9 +40,9 @@ def test_a_run_of_version_0_1_0_is_resumed(tmp_path):
 
 def test_a_checkpoint_of_another_network_is_no_state_of_this_one(tmp_path):
     shutil.copytree(OLD_RUN / FOLDER, tmp_path / FOLDER)
-    _, params, stats = split(Toy(num_classes=5))
+    _, params, batch_stats = split(Toy(num_classes=5))
     optimizer = sgd(lambda step: 0.1, momentum=0.9, weight_decay=0.0)
-    state = replicate(initial_state(params, stats, optimizer=optimizer), mesh=make_mesh())
+    state = replicate(initial_state(params, batch_stats, optimizer=optimizer), mesh=make_mesh())
     with (
         Checkpoints(tmp_path, keep_newest=2, warn=lambda _: None) as checkpoints,
         pytest.raises(ValueError, match=r"None of the checkpoints \[2\] in .* can be read"),

@@ -36,7 +36,7 @@ def test_a_signal_is_heard_and_the_block_goes_on(number, code, name, capfd):
         with pytest.raises(Stopped, match=f"Stopped by {name}") as stopped:
             list(request.watch([1, 2]))
     assert stopped.value.exit_code == code
-    assert f"{name}: finishing the step and saving; once more leaves at once." in (
+    assert f"{name}: finishing the step and saving; a second signal stops at once." in (
         capfd.readouterr().err
     )
     assert signal.getsignal(number) is before
@@ -74,7 +74,7 @@ def test_a_second_signal_does_not_wait_for_the_step():
         [sys.executable, "-c", TWICE], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 130
-    assert "SIGINT again: leaving at once." in done.stderr
+    assert "SIGINT again: stopping at once." in done.stderr
     assert time.monotonic() - begin < 50
 
 

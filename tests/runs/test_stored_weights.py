@@ -11,7 +11,7 @@ def test_weights_of_version_0_1_0_are_read():
     weights = load_weights(OLD_RUN)
     assert weights.step == 2
     assert set(weights.params) == {"first", "second", "classify"}
-    assert set(weights.stats["first"]["bn"]) == {"mean", "var"}
+    assert set(weights.batch_stats["first"]["bn"]) == {"mean", "var"}
 
 
 def test_lists_count_with_numbers_again():

@@ -31,12 +31,12 @@ def test_a_second_run_is_refused_until_the_first_is_dead(tmp_path):
     )
     with owner:
         assert owner.stdout.readline() == "owned\n"
-        told = (
+        message = (
             rf"{re.escape(str(workdir))} is in use by process {owner.pid} on "
             rf"{re.escape(platform.node())} since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d\d:\d\d\..*"
             r"another --workdir"
         )
-        with pytest.raises(ValueError, match=told), lock_workdir(workdir, warn=pytest.fail):
+        with pytest.raises(ValueError, match=message), lock_workdir(workdir, warn=pytest.fail):
             pass
         owner.send_signal(signal.SIGKILL)
         owner.wait()
@@ -106,7 +106,7 @@ def test_a_bucket_is_owned_with_a_warning(bucket):
     warnings = []
     with lock_workdir(to_path("gs://bucket/run"), warn=warnings.append):
         assert warnings == [
-            "gs://bucket/run cannot be locked: nothing keeps a second run away from it."
+            "gs://bucket/run cannot be locked: make sure that no other run uses it."
         ]
     assert not bucket.objects
 

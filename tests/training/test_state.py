@@ -7,9 +7,9 @@ from hrnet_jax.training.state import initial_state
 
 
 def test_a_run_begins_at_step_0_with_the_weights_given():
-    params, stats = {"a": {"kernel": jnp.ones((2, 3))}}, {"a": {"mean": jnp.zeros(3)}}
-    state = initial_state(params, stats, optimizer=optax.sgd(0.1, momentum=0.9))
-    assert (int(state.step), state.params, state.batch_stats) == (0, params, stats)
+    params, batch_stats = {"a": {"kernel": jnp.ones((2, 3))}}, {"a": {"mean": jnp.zeros(3)}}
+    state = initial_state(params, batch_stats, optimizer=optax.sgd(0.1, momentum=0.9))
+    assert (int(state.step), state.params, state.batch_stats) == (0, params, batch_stats)
     momentum = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim]
     assert [leaf.shape for leaf in momentum] == [(2, 3)]
 

@@ -34,10 +34,10 @@ def mesh_of(devices: int, *, height: int = 1):
 
 
 def program_and_state(mesh, *, dtype=jnp.float32, model=None, optimizer=OPTIMIZER, **options):
-    structure, params, stats = split(model or Toy())
+    structure, params, batch_stats = split(model or Toy())
     precise = jnp.promote_types(dtype, jnp.float32)
-    params, stats = jax.tree.map(lambda leaf: leaf.astype(precise), (params, stats))
-    state = replicate(initial_state(params, stats, optimizer=optimizer), mesh=mesh)
+    params, batch_stats = jax.tree.map(lambda leaf: leaf.astype(precise), (params, batch_stats))
+    state = replicate(initial_state(params, batch_stats, optimizer=optimizer), mesh=mesh)
     program = make_train_step(structure, optimizer, loss=LOSS, mesh=mesh, dtype=dtype, **options)
     return program, state
 
@@ -54,10 +54,10 @@ def run(mesh, batches, **options):
 def test_one_step_equals_the_textbook():
     batch = random_batch()
     model = Toy()
-    structure, params, stats = split(model)
+    structure, params, batch_stats = split(model)
 
     def loss_fn(params):
-        model = nnx.merge(structure, params, stats)
+        model = nnx.merge(structure, params, batch_stats)
         model.train()
         logits = resize(model(jnp.asarray(batch["image"])), (64, 64))
         return LOSS(logits, jnp.asarray(batch["label"])).loss
@@ -373,11 +373,11 @@ def test_statistics_that_overflow_are_left_out_too():
 def test_a_frozen_backbone_stays_as_it_is_and_the_head_learns():
     optimizer = partitioned(OPTIMIZER, freeze=("backbone",))
     model = models.build("toy", num_classes=3)
-    _, params, stats = split(model)
+    _, params, batch_stats = split(model)
     state, (metrics,) = run(
         make_mesh(), [random_batch()], model=model, optimizer=optimizer, freeze=("backbone",)
     )
-    for before, after in ((params, state.params), (stats, state.batch_stats)):
+    for before, after in ((params, state.params), (batch_stats, state.batch_stats)):
         jax.tree.map(np.testing.assert_array_equal, before["backbone"], after["backbone"])
         moved = jax.tree.map(np.array_equal, before["decode_head"], after["decode_head"])
         assert not any(jax.tree.leaves(moved))

@@ -13,12 +13,12 @@ from hrnet_jax.ops import conv, relu, upsample
 
 
 def classifier_init(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Normal(0, 0.01), as the original."""
+    """Draw a kernel from Normal(0, 0.01), as the original."""
     return rng.standard_normal(shape, np.float32) * np.float32(0.01)
 
 
 class FCNHead(nnx.Module):
-    """All branches at stride 4, concatenated, mixed by a 1x1 convolution, classified."""
+    """Concatenate all branches at stride 4, mix them by a 1x1 convolution, classify each pixel."""
 
     def __init__(self, channels: list[int], *, num_classes: int, rng: np.random.Generator):
         total = sum(channels)
@@ -26,14 +26,14 @@ class FCNHead(nnx.Module):
         self.conv_seg = Conv(total, num_classes, kernel=1, bias=True, init=classifier_init, rng=rng)
 
     def __call__(self, features: list[Feature]) -> Float[Array, "b h w k"]:
-        x = self._mix_resized(features)
+        x = self._concat_and_mix(features)
         return self.conv_seg(relu(self.convs[0].bn(x)))
 
-    def _mix_resized(self, features: list[Feature]) -> Float[Array, "b h w c"]:
-        """1x1 convolution of the branches concatenated at stride 4, without concatenating them.
+    def _concat_and_mix(self, features: list[Feature]) -> Float[Array, "b h w c"]:
+        """Compute the 1x1 convolution of the concatenated branches without concatenating them.
 
-        A 1x1 convolution commutes with bilinear resizing, so each branch meets its part of the
-        kernel at its own resolution: an eighth of the arithmetic, no 15C-channel concatenation.
+        A 1x1 convolution commutes with bilinear resizing, so each branch is convolved with its
+        slice of the kernel at its own resolution. That takes an eighth of the arithmetic.
         """
         unit, size = self.convs[0].conv, features[0].shape[1:3]
         weights = jnp.asarray(unit.kernel[...], features[0].dtype)
