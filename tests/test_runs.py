@@ -392,7 +392,7 @@ def test_training_on_a_dataset_that_the_recipe_defines(tiny_city, tmp_path):
     assert (receipt["dataset"], receipt["images"]) == ("forest", 2)
     lost = run("--mode=eval", f"--checkpoint={workdir}", module=module, check=False)
     assert "config.data.name='forest' must be one of" in lost.stderr
-    assert "A dataset that a recipe defines is known only if --config names that" in lost.stderr
+    assert "What a recipe adds is known only if --config names that" in lost.stderr
     image = next((tiny_city / "leftImg8bit" / "val").rglob("*.png"))
     run("--mode=predict", f"--checkpoint={workdir}", f"--input={image}", module=module)
     assert len(list((workdir / "predict").glob("*_label.png"))) == 1

@@ -54,7 +54,7 @@ def test_custom_labels_colours_and_lists_need_no_code(custom):
         ("label_map", "256:1", r"up to 255 once"),
         ("label_map", "1-3:0-1", r"'1-3:0-1' must map .* as many classes as values"),
         ("label_map", "1:0-1", r"as many classes as values"),
-        ("label_map", "0:3", r"label_map sends 0 to 3; allowed are 0 to 2 and 255"),
+        ("label_map", "0:3", r"label_map maps 0 to 3; allowed are 0 to 2 and 255"),
         ("palette", "red", r"config.data.palette='red': 'red' is not a colour RRGGBB"),
         ("palette", "804080", r"3 classes but 1 palette colours"),
         ("classes", (1, 2), r"config.data.classes=\(1, 2\) must be names"),

@@ -292,8 +292,9 @@ def test_label_maps_of_photographs(variant, name, peer, files, converted, tables
     """Each side decodes, resizes, normalises and labels for itself."""
     protocol, path = PROTOCOLS[name], files(variant, 21)
     weights = converted(path)
-    weights.meta["config"]["eval"] |= dataclasses.asdict(protocol)
-    weights.meta["config"]["reference"] = protocol.reference
+    rules = dataclasses.asdict(protocol)
+    weights.meta["config"]["reference"] = rules.pop("reference")
+    weights.meta["config"]["eval"] |= rules
     predictor = predictor_of(weights)
     slide = [protocol.crop_size[0], protocol.stride[0]] if protocol.mode == "slide" else []
     different = pixels = 0
