@@ -192,7 +192,18 @@ def introduction(
         f"{steps} steps of {config.train.batch_size} crops of {height}x{width} "
         f"({steps / data.steps_per_epoch:.1f} epochs) on {len(devices)} "
         f"{devices[0].device_kind} device{'s' if len(devices) > 1 else ''}"
+        f"{_fine_tuning(config)}"
     )
+
+
+def _fine_tuning(config: ConfigDict) -> str:
+    """A line about what does not learn as the rest does; empty where all learns alike."""
+    optim, parts = config.optim, []
+    if optim.freeze:
+        parts.append(f"frozen: {', '.join(optim.freeze)}")
+    if optim.head_lr is not None:
+        parts.append(f"learning rate of the head: {optim.head_lr:g}, of the rest: {optim.lr:g}")
+    return f"\nFine-tuning: {'; '.join(parts)}" if parts else ""
 
 
 def print_scores(

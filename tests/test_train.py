@@ -56,6 +56,22 @@ def test_a_run_introduces_itself(tiny_city):
         assert part in text, part
 
 
+def test_a_run_says_what_is_frozen_and_how_the_head_learns(tiny_city):
+    config, terminal = get_config(), Terminal(Console(file=io.StringIO()))
+    config.data.root = str(tiny_city)
+    config.optim.freeze, config.optim.head_lr = ("backbone",), 0.3
+    text = introduction(
+        config,
+        build_training(config),
+        build_data(config, terminal=terminal),
+        build_evaluation(config, terminal=terminal),
+        origin="from weights",
+    )
+    assert text.endswith(
+        "\nFine-tuning: frozen: backbone; learning rate of the head: 0.3, of the rest: 0.03"
+    )
+
+
 def test_only_a_new_run_reads_the_weights_that_it_starts_from(tmp_path):
     config, terminal = get_config(), Terminal(Console(file=io.StringIO()))
     config.init_from = "/nowhere.pth"
